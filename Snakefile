@@ -1,0 +1,51 @@
+# The contents page of the workflow. Which jobs there are is decided in kdbench/plan.py; a rule is one verb of `kdbench`.
+#
+#   snakemake --cores all                         the default suite, config/quick.yaml
+#   snakemake --cores all --config suite=NAME     config/NAME.yaml, or a path to a .yaml
+
+import os
+import shlex
+import sys
+
+from snakemake.exceptions import WorkflowError
+
+from kdbench import plan as planning
+from kdbench.suite import load_suite, suite_path
+from kdbench.types import KdbenchError
+
+
+container: "docker://python:3.11"
+
+
+try:
+    SUITE = suite_path(config.get("suite", "quick")).as_posix()
+    PLAN = planning.plan(load_suite(SUITE))
+    DATA_FILES = {job.id: planning.source_files(PLAN.suite, job) for job in PLAN.of("data")}
+except KdbenchError as error:
+    raise WorkflowError(str(error))
+
+HOME = planning.home(PLAN.suite).as_posix()
+# Jobs find the `kdbench` that belongs to this Python, whether its environment is activated or not.
+shell.prefix(f"set -euo pipefail; export PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH; ")
+
+
+wildcard_constraints:
+    model="[^/]+",
+    pair="[^/]+",
+    part="[^/]+",
+
+
+report: "workflow/report/suite.rst"
+
+
+# The manifests stand here too: a cohort that failed below an existing table would else be "nothing to be done".
+rule all:
+    input:
+        [job.output for job in PLAN.jobs],
+        planning.table_files(PLAN.suite),
+        f"{HOME}/figures",
+
+
+include: "workflow/rules/data.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/report.smk"

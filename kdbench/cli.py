@@ -1,0 +1,177 @@
+"""The command line: a rule of the workflow is one verb, and every verb can be used by hand.
+
+Heavy imports stay inside the verbs, so that `kdbench plan` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from kdbench import plan as planning
+from kdbench.errors import unknown
+from kdbench.plan import Job, Plan
+from kdbench.suite import load_suite
+from kdbench.types import KdbenchError
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one verb. Returns the exit code: 0, or 2 after a sentence on stderr."""
+    args = _parser().parse_args(argv)
+    try:
+        return args.verb(args) or 0
+    except KdbenchError as error:
+        print(f"kdbench: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:
+        return 1
+    except KeyboardInterrupt:
+        print("kdbench: stopped; finished runs are kept and a checkpoint holds the rest", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="kdbench", description=(__import__("kdbench").__doc__ or "").strip())
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    def verb(function, help_text: str) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(function.__name__.strip("_"), help=help_text, description=help_text)
+        sub.set_defaults(verb=function)
+        if function is not _doctor:
+            sub.add_argument("suite", help="name of a file in config/, or a path to a .yaml")
+        return sub
+
+    verb(_plan, "list the jobs of a suite, and how many of their runs are done")
+    sub = verb(_data, "pack a data set of a suite")
+    sub.add_argument("name")
+    for function, what in ((_teacher, "train a teacher"), (_distill, "train the students of a pair")):
+        sub = verb(function, what)
+        sub.add_argument("name", help="the teacher's model" if function is _teacher else "TEACHER--STUDENT")
+        sub.add_argument("--job", help="only this job of it, as the workflow names it")
+        sub.add_argument("--expect", metavar="KEY", help="refuse to start if the suite or the code changed since")
+        sub.add_argument("--threads", type=int, help="default: what the suite says")
+        sub.add_argument("--seeds", type=int, nargs="+", help="only these seeds")
+        sub.add_argument("--methods", nargs="+", help="only these methods")
+    sub = verb(_similarity, "measure how alike two networks are, by frequency band")
+    sub.add_argument("name", help="TEACHER--STUDENT, or TEACHER--TEACHER of two modalities")
+    sub.add_argument("--kind", choices=("stages", "channels"), default="stages")
+    sub = verb(_table, "write tables/SUITE.md, .tex and .csv")
+    sub.add_argument("--partial", action="store_true", help="show what there is and mark what is missing")
+    sub = verb(_figure, "draw the figures of a suite")
+    sub.add_argument("--out", type=Path, help="folder; default results/SUITE/figures")
+    verb(_run, "do the whole plan in this process, without Snakemake")
+    sub = verb(_show, "print what is known of a suite, a pair, a cell or a run")
+    sub.add_argument("pair", nargs="?")
+    sub.add_argument("method", nargs="?")
+    sub.add_argument("seed", nargs="?", type=int)
+    verb(_doctor, "look at this machine: versions, devices, folders, settings")
+    return parser
+
+
+# --------------------------------------------------------------------------------------------------------------- verbs
+
+
+def _plan(args: argparse.Namespace) -> None:
+    plan = _load(args)
+    for job in plan.jobs:
+        done = sum(run.result.exists() for run in job.runs)
+        state = f"{done} of {len(job.runs)} runs" if job.runs else ("done" if job.output.exists() else "to do")
+        print(f"{job.kind:10} {job.id:44} {state}")
+    print(f"{len(plan.jobs)} jobs, {sum(len(job.runs) for job in plan.jobs)} runs; then the table and the figures")
+
+
+def _data(args: argparse.Namespace) -> None:
+    from kdbench import jobs
+
+    plan = _load(args)
+    names = {job.data: job for job in plan.of("data")}
+    if args.name not in names:
+        raise unknown("data set", args.name, names, f"suite {plan.suite.name}")
+    jobs.run_data(plan, names[args.name])
+
+
+def _teacher(args: argparse.Namespace) -> None:
+    from kdbench import jobs
+
+    plan = _load(args)
+    _train(plan, jobs.find_model_job(plan, args.name), args)
+
+
+def _distill(args: argparse.Namespace) -> None:
+    from kdbench import jobs
+
+    plan = _load(args)
+    _train(plan, jobs.find_pair_jobs(plan, args.name), args)
+
+
+def _train(plan: Plan, found: list[Job], args: argparse.Namespace) -> None:
+    from kdbench import jobs
+
+    if args.job:
+        found = [job for job in found if job.id == f"{args.name}/{args.job}"] or [plan.job(found[0].kind, args.job)]
+    for seed in args.seeds or ():
+        if seed not in plan.suite.seeds:
+            raise unknown("seed", seed, plan.suite.seeds, f"suite {plan.suite.name}")
+    known = {run.method.id for job in found for run in job.runs}
+    for method in args.methods or ():
+        if method not in known:
+            raise unknown("method", method, known, args.name)
+    for job in found:
+        if args.expect and args.expect != job.key:
+            raise KdbenchError(
+                f"{args.suite} or the code changed since this workflow was started (job {job.id}); "
+                "start snakemake again"
+            )
+        jobs.run_training(plan, job, threads=args.threads or plan.suite.threads, seeds=args.seeds, methods=args.methods)
+
+
+def _similarity(args: argparse.Namespace) -> None:
+    from kdbench import jobs
+
+    plan = _load(args)
+    jobs.run_similarity(plan, plan.job(args.kind, args.name))
+
+
+def _table(args: argparse.Namespace) -> None:
+    from kdbench import jobs
+
+    _wrote(jobs.run_table(_load(args), partial=args.partial))
+
+
+def _figure(args: argparse.Namespace) -> None:
+    from kdbench import jobs
+
+    plan = _load(args)
+    _wrote(jobs.run_figures(plan, args.out or planning.home(plan.suite) / "figures"))
+
+
+def _run(args: argparse.Namespace) -> None:
+    from kdbench import jobs
+
+    _wrote(jobs.run_all(_load(args)))
+
+
+def _show(args: argparse.Namespace) -> None:
+    from kdbench import show
+
+    show.show(_load(args), args.pair, args.method, args.seed)
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from kdbench import doctor
+
+    return doctor.examine()
+
+
+def _load(args: argparse.Namespace) -> Plan:
+    return planning.plan(load_suite(args.suite))
+
+
+def _wrote(paths: list[Path]) -> None:
+    for path in paths:
+        print(path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,298 @@
+"""The packed form that every data source ends in, and the only one that training reads.
+
+A source is one file of this folder with a function `build(*, keyword: type = default, ..., data_dir=None) -> RawData`;
+keywords are annotated and their defaults are literals, so that a suite is checked from the source text alone. A source
+that reads files also has `source_files(args, data_dir) -> list[Path]`. `prepare` turns what it built into a folder:
+
+    MODALITY-SPLIT.npy     uint8 (N, H, W, C), one for each modality and split
+    labels-SPLIT.npy       int64 (N,)
+    meta.json              what is in the folder, with statistics and hashes
+
+meta.json is removed before anything is written and is put back last, so it is the commit: a folder without it is no
+data set, whatever a killed process has left in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from filelock import FileLock
+
+from kdbench.errors import unknown
+from kdbench.registry import source_names
+from kdbench.types import DataSpec, KdbenchError
+
+FORMAT = 1
+SPLITS = ("train", "val", "test")
+
+
+@dataclass
+class RawData:
+    """What a source builds. Samples of one index are the same instance in every modality."""
+
+    modalities: dict[str, dict[str, np.ndarray]]
+    """Modality -> split -> uint8 (N, H, W, C); a sequence of L points with C channels is (N, 1, L, C)."""
+    kinds: dict[str, str]
+    """Modality -> `image` or `sequence`."""
+    labels: dict[str, np.ndarray]
+    """Split -> int64 (N,), positions in `class_names`."""
+    class_names: list[str]
+    notes: list[str]
+    """What a table over these data should tell its reader."""
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A data set on disk. Arrays are read-only memory maps: opening them costs nothing, jobs on one machine share them.
+
+    `meta` holds name, source, args; class_names; counts {split: N}; modalities {name: {kind, shape [H, W, C], mean [C],
+    std [C]}} with mean and std of the training split in units of 0..1 (a constant channel has std 1); notes; anchors
+    (kdbench/data/anchors.py); files {file: {sha256, shape}}; sha256, the identity of the data; source_sha256, of the
+    source's code; source_files, for sources that read files, a list of {file, size, mtime_ns, sha256}.
+    """
+
+    folder: Path
+    meta: dict[str, Any]
+
+    def array(self, modality: str, split: str) -> np.ndarray:
+        """uint8 (N, H, W, C). Raises KdbenchError for a modality or split that is not there."""
+        if modality not in self.meta["modalities"]:
+            raise unknown("modality", modality, self.meta["modalities"], self.meta["name"])
+        return self._open(modality, split)
+
+    def labels(self, split: str) -> np.ndarray:
+        """int64 (N,). Raises KdbenchError for a split that is not there."""
+        return self._open("labels", split)
+
+    def _open(self, stem: str, split: str) -> np.ndarray:
+        if split not in SPLITS:
+            raise unknown("split", split, SPLITS, self.meta["name"])
+        path = self.folder / f"{stem}-{split}.npy"
+        try:
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise _damaged(path, str(error)) from error
+
+
+def stratified_order(labels: np.ndarray, seed: int = 0) -> np.ndarray:
+    """A shuffled order (N,) of all samples in which every stretch holds the classes in their shares.
+
+    Cutting it anywhere gives stratified parts, and a longer first part contains a shorter one. Class by class, the
+    shuffled members are spread evenly over [0, 1); sorting by that position mixes the classes.
+    """
+    rng = np.random.default_rng(seed)
+    position = np.empty(len(labels))
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        position[members] = (np.arange(len(members)) + 0.5) / len(members)
+    return np.lexsort((rng.random(len(labels)), position))
+
+
+# ---------------------------------------------------------------------------------------------------- write and read
+
+
+def prepare(spec: DataSpec, folder: Path, data_dir: Path | None = None) -> Packed:
+    """Build a data set and write it to `folder`, or return what is there if it is what would be built.
+
+    "What would be built" means: same name, source and arguments, same code of the source, same source files (by size
+    and modification time, else by content). Two processes that ask at once build once. Raises KdbenchError if the
+    source is unknown, its files are missing or faulty, or the folder cannot be written.
+    """
+    module = _source(spec.source)
+    identity = {
+        "format": FORMAT,
+        "name": spec.name,
+        "source": spec.source,
+        "args": json.loads(json.dumps(spec.args)),
+        "source_sha256": _file_sha256(Path(module.__file__)),
+    }
+    files = module.source_files(spec.args, data_dir) if hasattr(module, "source_files") else []
+    try:
+        # First without the lock: a finished data set on a read-only disk needs none.
+        if packed := _current(folder, identity, files):
+            return packed
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock"):
+            if packed := _current(folder, identity, files):
+                return packed
+            seen = [_file_identity(path) for path in files]
+            raw = module.build(**spec.args, data_dir=data_dir)
+            _check(spec, raw)
+            _write(folder, raw, identity, seen)
+    except OSError as error:
+        place = error.filename or folder
+        raise KdbenchError(
+            f"data set {spec.name!r}: cannot read or write {place}: {error.strerror or error}"
+        ) from error
+    return load(folder)
+
+
+def load(folder: Path, verify: bool = False) -> Packed:
+    """Open a prepared data set; `verify` also compares the checksum of every array.
+
+    Raises KdbenchError naming the file if meta.json or an array is missing, damaged or of another size.
+    """
+    meta_path = folder / "meta.json"
+    try:
+        meta = json.loads(meta_path.read_text(encoding="utf-8"))
+        names = [(stem, split) for stem in ("labels", *meta["modalities"]) for split in SPLITS]
+        expected = [(meta["files"][f"{stem}-{split}.npy"], stem, split) for stem, split in names]
+    except FileNotFoundError:
+        raise KdbenchError(f"{meta_path} is missing: the data set was not prepared to its end; {_REBUILD}") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(meta_path, f"not a whole data set's meta.json ({error!r})") from error
+    packed = Packed(folder, meta)
+    for entry, stem, split in expected:
+        path, array = folder / f"{stem}-{split}.npy", packed._open(stem, split)
+        dtype = np.dtype(np.int64 if stem == "labels" else np.uint8)
+        if list(array.shape) != entry["shape"] or array.dtype != dtype:
+            raise _damaged(path, f"it holds {array.dtype} {list(array.shape)}, not {dtype} {entry['shape']}")
+        if path.stat().st_size != array.offset + array.nbytes:
+            raise _damaged(path, "its length is not that of its array")
+        if verify and _array_sha256(array) != entry["sha256"]:
+            raise _damaged(path, "its checksum is not the one in meta.json")
+    return packed
+
+
+def _write(folder: Path, raw: RawData, identity: dict[str, Any], seen: list[dict[str, Any]]) -> None:
+    # Here, since anchors.py uses this file and scikit-learn takes its time.
+    from kdbench.data.anchors import anchors
+
+    arrays = {f"labels-{split}.npy": raw.labels[split].astype("<i8") for split in SPLITS}
+    arrays |= {f"{name}-{split}.npy": raw.modalities[name][split] for name in raw.modalities for split in SPLITS}
+    (folder / "meta.json").unlink(missing_ok=True)
+    for file, array in arrays.items():
+        _replace(folder / file, lambda stream, array=array: np.save(stream, array, allow_pickle=False))
+    files = {file: {"sha256": _array_sha256(array), "shape": list(array.shape)} for file, array in arrays.items()}
+
+    modalities = {}
+    for name, splits in raw.modalities.items():
+        mean, std = _mean_std(splits["train"])
+        shape = list(splits["train"].shape[1:])
+        modalities[name] = {"kind": raw.kinds[name], "shape": shape, "mean": mean, "std": std}
+    hashes = "".join(f"{file} {files[file]['sha256']}\n" for file in sorted(files))
+    meta = identity | {
+        "source_files": seen,
+        "sha256": hashlib.sha256(hashes.encode()).hexdigest(),
+        "class_names": raw.class_names,
+        "counts": {split: len(raw.labels[split]) for split in SPLITS},
+        "modalities": modalities,
+        "notes": raw.notes,
+        "anchors": anchors(raw.modalities, raw.labels),
+        "files": files,
+    }
+    text = json.dumps(meta, indent=1, ensure_ascii=False) + "\n"
+    _replace(folder / "meta.json", lambda stream: stream.write(text.encode("utf-8")))
+
+
+def _replace(path: Path, write: Any) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as stream:
+            write(stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(temporary, path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+# -------------------------------------------------------------------------------------------------------- checks
+
+
+_REBUILD = "delete the folder and run the same command again, it will be rebuilt"
+
+
+def _damaged(path: Path, what: str) -> KdbenchError:
+    return KdbenchError(f"{path} is damaged: {what}; {_REBUILD}")
+
+
+def _source(name: str) -> ModuleType:
+    if name not in source_names():
+        raise unknown("data source", name, source_names())
+    return importlib.import_module(f"kdbench.data.{name}")
+
+
+def _current(folder: Path, identity: dict[str, Any], files: list[Path]) -> Packed | None:
+    """What lies in the folder, if it is whole and has this identity."""
+    try:
+        packed = load(folder)
+    except KdbenchError:
+        return None
+    seen = packed.meta.get("source_files", [])
+    same = all(packed.meta.get(key) == value for key, value in identity.items()) and len(seen) == len(files)
+    return packed if same and all(_same_file(a, b) for a, b in zip(seen, files, strict=True)) else None
+
+
+def _same_file(seen: dict[str, Any], path: Path) -> bool:
+    stat = path.stat()
+    if stat.st_size != seen["size"]:
+        return False
+    return stat.st_mtime_ns == seen["mtime_ns"] or _file_sha256(path) == seen["sha256"]
+
+
+def _file_identity(path: Path) -> dict[str, Any]:
+    stat = path.stat()
+    sha256 = _file_sha256(path)
+    return {"file": path.name, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": sha256}
+
+
+def _file_sha256(path: Path) -> str:
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _array_sha256(array: np.ndarray) -> str:
+    """Of type, shape and content, so that it does not depend on how numpy writes headers."""
+    digest = hashlib.sha256(f"{array.dtype.str} {array.shape}".encode())
+    digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _mean_std(images: np.ndarray) -> tuple[list[float], list[float]]:
+    """Of each channel, in units of 0..1; exact whatever the number of images, since it counts the 256 values."""
+    counts = np.zeros((images.shape[-1], 256), dtype=np.int64)
+    for start in range(0, len(images), 1000):
+        for channel, values in enumerate(np.moveaxis(images[start : start + 1000], -1, 0)):
+            counts[channel] += np.bincount(values.ravel(), minlength=256)
+    share = counts / counts.sum(axis=1, keepdims=True)
+    values = np.arange(256) / 255
+    mean = share @ values
+    std = np.sqrt((share * (values - mean[:, None]) ** 2).sum(axis=1))
+    return mean.tolist(), np.where(std > 1e-9, std, 1.0).tolist()
+
+
+def _check(spec: DataSpec, raw: RawData) -> None:
+    """Hold a source to the contract, so that a new one fails here and not in the middle of training."""
+
+    def require(truth: bool, what: str) -> None:
+        if not truth:
+            raise KdbenchError(f"data set {spec.name!r} (source {spec.source}): {what}")
+
+    require(set(raw.kinds) == set(raw.modalities), f"kinds {sorted(raw.kinds)}, modalities {sorted(raw.modalities)}")
+    for part in (raw.labels, *raw.modalities.values()):
+        require(set(part) == set(SPLITS), f"splits {sorted(part)}, wanted {', '.join(SPLITS)}")
+    for split in SPLITS:
+        labels = raw.labels[split]
+        require(len(labels) > 0, f"the {split} split is empty")
+        in_range = labels.min() >= 0 and labels.max() < len(raw.class_names)
+        require(in_range, f"{split} labels run from {labels.min()} to {labels.max()}, classes: {len(raw.class_names)}")
+        for name, splits in raw.modalities.items():
+            array, shape = splits[split], splits["train"].shape[1:]
+            require(name != "labels" and "-" not in name, f"{name!r} cannot be a modality's name")
+            require(array.dtype == np.uint8 and array.ndim == 4, f"{name} {split}: {array.dtype} {array.shape}")
+            require(array.shape[1:] == shape, f"{name} {split}: {array.shape[1:]}, but train {shape}")
+            require(len(array) == len(labels), f"{name} {split}: {len(array)} samples for {len(labels)} labels")
+            require(raw.kinds[name] in ("image", "sequence"), f"{name}: kind {raw.kinds[name]!r}")
+    missing = sorted(set(range(len(raw.class_names))) - set(raw.labels["train"].tolist()))
+    require(not missing, f"classes without a training sample: {', '.join(raw.class_names[i] for i in missing[:5])}")

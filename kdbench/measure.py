@@ -1,0 +1,95 @@
+"""Runs trained networks over test samples for similarity.py: which networks, which samples, nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from kdbench import models, results
+from kdbench.batches import Batches
+from kdbench.data import packed
+from kdbench.engine import EVERYTHING
+from kdbench.plan import Job, Plan, Run, data_folder
+from kdbench.signals import Reader, probe
+from kdbench.similarity import channel_similarity, stage_similarity
+from kdbench.types import KdbenchError, ModelSpec
+
+SAMPLES = 256
+"""Test samples that similarities are measured on; the first ones, in the data set's own (shuffled) order."""
+PERMUTATIONS = 100
+NO_STAGES = "a network with fewer than four stages"
+EMPTY_ROWS = [{"stage": stage, "band": band} for stage in (1, 2, 3, 4) for band in ("dc", "low", "high")]
+
+
+def stages(plan: Plan, job: Job) -> list[dict[str, Any]]:
+    """Rows of similarity.stage_similarity for a pair, with "seed" and "method" ("before": the student untrained)."""
+    block = next(b for b in plan.suite.blocks if b.name == job.block)
+    batches = _batches(plan, job)
+    student = plan.suite.models[job.pair.student]
+    rows = []
+    for seed in plan.suite.seeds:
+        teacher = _read(plan, job.pair.teacher, _weights(_trained_teacher(plan, job.pair.teacher, seed)), batches, seed)
+        candidates: dict[str, dict[str, Tensor] | None] = {"before": None}
+        for method in block.methods:
+            run = plan.run_of(job.pair, method, seed)
+            record = results.read_run(run.result)
+            if record["key"] != run.key:
+                raise KdbenchError(f"{run.result} comes from another config or version of the code; run snakemake")
+            if record["status"] == results.FINISHED:
+                candidates[method.id] = _weights(run)
+        for name, weights in candidates.items():
+            shown = _read(plan, student.name, weights, batches, seed)
+            if shown["stages"] and teacher["stages"]:
+                measured = stage_similarity(shown["stages"], teacher["stages"], permutations=PERMUTATIONS, seed=seed)
+            else:
+                measured = [dict(row, cka=None, null_low=None, null_high=None, reason=NO_STAGES) for row in EMPTY_ROWS]
+            rows += [{"seed": seed, "method": name, **row} for row in measured]
+    return rows
+
+
+def channels(plan: Plan, job: Job) -> list[dict[str, Any]]:
+    """Rows of similarity.channel_similarity for two independently trained teachers of different modalities."""
+    batches = _batches(plan, job)
+    labels = batches.labels("test")[:SAMPLES]
+    rows = []
+    for seed in plan.suite.seeds:
+        a, b = (
+            _read(plan, m, _weights(_trained_teacher(plan, m, seed)), batches, seed)["pooled_preact"]
+            for m in (job.pair.teacher, job.pair.student)
+        )
+        rows += [{"seed": seed, **row} for row in channel_similarity(a, b, labels, seed=seed)]
+    return rows
+
+
+def _batches(plan: Plan, job: Job) -> Batches:
+    pack = packed.load(data_folder(plan.suite, job.data))
+    modalities = {plan.suite.models[m].input for m in (job.pair.teacher, job.pair.student)}
+    return Batches(pack, modalities, torch.device("cpu"))
+
+
+def _trained_teacher(plan: Plan, model: str, seed: int) -> Run:
+    results.teacher_record(plan, model, seed)
+    return plan.teacher(model, seed)
+
+
+def _weights(run: Run) -> dict[str, Tensor]:
+    return load_file(run.stem.with_suffix(".safetensors"))
+
+
+@torch.no_grad()
+def _read(plan: Plan, name: str, weights: dict[str, Tensor] | None, batches: Batches, seed: int) -> dict[str, Any]:
+    """{"stages": 4 x (N, C, H, W) or (), "pooled_preact": (N, D)} of a network, at its start where weights is None."""
+    spec: ModelSpec = plan.suite.models[name]
+    model = models.build(spec, batches.shape[spec.input], batches.classes, seed)
+    if weights is not None:
+        model.load_state_dict(weights)
+    _, last_activation = probe(model, batches.shape[spec.input], spec.family)
+    reader = Reader(model.eval(), EVERYTHING, last_activation)
+    signals = [reader(x) for x in batches.evaluation(spec.input, "test", batch_size=SAMPLES, limit=SAMPLES)]
+    return {
+        "stages": tuple(torch.cat(maps) for maps in zip(*(s.stages or () for s in signals), strict=True)),
+        "pooled_preact": torch.cat([s.pooled_preact for s in signals]),
+    }

@@ -1,0 +1,83 @@
+"""What every distillation method is: a Distiller. One file of this folder is one method.
+
+A method's file holds, in this order: a docstring (paper, equations or repository and commit, defaults with their
+source, departures); the constants below; a frozen dataclass `Params` of plain literals; its pure loss functions; and
+`class Method(Distiller)`. The constants and Params are read from the source text when a suite is checked, without
+running the rest of the file (kdbench/registry.py), so they must be literals:
+
+    TITLE = "UHKD"            as a table shows it
+    GROUP = "frequency"       heading of the table: reference, logits, features, frequency or cross-modal
+    MARK = "†"                only for what is not known from the paper's own text or code
+    FOOTNOTE = "..."          goes with the mark
+
+A parameter named `teacher` of value False says that the method uses no teacher at all.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from kdbench.types import PairShapes, Signals
+
+
+class Distiller(nn.Module, ABC):
+    """Turns the signals of a student and a teacher into named loss terms.
+
+    It never runs the student, never sees an optimizer, a config file or a device. Its modules (projectors, heads) train
+    with the student, are clipped apart from it, and are dropped at test time. The engine seeds torch's global RNG by
+    (seed, method) before building it and restores the method's own RNG stream around every step, so plain
+    `torch.rand`, `nn.Linear(...)` and dropout are deterministic and independent of the other methods.
+    """
+
+    Params: ClassVar[type]
+
+    def __init__(self, params: Any, pair: PairShapes) -> None:
+        super().__init__()
+        self.params = params
+        self.pair = pair
+
+    @classmethod
+    def needs(cls, params: Any) -> frozenset[str]:
+        """Subset of {"logits", "stages", "prefix", "pooled", "pooled_preact", "index"}: the fields it reads."""
+        return frozenset({"logits"})
+
+    @classmethod
+    def supports(cls, params: Any, pair: PairShapes) -> str | None:
+        """None, or why this pair cannot be trained by this method: shown in the table as n/a with a footnote."""
+        return None
+
+    def notes(self) -> list[str]:
+        """Departures on this very pair that a table must tell (a projector that the paper does not have)."""
+        return []
+
+    def prepare(self, teacher_batches: Any) -> None:
+        """Called once before training with an iterator of teacher Signals over the un-augmented training set.
+
+        For statistics of the teacher that stay frozen (UHKD's standardisation). Only called where `wants_prepare`,
+        which a method may also set when it is built.
+        """
+
+    wants_prepare: bool = False
+
+    @abstractmethod
+    def forward(self, student: Signals, teacher: Signals | None, target: Tensor, progress: float) -> dict[str, Tensor]:
+        """Named loss terms, each a scalar, computed in fp32; their sum is minimised.
+
+        target: (B,) int64 classes, or (B, classes) soft labels that sum to 1 (label smoothing, mixup).
+        progress: share of the training that is done, in [0, 1].
+        The teacher's tensors carry no gradient.
+        """
+
+
+def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Batch mean of the cross-entropy of logits (B, C) with classes (B,) or soft labels (B, C)."""
+    return torch.nn.functional.cross_entropy(logits.float() if logits.dtype != torch.float64 else logits, target)
+
+
+def hard_target(target: Tensor) -> Tensor:
+    """Classes (B,) of a target that may be soft: the arg max."""
+    return target if target.ndim == 1 else target.argmax(dim=1)

@@ -1,0 +1,220 @@
+"""What methods and data sources there are, read from their source text.
+
+A suite is checked before any job starts and while the Snakefile is parsed, so nothing here imports torch or runs a
+method's file: names, parameters, defaults and types are literals, read with ast.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import importlib
+import sys
+import types
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kdbench.errors import unknown
+from kdbench.types import KdbenchError
+
+PACKAGE = Path(__file__).resolve().parent
+METHODS, SOURCES = PACKAGE / "methods", PACKAGE / "data"
+_NOT_METHODS = {"__init__", "base"}
+_NOT_SOURCES = {"__init__", "packed", "anchors"}
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One keyword of a method or a source: its annotation as text and its default."""
+
+    annotation: str
+    default: Any
+
+    def check(self, value: Any, where: str) -> Any:
+        """The value, tuples made from YAML's lists. Raises KdbenchError when the type or choice is wrong."""
+        for option in _split_union(self.annotation):
+            ok, converted = _fits(value, option)
+            if ok:
+                return converted
+        if "Literal[" in self.annotation:
+            choices = ast.literal_eval(self.annotation[self.annotation.index("Literal[") + 7 :].split("]")[0] + "]")
+            raise unknown("value", value, choices, where)
+        raise KdbenchError(f"{where}: expected {self.annotation}, got {value!r}")
+
+
+@dataclass(frozen=True)
+class MethodInfo:
+    """What a method's file says of itself."""
+
+    name: str
+    path: Path
+    doc: str
+    title: str
+    group: str
+    mark: str
+    footnote: str | None
+    params: dict[str, Parameter]
+
+
+def _split_union(annotation: str) -> list[str]:
+    parts, depth, start = [], 0, 0
+    for i, c in enumerate(annotation):
+        depth += (c == "[") - (c == "]")
+        if c == "|" and depth == 0:
+            parts.append(annotation[start:i].strip())
+            start = i + 1
+    return [*parts, annotation[start:].strip()]
+
+
+def _fits(value: Any, annotation: str) -> tuple[bool, Any]:
+    if annotation.startswith("Literal["):
+        return value in ast.literal_eval(annotation[7:]), value
+    if annotation.startswith("tuple["):
+        inner = annotation[6:-1].split(",")[0].strip()
+        if not isinstance(value, list | tuple):
+            return False, value
+        fits = [_fits(v, inner) for v in value]
+        return all(ok for ok, _ in fits), tuple(v for _, v in fits)
+    if annotation == "None":
+        return value is None, value
+    if annotation == "bool":
+        return isinstance(value, bool), value
+    if annotation == "int":
+        return isinstance(value, int) and not isinstance(value, bool), value
+    if annotation == "float":
+        return isinstance(value, int | float) and not isinstance(value, bool), value
+    return annotation == "str" and isinstance(value, str), value
+
+
+def _names(folder: Path, hidden: set[str]) -> list[str]:
+    return sorted(p.stem for p in folder.glob("*.py") if p.stem not in hidden)
+
+
+def method_names() -> list[str]:
+    return _names(METHODS, _NOT_METHODS)
+
+
+def source_names() -> list[str]:
+    return _names(SOURCES, _NOT_SOURCES)
+
+
+@functools.cache
+def method_info(name: str) -> MethodInfo:
+    """What kdbench/methods/NAME.py says of itself. Raises KdbenchError for an unknown name or a file off the form."""
+    if name not in method_names():
+        raise unknown("method", name, method_names())
+    path = METHODS / f"{name}.py"
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    constants = {
+        node.targets[0].id: ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Name)
+        and node.targets[0].id in {"TITLE", "GROUP", "MARK", "FOOTNOTE"}
+    }
+    params = next((n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Params"), None)
+    if "TITLE" not in constants or "GROUP" not in constants or params is None:
+        raise KdbenchError(f"{path}: a method's file needs TITLE, GROUP and a class Params (see methods/base.py)")
+    return MethodInfo(
+        name=name,
+        path=path,
+        doc=ast.get_docstring(tree) or "",
+        title=constants["TITLE"],
+        group=constants["GROUP"],
+        mark=constants.get("MARK", ""),
+        footnote=constants.get("FOOTNOTE"),
+        params={
+            n.target.id: Parameter(ast.unparse(n.annotation), ast.literal_eval(n.value))
+            for n in params.body
+            if isinstance(n, ast.AnnAssign) and n.value is not None
+        },
+    )
+
+
+_LIGHT = {"__future__", "collections.abc", "dataclasses", "math", "typing", "kdbench.types", "kdbench.errors"}
+
+
+@functools.cache
+def _params_class(name: str) -> type:
+    """A method's class Params alone: it, the constants and the light imports of its file, but nothing with torch."""
+    tree = ast.parse(method_info(name).path.read_text(encoding="utf-8"))
+    tree.body = [
+        node
+        for node in tree.body
+        if (isinstance(node, ast.ImportFrom) and node.module in _LIGHT)
+        or isinstance(node, ast.Assign)
+        or (isinstance(node, ast.ClassDef) and node.name == "Params")
+    ]
+    # dataclasses look up annotations in the module that a class says it is from.
+    module = types.ModuleType(f"kdbench.registry.params.{name}")
+    sys.modules[module.__name__] = module
+    exec(compile(tree, str(method_info(name).path), "exec"), module.__dict__)
+    return module.Params
+
+
+def check_params(name: str, params: dict[str, Any], where: str) -> None:
+    """Raises KdbenchError when a method's parameters contradict each other, as its Params say."""
+    try:
+        _params_class(name)(**params)
+    except KdbenchError as error:
+        raise KdbenchError(f"{where}: {error}") from None
+
+
+@functools.cache
+def source_params(name: str) -> dict[str, Parameter]:
+    """The keyword arguments of `build` in kdbench/data/NAME.py, but data_dir."""
+    if name not in source_names():
+        raise unknown("data source", name, source_names())
+    tree = ast.parse((SOURCES / f"{name}.py").read_text(encoding="utf-8"))
+    build = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "build")
+    return {
+        arg.arg: Parameter(ast.unparse(arg.annotation), ast.literal_eval(default))
+        for arg, default in zip(build.args.kwonlyargs, build.args.kw_defaults, strict=True)
+        if arg.arg != "data_dir"
+    }
+
+
+def reads_files(source: str) -> bool:
+    """Whether a data source reads files of the user: it then has a function `source_files`."""
+    tree = ast.parse((SOURCES / f"{source}.py").read_text(encoding="utf-8"))
+    return any(isinstance(node, ast.FunctionDef) and node.name == "source_files" for node in tree.body)
+
+
+def load_method(name: str) -> type:
+    """The Distiller of kdbench/methods/NAME.py (imports torch)."""
+    method_info(name)
+    return importlib.import_module(f"kdbench.methods.{name}").Method
+
+
+def code_hash(*files: str) -> str:
+    """Hash of the meaning of some files of this package: comments, docstrings and layout do not count."""
+    return hashlib.sha256("\n".join(f"{file} {_meaning(file)}" for file in files).encode()).hexdigest()
+
+
+@functools.cache
+def _meaning(file: str) -> str:
+    tree = ast.parse((PACKAGE / file).read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            node.body = [n for n in node.body if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+@functools.cache
+def module_files(method: str) -> tuple[str, ...]:
+    """Files of this package, relative to it, that a method's numbers depend on: its own and what it imports of ours."""
+    found: list[str] = []
+    todo = [f"methods/{method}.py"]
+    while todo:
+        file = todo.pop()
+        if file in found or file in {"types.py", "errors.py", "torchvision_ops.py"}:
+            continue
+        found.append(file)
+        for node in ast.walk(ast.parse((PACKAGE / file).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("kdbench"):
+                inner = node.module.split(".")[1:]
+                names = [[*inner, alias.name] for alias in node.names] + [inner]
+                todo += [f"{'/'.join(n)}.py" for n in names if n and (PACKAGE / f"{'/'.join(n)}.py").is_file()]
+    return tuple(sorted(found))

@@ -1,0 +1,226 @@
+"""One run -> one JSON; all runs of a block -> one DataFrame.
+
+A result counts only under the key that the plan gives it today (config and code), with the data and the teacher that
+lie there today. Anything else is told as missing, with the reason.
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import math
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdbench import checkpoint
+from kdbench.plan import Plan, Run, data_folder
+from kdbench.registry import PACKAGE
+from kdbench.types import Block, KdbenchError, Pair
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA = 1
+FINISHED, DIVERGED, UNSUPPORTED, MISSING = "finished", "diverged", "n/a", "missing"
+_REQUIRED = {"schema", "key", "status", "pair", "method", "seed", "hashes"}
+
+
+def write_run(run: Run, record: Mapping[str, Any]) -> None:
+    """The JSON of a run, written last: it is what makes the run count."""
+    head = {
+        "schema": SCHEMA,
+        "pair": run.pair.id,
+        "teacher": run.pair.teacher,
+        "student": run.pair.student,
+        "method": run.method.id,
+        "label": run.method.label,
+        "seed": run.seed,
+        "key": run.key,
+    }
+    tail = {"config": run.config, "finished_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
+    checkpoint.write_json(run.result, _finite({**head, **record, **tail}))
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """Raises KdbenchError when the file is missing, damaged or no result of kdbench."""
+    record = checkpoint.read_json(path)
+    if not isinstance(record, dict) or not record.keys() >= _REQUIRED or record["schema"] != SCHEMA:
+        raise KdbenchError(f"{path} is not a result of this version of kdbench; delete it and run again")
+    return record
+
+
+def finished(run: Run, data_sha256: str, teacher_sha256: str | None) -> dict[str, Any] | None:
+    """The run's record if it counts with this data and this teacher; None if it has to be trained.
+
+    Raises KdbenchError for a damaged file, which is never trained over in silence.
+    """
+    if not run.result.exists():
+        return None
+    record = read_run(run.result)
+    known = record["key"] == run.key and record["hashes"].get("data") == data_sha256
+    if not known or record["hashes"].get("teacher") != teacher_sha256:
+        return None
+    if record["status"] == FINISHED:
+        weights = run.stem.with_suffix(".safetensors")
+        if not weights.exists() or checkpoint.sha256_file(weights) != record["hashes"].get("weights"):
+            return None
+    return record
+
+
+def teacher_record(plan: Plan, model: str, seed: int) -> dict[str, Any]:
+    """Record of a trained teacher whose weights are there and whole. Raises KdbenchError when they are not."""
+    run = plan.teacher(model, seed)
+    again = f"run: kdbench teacher {plan.suite.name} {model}"
+    if not run.result.exists():
+        raise KdbenchError(f"teacher {model} of seed {seed} is not trained yet; {again}")
+    record = read_run(run.result)
+    if record["key"] != run.key:
+        raise KdbenchError(f"teacher {model} of seed {seed} was trained under another config or code; {again}")
+    if record["status"] != FINISHED:
+        raise KdbenchError(f"teacher {model} of seed {seed}: {record['status']} ({record.get('reason')})")
+    weights = run.stem.with_suffix(".safetensors")
+    if not weights.exists() or checkpoint.sha256_file(weights) != record["hashes"].get("weights"):
+        raise KdbenchError(f"{weights} is missing or damaged; delete {run.result} and {again}")
+    return record
+
+
+def collect(plan: Plan, block: Block) -> pd.DataFrame:
+    """One row per (pair, method, seed) that the block plans, whether there is a result or not.
+
+    Columns: pair, teacher, student, method, seed, status, reason, val, test, best_test (percent), best_test_epoch,
+    epochs, val_nll, test_nll, agreement (percent), teacher_val, teacher_test, seconds, peak_memory_mb,
+    extra_parameters, student_parameters, notes. A method without a teacher stands under every pair of its student.
+    """
+    import pandas as pd
+
+    data = _data_sha256(plan, block)
+    teachers = {
+        (p.teacher, seed): _teacher_or_none(plan, p.teacher, seed) for p in block.pairs for seed in plan.suite.seeds
+    }
+    rows = []
+    for pair in block.pairs:
+        for method in block.methods:
+            for seed in plan.suite.seeds:
+                teacher = teachers[pair.teacher, seed]
+                run = plan.run_of(pair, method, seed)
+                rows.append(_row(pair, run, teacher, _record_or_reason(run, data, teacher)))
+    return pd.DataFrame(rows)
+
+
+def _row(pair: Pair, run: Run, teacher: dict | None, record: dict | str) -> dict[str, Any]:
+    row: dict[str, Any] = {"pair": pair.id, "teacher": pair.teacher, "student": pair.student}
+    row |= {"method": run.method.id, "seed": run.seed}
+    if teacher:
+        row |= {"teacher_val": teacher["accuracy"]["val"], "teacher_test": teacher["accuracy"]["test"]}
+    if isinstance(record, str):
+        return row | {"status": MISSING, "reason": record, "notes": []}
+    row |= {"status": record["status"], "reason": record.get("reason"), "notes": record.get("notes", [])}
+    accuracy, cost, nll = (record.get(k) or {} for k in ("accuracy", "cost", "nll"))
+    row |= {k: accuracy.get(k) for k in ("val", "test", "best_test", "best_test_epoch")}
+    row |= {"val_nll": nll.get("val"), "test_nll": nll.get("test")}
+    row |= {k: cost.get(k) for k in ("seconds", "peak_memory_mb", "extra_parameters", "student_parameters")}
+    row["epochs"] = len(record.get("history", []))
+    row["agreement"] = (record.get("agreement") or {}).get("test")
+    return row
+
+
+def _record_or_reason(run: Run, data: str | None, teacher: dict | None) -> dict | str:
+    if not run.result.exists():
+        return "not trained yet"
+    try:
+        record = read_run(run.result)
+    except KdbenchError as error:
+        return str(error)
+    if record["key"] != run.key:
+        return "its result comes from another config or version of the code"
+    if record["hashes"].get("data") != data:
+        return "its result comes from other data"
+    if run.pair.teacher and (teacher is None or record["hashes"].get("teacher") != teacher["hashes"]["weights"]):
+        return "its result comes from another teacher"
+    return record
+
+
+def _teacher_or_none(plan: Plan, model: str, seed: int) -> dict | None:
+    try:
+        return teacher_record(plan, model, seed)
+    except KdbenchError:
+        return None
+
+
+def _data_sha256(plan: Plan, block: Block) -> str | None:
+    meta = data_folder(plan.suite, block.data) / "meta.json"
+    return checkpoint.read_json(meta)["sha256"] if meta.exists() else None
+
+
+def histories(plan: Plan, block: Block) -> pd.DataFrame:
+    """Learning curves of a block's runs: columns pair, method, seed, epoch, step, val_accuracy, test_accuracy."""
+    import pandas as pd
+
+    rows = []
+    for pair in block.pairs:
+        for method in block.methods:
+            for seed in plan.suite.seeds:
+                run = plan.run_of(pair, method, seed)
+                record = read_run(run.result) if run.result.exists() else {}
+                if record.get("key") == run.key:
+                    rows += [
+                        {"pair": pair.id, "method": method.id, "seed": seed}
+                        | {k: h[k] for k in ("epoch", "step", "val_accuracy", "test_accuracy")}
+                        for h in record.get("history", [])
+                    ]
+    return pd.DataFrame(rows, columns=["pair", "method", "seed", "epoch", "step", "val_accuracy", "test_accuracy"])
+
+
+# ---------------------------------------------------------------------------------------------------------- provenance
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on, and the commit of the source tree where there is one."""
+    import importlib.metadata as metadata
+
+    import kdbench
+
+    found = {name: metadata.version(name) for name in ("torch", "torchvision", "timm", "numpy")}
+    return {"kdbench": kdbench.__version__, "commit": _commit(), "python": platform.python_version(), **found}
+
+
+def _commit() -> str:
+    try:
+        git = ["git", "-C", str(PACKAGE), "describe", "--always", "--dirty", "--abbrev=12"]
+        return subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+def hardware(device: Any, threads: int) -> dict[str, Any]:
+    """What a run computed on."""
+    import torch
+
+    facts: dict[str, Any] = {"device": str(device), "threads": threads, "cpu": _cpu_name(), "cores": os.cpu_count()}
+    if device.type == "cuda":
+        facts |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
+    return facts
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _finite(value: Any) -> Any:
+    """The same value with NaN and infinities as None, which is what JSON can say."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(v) for v in value]
+    return value

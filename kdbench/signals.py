@@ -1,0 +1,108 @@
+"""One forward pass of a network -> Signals: the only place that knows how timm hands out its inner maps.
+
+Stages are the ends of four near-equal groups of blocks for networks of equal blocks (12 blocks: 1, 3, 9 and 11, as in
+Hao840/OFAKD f7bb896) and the last four maps for networks that shrink. A network with fewer than four shows none.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+
+import torch
+from torch import Tensor, nn
+
+from kdbench.types import Side, Signals
+
+_ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Tanh, nn.PReLU)
+
+
+def stage_indices(model: nn.Module) -> list[int]:
+    """Which of the model's intermediate features are its four stages; empty when it has fewer than four."""
+    reductions = [info["reduction"] for info in model.feature_info]
+    count = len(reductions)
+    if count < 4:
+        return []
+    if len(set(reductions)) > 1:
+        return list(range(count - 4, count))
+    return [1, 3, 9, 11] if count == 12 else [math.ceil(count * k / 4) - 1 for k in (1, 2, 3, 4)]
+
+
+class Reader:
+    """Reads Signals off one network on one device."""
+
+    def __init__(self, model: nn.Module, needs: frozenset[str], last_activation: str | None) -> None:
+        """needs: fields of Signals. last_activation: name of the module that `probe` found, or None."""
+        self.model = model
+        self.needs = needs
+        self._stages = stage_indices(model) if needs & {"stages", "prefix"} else []
+        self._prefix = bool(getattr(model, "num_prefix_tokens", 0)) and _takes_prefix(model)
+        self._preact: Tensor | None = None
+        if last_activation and "pooled_preact" in needs:
+            model.get_submodule(last_activation).register_forward_pre_hook(self._keep_preact)
+
+    def _keep_preact(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        # Pooled at once: the activation may work in place.
+        self._preact = inputs[0].mean(dim=(2, 3))
+
+    def __call__(self, x: Tensor, index: Tensor | None = None) -> Signals:
+        """x: (B, C, H, W). index: (B,) positions in the training set, passed on."""
+        model = self.model
+        if not self.needs - {"logits", "index"}:
+            return Signals(logits=_one_head(model(x)), index=index)
+        stages = prefix = None
+        if self._stages:
+            extra = {"return_prefix_tokens": True} if self._prefix else {}
+            final, maps = model.forward_intermediates(x, indices=self._stages, output_fmt="NCHW", **extra)
+            stages = tuple(m[0] if self._prefix else m for m in maps)
+            prefix = tuple(m[1] if self._prefix else m.new_zeros(len(m), 0, m.shape[1]) for m in maps)
+        else:
+            final = model.forward_features(x)
+        pooled = model.forward_head(final, pre_logits=True)
+        classifier = model.get_classifier()
+        logits = classifier(pooled) if isinstance(classifier, nn.Module) else _one_head(model.forward_head(final))
+        preact, self._preact = self._preact, None
+        return Signals(logits, stages, prefix, pooled, pooled if preact is None else preact, index)
+
+
+def _one_head(logits: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+    """A distilled DeiT has two heads; they are averaged, in training as in evaluation."""
+    return logits if isinstance(logits, Tensor) else (logits[0] + logits[1]) / 2
+
+
+def _takes_prefix(model: nn.Module) -> bool:
+    return "return_prefix_tokens" in inspect.signature(model.forward_intermediates).parameters
+
+
+@torch.no_grad()
+def probe(model: nn.Module, shape: tuple[int, int, int], family: str) -> tuple[Side, str | None]:
+    """Facts of a network on inputs of shape (H, W, C), and the name of the activation that its last map leaves, if any.
+
+    One pass over a fixed input in evaluation mode; weights, statistics and the global RNG stay as they were.
+    """
+    height, width, channels = shape
+    x = torch.linspace(-1, 1, 2 * channels * height * width).view(2, channels, height, width)
+    called: list[tuple[str, Tensor]] = []
+    hooks = [
+        module.register_forward_hook(lambda m, i, out, name=name: called.append((name, out)))
+        for name, module in model.named_modules()
+        if isinstance(module, _ACTIVATIONS) or type(module).__module__ == "timm.layers.activations"
+    ]
+    was_training = model.training
+    model.eval()
+    final = model.forward_features(x)
+    for hook in hooks:
+        hook.remove()
+    signals = Reader(model, frozenset({"stages", "prefix", "pooled"}), None)(x)
+    model.train(was_training)
+    name, out = called[-1] if called else (None, None)
+    ends_in_activation = out is not None and out.ndim == 4 and out.shape == final.shape and torch.equal(out, final)
+    last_activation = name if ends_in_activation else None
+    side = Side(
+        family=family,
+        stages=tuple(tuple(m.shape[1:]) for m in signals.stages or ()),
+        prefix=signals.prefix[0].shape[1] if signals.prefix else 0,
+        pooled=signals.pooled.shape[1],
+        pooled_preact=final.shape[1] if last_activation else signals.pooled.shape[1],
+    )
+    return side, last_activation

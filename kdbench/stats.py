@@ -1,0 +1,303 @@
+"""Statistics of a table: paired differences, one verdict a method, and what could have been found at all.
+
+Accuracies are percent, differences are points. `frame` is always the table of one block: one row per planned
+(pair, method, seed) with at least the columns pair, method, seed, status, val, test, teacher_val (kdbench/results.py).
+A run counts where its status is `finished` and its value is a finite number; everything else is absent, never zero.
+
+Pairs share teachers and students, so they are no replicates: seeds are, and every test below is over seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy import optimize
+from scipy import stats as st
+
+from kdbench.errors import unknown
+from kdbench.types import KdbenchError
+
+HEADLINE_POINTS = 3.0
+"""A teacher must beat the student from scratch by this much on validation, or there is little to distil."""
+
+ALPHA = 0.05
+POWER = 0.8
+_SAME = 1e-9  # points; differences closer than this are equal up to rounding
+
+
+class Summary(NamedTuple):
+    mean: float | None
+    sd: float | None
+    n: int
+
+
+class Interval(NamedTuple):
+    mean: float | None
+    low: float | None
+    high: float | None
+    n: int
+
+
+class Detectable(NamedTuple):
+    """Smallest detectable differences in points, None where they cannot be estimated."""
+
+    verdict: float | None
+    verdict_n: int
+    methods: int
+    """Number of methods in the verdict's Holm family."""
+    cell: float | None
+    cell_n: int
+
+
+# -------------------------------------------------------------------------------------------------- numbers to numbers
+
+
+def _finite(values: Iterable[float | None]) -> np.ndarray:
+    array = np.array([np.nan if v is None or v is pd.NA else v for v in values], dtype=float)
+    return array[np.isfinite(array)]
+
+
+def mean_sd(values: Iterable[float | None]) -> Summary:
+    """Mean and standard deviation (ddof = 1) of the finite values; sd is None below two of them, mean below one."""
+    x = _finite(values)
+    return Summary(
+        float(x.mean()) if len(x) else None,
+        float(x.std(ddof=1)) if len(x) > 1 else None,
+        len(x),
+    )
+
+
+def paired_t_interval(differences: Iterable[float | None], confidence: float = 0.95) -> Interval:
+    """Student's t interval for the mean of the finite `differences`.
+
+    There is no interval (low and high are None) below two differences, nor when all are equal: accuracies are multiples
+    of one test sample, so two or three seeds can agree by chance, and a width of zero would claim certainty.
+    """
+    x = _finite(differences)
+    if len(x) < 2 or np.ptp(x) < _SAME:
+        return Interval(float(x.mean()) if len(x) else None, None, None, len(x))
+    mean, half = x.mean(), st.t.ppf((1 + confidence) / 2, len(x) - 1) * st.sem(x)
+    return Interval(float(mean), float(mean - half), float(mean + half), len(x))
+
+
+def paired_p(differences: np.ndarray) -> np.ndarray:
+    """Two-sided p of a paired t test over the last axis, (..., n) -> (...); NaN below two or where all are equal."""
+    differences = np.asarray(differences, dtype=float)
+    if differences.shape[-1] < 2:
+        return np.full(differences.shape[:-1], np.nan)
+    equal = np.ptp(differences, axis=-1) < _SAME
+    steady = np.where(equal[..., None], 0.0, differences)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(equal, np.nan, st.ttest_1samp(steady, 0.0, axis=-1).pvalue)
+
+
+def holm(p: np.ndarray | Sequence[float]) -> np.ndarray:
+    """Holm's adjusted p over the last axis, any leading shape. NaN stays NaN and does not count as a test."""
+    p = np.asarray(p, dtype=float)
+    order = np.argsort(p, axis=-1)  # NaN sorts last
+    tests = np.sum(np.isfinite(p), axis=-1, keepdims=True)
+    factor = np.maximum(tests - np.arange(p.shape[-1]), 1)
+    adjusted = np.minimum(np.maximum.accumulate(np.take_along_axis(p, order, -1) * factor, axis=-1), 1.0)
+    result = np.empty_like(p)
+    np.put_along_axis(result, order, adjusted, -1)
+    return result
+
+
+def detectable_difference(sd: float | None, n: int, alpha: float = ALPHA, power: float = POWER) -> float | None:
+    """Smallest true difference that a two-sided paired t test at `alpha` finds with probability `power`.
+
+    `sd` is the standard deviation of the `n` per-seed differences. None where sd is unknown or zero or n < 2.
+    """
+    if sd is None or not np.isfinite(sd) or sd <= 0 or n < 2:
+        return None
+    critical = st.t.ppf(1 - alpha / 2, n - 1)
+
+    # (T + delta)^2 is a noncentral F: one tail instead of two, and stable where scipy's noncentral t is not (n = 2).
+    def lack(delta: float) -> float:
+        return st.ncf.sf(critical**2, 1, n - 1, delta**2) - power
+
+    return float(optimize.brentq(lack, 1e-6, 50 * critical) * sd / np.sqrt(n))
+
+
+def pooled_sd(samples: Iterable[Iterable[float | None]]) -> float | None:
+    """Root of the variances' mean, weighted by degrees of freedom; None where no sample has two values."""
+    arrays = [x for x in map(_finite, samples) if len(x) > 1]
+    if not arrays:
+        return None
+    squares = sum(float(((x - x.mean()) ** 2).sum()) for x in arrays)
+    return float(np.sqrt(squares / sum(len(x) - 1 for x in arrays)))
+
+
+def sampling_error(accuracy: float, size: int) -> float:
+    """Standard error in points that `size` test samples imply for one network of this `accuracy` (percent)."""
+    return float(np.sqrt(accuracy * (100 - accuracy) / size))
+
+
+# -------------------------------------------------------------------------------------------------- frames to numbers
+
+
+def numbers(frame: pd.DataFrame, column: str) -> pd.Series:
+    """A column as floats, NaN where it is no number; a frame without a single result may lack the column itself."""
+    values = frame[column] if column in frame else pd.Series(np.nan, index=frame.index)
+    return pd.to_numeric(values, errors="coerce").astype(float)
+
+
+def wide(frame: pd.DataFrame, column: str = "test") -> pd.DataFrame:
+    """Index (pair, seed), one column a method, NaN where a run does not count.
+
+    Raises KdbenchError where one (pair, method, seed) stands in the frame twice.
+    """
+    keys = ["pair", "seed", "method"]
+    twice = frame[frame.duplicated(keys)]
+    if len(twice):
+        pair, seed, method = twice.iloc[0][keys]
+        raise KdbenchError(f"two results for pair {pair!r}, method {method!r}, seed {seed}: a table needs exactly one")
+    values = numbers(frame, column)
+    values = values.where((frame["status"] == "finished") & np.isfinite(values))
+    table = values.set_axis(pd.MultiIndex.from_frame(frame[keys])).unstack("method")
+    return table.reindex(columns=list(dict.fromkeys(frame["method"])))
+
+
+def teachers(frame: pd.DataFrame, column: str = "teacher_test") -> pd.Series:
+    """The teacher's accuracy by (pair, seed), from whichever row knows it; NaN where none does."""
+    values = numbers(frame, column)
+    return values.groupby([frame["pair"], frame["seed"]]).first()
+
+
+def differences(frame: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """Test accuracy minus the baseline's of the same (pair, seed): index (pair, seed), a column per other method."""
+    values = wide(frame)
+    if baseline not in values.columns:
+        raise unknown("baseline", baseline, values.columns)
+    return values.drop(columns=baseline).sub(values[baseline], axis=0)
+
+
+def headline_pairs(frame: pd.DataFrame) -> pd.DataFrame:
+    """Which pairs have something to distil. Index pair; columns:
+
+    - gain: teacher minus scratch on validation, points, mean over the n seeds that know both
+    - n: those seeds
+    - kind: `headline` (gain >= 3), `weak`, or `undecided` where no seed knows both
+    """
+    scratch = wide(frame, "val").get("scratch", np.nan)
+    gain = (teachers(frame, "teacher_val") - scratch).groupby("pair").agg(["mean", "count"])
+    gain = gain.reindex(list(dict.fromkeys(frame["pair"]))).set_axis(["gain", "n"], axis=1)
+    gain["n"] = gain["n"].fillna(0).astype(int)
+    strong = gain["gain"] >= HEADLINE_POINTS - _SAME
+    gain["kind"] = np.where(gain["gain"].isna(), "undecided", np.where(strong, "headline", "weak"))
+    return gain
+
+
+def headline_differences(frame: pd.DataFrame, baseline: str) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Per seed and method the difference to the baseline averaged over headline pairs, and how many pairs those are.
+
+    A pair on which the method or the baseline is n/a is left out of that method's average; a seed in which any other
+    run of the grid is absent is NaN, since an average over whatever happened to finish compares different things.
+    """
+    delta = differences(frame, baseline)
+    kinds = headline_pairs(frame)["kind"]
+    excluded = set(map(tuple, frame.loc[frame["status"] == "n/a", ["pair", "method"]].to_numpy()))
+    headline = [p for p in kinds.index[kinds == "headline"] if (p, baseline) not in excluded]
+    seeds = sorted(frame["seed"].unique())
+    result, pairs = pd.DataFrame(index=pd.Index(seeds, name="seed"), columns=delta.columns, dtype=float), {}
+    for method in delta.columns:
+        grid = delta[method].unstack("pair").reindex(index=seeds)
+        used = [p for p in headline if (p, method) not in excluded]
+        pairs[method] = len(used)
+        if used:
+            result[method] = grid[used].mean(axis=1, skipna=False)
+    return result, pairs
+
+
+def verdict(frame: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """The verdict of a table, index method (the baseline left out), columns:
+
+    - difference, low, high: points, averaged over the headline pairs within a seed, 95 % t interval over seeds, or NaN
+    - n, seeds: complete seeds used, seeds planned
+    - pairs, headline: headline pairs in this method's average, headline pairs of the table
+    - p, p_holm: two-sided paired t test, and Holm's adjustment over the methods of this table
+    - verdict: `better`, `worse`, `not separated` (Holm at 5 %), or `no test`; reason says why there was none
+
+    Raises KdbenchError for a baseline that is not in the frame.
+    """
+    means, pairs = headline_differences(frame, baseline)
+    headline = int((headline_pairs(frame)["kind"] == "headline").sum())
+    rows = []
+    for method in means.columns:
+        interval = paired_t_interval(means[method])
+        p = float(paired_p(_finite(means[method])))
+        rows.append(
+            {
+                "method": method,
+                **dict(zip(("difference", "low", "high", "n"), interval, strict=True)),
+                "seeds": len(means),
+                "pairs": pairs[method],
+                "headline": headline,
+                "p": p,
+                "reason": None if np.isfinite(p) else _no_test(headline, pairs[method], interval.n),
+            }
+        )
+    columns = ["method", "difference", "low", "high", "n", "seeds", "pairs", "headline", "p", "reason"]
+    table = pd.DataFrame(rows, columns=columns).set_index("method")
+    table["p_holm"] = holm(table["p"]) if len(table) else []
+    sides = np.where(table["difference"].astype(float) > 0, "better", "worse")
+    table["verdict"] = np.where(
+        table["p_holm"].isna(), "no test", np.where(table["p_holm"] <= ALPHA, sides, "not separated")
+    )
+    return table
+
+
+def _no_test(headline: int, pairs: int, n: int) -> str:
+    if headline == 0:
+        return "no headline pair"
+    if pairs == 0:
+        return "n/a on every headline pair"
+    if n < 2:
+        return f"{n} complete seed{'' if n == 1 else 's'}, two are needed"
+    return "the same difference in every seed, no spread to test against"
+
+
+def detectable(frame: pd.DataFrame, baseline: str) -> Detectable:
+    """Smallest detectable difference of the verdict and of a single cell, from the spread seen in this table.
+
+    The verdict must pass Holm's first step, so its alpha is 5 % over the number of tested methods; a cell's interval
+    is not adjusted. n is the most frequent number of complete seeds; sds are pooled over methods (and pairs).
+    """
+    means, _ = headline_differences(frame, baseline)
+    cells = differences(frame, baseline).unstack("seed")
+    cells = [cells[m].loc[pair] for m in dict.fromkeys(cells.columns.get_level_values(0)) for pair in cells.index]
+    verdicts = [means[m] for m in means.columns]
+    tested = sum(len(_finite(v)) > 1 for v in verdicts)
+    verdict_n, cell_n = _usual_n(verdicts), _usual_n(cells)
+    return Detectable(
+        detectable_difference(pooled_sd(verdicts), verdict_n, alpha=ALPHA / max(tested, 1)),
+        verdict_n,
+        tested,
+        detectable_difference(pooled_sd(cells), cell_n),
+        cell_n,
+    )
+
+
+def _usual_n(samples: list[pd.Series]) -> int:
+    counts = [n for n in (len(_finite(s)) for s in samples) if n > 1]
+    return max(set(counts), key=lambda n: (counts.count(n), n)) if counts else 0
+
+
+def not_separated_from_best(frame: pd.DataFrame, pair: str) -> set[str]:
+    """The best method of a pair by mean test accuracy, and all that the 95 % interval of (best - method) includes.
+
+    The best is sought among the methods with most seeds, lest one lucky seed win. A method that shares fewer than two
+    seeds with it cannot be compared and is left out. Empty where fewer than two methods can be compared.
+    """
+    values = wide(frame[frame["pair"] == pair])
+    n = values.notna().sum()
+    if not len(n) or n.max() < 2:
+        return set()
+    best = values.loc[:, n == n.max()].mean().idxmax()
+    intervals = {m: paired_t_interval(values[best] - values[m]) for m in values.columns if m != best}
+    intervals = {m: i for m, i in intervals.items() if i.n >= 2}
+    near = {m for m, i in intervals.items() if i.low is None or i.low <= 0}
+    return near | {best} if intervals else set()

@@ -1,0 +1,357 @@
+"""YAML -> checked Suite. Every mistake is found here, before any job starts, with the nearest valid choice."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import importlib.util
+import re
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kdbench.errors import unknown
+from kdbench.registry import SOURCES, Parameter, check_params, method_info, method_names, source_params
+from kdbench.types import Block, DataSpec, KdbenchError, MethodSpec, ModelSpec, Pair, Recipe, Suite
+
+CONFIG_FOLDER = Path("config")
+GROUPS = ("reference", "logits", "features", "frequency", "cross-modal")
+FAMILIES = {
+    "cnn": "resnet resnetv2 convnext efficientnet mobilenetv3 regnet vgg densenet ghostnet repvgg",
+    "vit": "vision_transformer deit swin_transformer swin_transformer_v2 beit eva cait pvt_v2 levit",
+    "mlp": "mlp_mixer",
+}
+_FAMILY_OF_MODULE = {module: family for family, modules in FAMILIES.items() for module in modules.split()}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_CHOICES = {
+    ("Recipe", "optimizer"): ("adamw", "sgd"),
+    ("ModelSpec", "stem"): ("timm", "small"),
+    ("ModelSpec", "family"): (None, *FAMILIES),
+    ("Suite", "precision"): ("fp32", "bf16"),
+    ("Suite", "device"): ("auto", "cpu", "cuda"),
+}
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice, of which YAML would silently keep the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if isinstance(key, Hashable) and keys.count(key) > 1:
+                raise KdbenchError(f"line {node.start_mark.line + 1}: {key!r} is given twice")
+        return super().construct_mapping(node, deep)
+
+
+def suite_path(name: str | Path) -> Path:
+    """`quick` or `path/to/quick.yaml` -> the file. Raises KdbenchError that names the suites there are."""
+    path = Path(name)
+    if path.suffix in {".yaml", ".yml"}:
+        if path.is_file():
+            return path
+    elif (CONFIG_FOLDER / f"{name}.yaml").is_file():
+        return CONFIG_FOLDER / f"{name}.yaml"
+    raise unknown(
+        "suite", str(name), (p.stem for p in CONFIG_FOLDER.glob("*.yaml")), f"no such file in {CONFIG_FOLDER}/"
+    )
+
+
+def load_suite(name: str | Path) -> Suite:
+    """Read and check a suite. Raises KdbenchError with file, place and nearest valid choice."""
+    path = suite_path(name)
+    try:
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise KdbenchError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    except KdbenchError as error:
+        raise KdbenchError(f"{path}: {error}") from None
+    except RecursionError:
+        raise KdbenchError(f"{path}: nested too deeply") from None
+    return check_suite(tree, path.stem, str(path))
+
+
+def check_suite(tree: Any, name: str, where: str) -> Suite:
+    """A parsed YAML tree -> Suite."""
+    tree = _mapping(tree, where)
+    _name(name, where, reserved={"data", "reference"})
+    options = {f.name for f in dataclasses.fields(Suite)} - {"name", "blocks", "seeds", "data", "recipes", "models"}
+    sections = {"seeds", "data", "recipes", "models", "methods", "blocks"}
+    for key in tree:
+        if key not in options | sections:
+            raise unknown("key", key, options | sections, where)
+    for key in sections - {"methods"}:
+        if not tree.get(key):
+            raise KdbenchError(f"{where}: the section {key!r} is missing or empty")
+
+    data = {n: _data(n, v, f"{where}: data.{n}") for n, v in _named(tree["data"], f"{where}: data")}
+    recipes = {n: _recipe(n, v, f"{where}: recipes.{n}") for n, v in _named(tree["recipes"], f"{where}: recipes")}
+    models = {
+        n: _model(n, v, data, recipes, f"{where}: models.{n}") for n, v in _named(tree["models"], f"{where}: models")
+    }
+    methods = {
+        n: _method(n, v, f"{where}: methods.{n}") for n, v in _named(tree.get("methods", {}), f"{where}: methods")
+    }
+    blocks = tuple(
+        _block(n, v, data, models, methods, f"{where}: blocks.{n}")
+        for n, v in _named(tree["blocks"], f"{where}: blocks")
+    )
+    suite = _dataclass(
+        Suite,
+        {key: tree[key] for key in options if key in tree},
+        where,
+        name=name,
+        blocks=blocks,
+        seeds=_seeds(tree["seeds"], where),
+        data=data,
+        recipes=recipes,
+        models=models,
+    )
+    for key in ("threads", "seeds_per_job", "methods_per_job", "minutes_per_job", "memory_mb"):
+        value = getattr(suite, key)
+        if value is not None and value < 1:
+            raise KdbenchError(f"{where}: {key}: must be at least 1, got {value}")
+    if suite.checkpoint_seconds < 0:
+        raise KdbenchError(f"{where}: checkpoint_seconds: must not be negative")
+    return suite
+
+
+# ------------------------------------------------------------------------------------------------------------ sections
+
+
+def _data(name: str, tree: Any, where: str) -> DataSpec:
+    args = dict(_mapping(tree, where))
+    if "source" not in args:
+        raise KdbenchError(f"{where}: the key 'source' is missing")
+    source = args.pop("source")
+    try:
+        known = source_params(source)
+    except KdbenchError as error:
+        raise KdbenchError(f"{where}: {error}") from None
+    return DataSpec(name, source, _checked(args, known, where))
+
+
+def _recipe(name: str, tree: Any, where: str) -> Recipe:
+    recipe = _dataclass(Recipe, _mapping(tree, where), where, name=name)
+    if (recipe.epochs is None) == (recipe.steps is None):
+        raise KdbenchError(f"{where}: give exactly one of epochs and steps")
+    for key in ("lr", "batch_size", "epochs", "steps"):
+        value = getattr(recipe, key)
+        if value is not None and value <= 0:
+            raise KdbenchError(f"{where}: {key}: must be positive, got {value}")
+    for key in ("weight_decay", "min_lr", "crop", "clip_grad"):
+        value = getattr(recipe, key)
+        if value is not None and value < 0:
+            raise KdbenchError(f"{where}: {key}: must not be negative, got {value}")
+    for key in ("warmup", "label_smoothing", "momentum"):
+        if not 0 <= getattr(recipe, key) < 1:
+            raise KdbenchError(f"{where}: {key}: must lie in [0, 1), got {getattr(recipe, key)}")
+    return recipe
+
+
+def _model(name: str, tree: Any, data: dict, recipes: dict, where: str) -> ModelSpec:
+    model = _dataclass(ModelSpec, _mapping(tree, where), where, name=name)
+    if name == "none" or "--" in name:
+        raise KdbenchError(f"{where}: a model's name must not be 'none' nor hold '--'")
+    if model.data not in data:
+        raise unknown("data set", model.data, data, where)
+    if model.recipe not in recipes:
+        raise unknown("recipe", model.recipe, recipes, where)
+    modalities = source_modalities(data[model.data].source)
+    if model.input not in modalities:
+        raise unknown("input", model.input, modalities, where)
+    registered, classes = timm_index()
+    base = model.timm.split(".")[0]
+    module = registered.get(base) or classes.get(base)
+    if module is None:
+        raise unknown("timm model", model.timm, [*registered, *classes], where)
+    known = timm_arguments(module, None if base in registered else base)
+    for key in model.args:
+        if key in {"num_classes", "in_chans", "img_size", "pretrained"}:
+            raise KdbenchError(f"{where}.args: {key!r} is set by kdbench")
+        if key not in known:
+            raise unknown(f"argument of {model.timm}", key, known, f"{where}.args")
+    if model.args.get("patch_drop_rate"):
+        raise KdbenchError(
+            f"{where}.args: patch_drop_rate must be 0: timm's stage maps are wrong when patches are dropped"
+        )
+    if model.family is None and module not in _FAMILY_OF_MODULE:
+        raise KdbenchError(f"{where}: timm's {module} is of no family known here; add family: cnn, vit or mlp")
+    return dataclasses.replace(model, family=model.family or _FAMILY_OF_MODULE[module])
+
+
+def _method(name: str, tree: Any, where: str) -> MethodSpec:
+    args = dict(_mapping(tree if tree is not None else {}, where))
+    label = args.pop("label", None)
+    if label is not None and not isinstance(label, str):
+        raise KdbenchError(f"{where}.label: expected text, got {label!r}")
+    method = args.pop("method", name)
+    known = _params_of(method, where)
+    params = {key: p.default for key, p in known.items()} | _checked(args, known, where)
+    check_params(method, params, where)
+    info = method_info(method)
+    if info.group not in GROUPS:
+        raise unknown("GROUP", info.group, GROUPS, str(info.path))
+    title = info.title + info.mark
+    return MethodSpec(name, method, params, f"{title} ({label})" if label else title, info.group, info.footnote)
+
+
+def _block(name: str, tree: Any, data: dict, models: dict, methods: dict, where: str) -> Block:
+    tree = _mapping(tree, where)
+    for key in tree:
+        if key not in {"title", "data", "pairs", "methods"}:
+            raise unknown("key", key, ("title", "data", "pairs", "methods"), where)
+    for key in ("data", "pairs", "methods"):
+        if not tree.get(key):
+            raise KdbenchError(f"{where}: the key {key!r} is missing or empty")
+    if tree["data"] not in data:
+        raise unknown("data set", tree["data"], data, where)
+    pairs = tuple(
+        _pair(text, tree["data"], models, f"{where}.pairs") for text in _list(tree["pairs"], f"{where}.pairs")
+    )
+    names = _list(tree["methods"], f"{where}.methods")
+    specs = tuple(_method_of_block(m, methods, f"{where}.methods") for m in names)
+    for items, kind in ((pairs, "pair"), (specs, "method")):
+        ids = [item.id for item in items]
+        if repeated := sorted({i for i in ids if ids.count(i) > 1}):
+            raise KdbenchError(f"{where}: {kind} {repeated[0]!r} is listed twice")
+    return Block(name, str(tree.get("title", name)), tree["data"], pairs, specs)
+
+
+def _pair(text: Any, data: str, models: dict, where: str) -> Pair:
+    if not isinstance(text, str) or text.count("->") != 1:
+        raise KdbenchError(f"{where}: expected 'teacher -> student', got {text!r}")
+    teacher, student = (part.strip() for part in text.split("->"))
+    for role, name in (("teacher", teacher), ("student", student)):
+        if name not in models:
+            raise unknown(role, name, models, where)
+        if models[name].data != data:
+            raise KdbenchError(f"{where}: {role} {name!r} reads {models[name].data!r}, but this block is on {data!r}")
+    return Pair(teacher, student)
+
+
+def _method_of_block(name: Any, methods: dict, where: str) -> MethodSpec:
+    if name in methods:
+        return methods[name]
+    if name not in method_names():
+        raise unknown("method", name, [*methods, *method_names()], where)
+    return _method(name, {}, where)
+
+
+def _seeds(tree: Any, where: str) -> tuple[int, ...]:
+    seeds = _list(tree, f"{where}: seeds")
+    if not all(isinstance(s, int) and not isinstance(s, bool) and 0 <= s < 2**31 for s in seeds):
+        raise KdbenchError(f"{where}: seeds: expected whole numbers from 0, got {tree!r}")
+    if len(set(seeds)) < len(seeds):
+        raise KdbenchError(f"{where}: seeds: a seed is listed twice in {tree!r}")
+    return tuple(seeds)
+
+
+# ------------------------------------------------------------------------------------------------------------- helpers
+
+
+def _mapping(tree: Any, where: str) -> dict:
+    if not isinstance(tree, dict) or not all(isinstance(k, str) for k in tree):
+        raise KdbenchError(f"{where}: expected keys and values, got {tree!r}"[:300])
+    return tree
+
+
+def _list(tree: Any, where: str) -> list:
+    if not isinstance(tree, list) or not tree:
+        raise KdbenchError(f"{where}: expected a list, got {tree!r}"[:300])
+    return tree
+
+
+def _named(tree: Any, where: str) -> list[tuple[str, Any]]:
+    return [(_name(name, where), value) for name, value in _mapping(tree, where).items()]
+
+
+def _name(name: str, where: str, reserved: set[str] = frozenset()) -> str:
+    if not _NAME.fullmatch(name) or ".." in name or name in reserved:
+        raise KdbenchError(f"{where}: {name!r} cannot be a name (letters, digits, '.', '_' and '-'; it names a folder)")
+    return name
+
+
+def _checked(args: dict, known: dict[str, Parameter], where: str) -> dict[str, Any]:
+    for key in args:
+        if key not in known:
+            raise unknown("key", key, known, where)
+    return {key: known[key].check(value, f"{where}.{key}") for key, value in args.items()}
+
+
+def _params_of(method: Any, where: str) -> dict[str, Parameter]:
+    try:
+        return method_info(str(method)).params
+    except KdbenchError as error:
+        raise KdbenchError(f"{where}: {error}") from None
+
+
+def _dataclass(cls: type, tree: dict, where: str, **fixed: Any) -> Any:
+    """Build a dataclass of types.py from YAML: unknown keys, missing keys and wrong types are refused."""
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.name not in fixed}
+    for key in tree:
+        if key not in fields:
+            raise unknown("key", key, fields, where)
+    values = {}
+    for key, f in fields.items():
+        if key not in tree:
+            if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+                raise KdbenchError(f"{where}: the key {key!r} is missing")
+            continue
+        if f.type.startswith("dict"):
+            values[key] = _mapping(tree[key], f"{where}.{key}")
+        else:
+            values[key] = Parameter(f.type, None).check(tree[key], f"{where}.{key}")
+        choices = _CHOICES.get((cls.__name__, key))
+        if choices and values[key] not in choices:
+            raise unknown("value", values[key], [c for c in choices if c], f"{where}.{key}")
+    return cls(**values, **fixed)
+
+
+def source_modalities(source: str) -> tuple[str, ...]:
+    """Names of the arrays that a data source gives for every sample: its constant MODALITIES."""
+    tree = ast.parse((SOURCES / f"{source}.py").read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == "MODALITIES":
+            return ast.literal_eval(node.value)
+    return ("image",)
+
+
+@functools.cache
+def _timm_models() -> Path:
+    spec = importlib.util.find_spec("timm")
+    if spec is None or not spec.submodule_search_locations:
+        raise KdbenchError("timm is not installed; run: pip install -e '.[dev]'")
+    return Path(spec.submodule_search_locations[0]) / "models"
+
+
+@functools.cache
+def timm_index() -> tuple[dict[str, str], dict[str, str]]:
+    """({registered name: module}, {class name: module}) of timm, read from its source (importing it costs 5 s)."""
+    registered, classes = {}, {}
+    for path in sorted(_timm_models().glob("[a-z]*.py")):
+        text = path.read_text(encoding="utf-8")
+        registered |= dict.fromkeys(re.findall(r"^@register_model\ndef (\w+)\(", text, re.M), path.stem)
+        classes |= dict.fromkeys(re.findall(r"^class (\w+)\(nn\.Module\)", text, re.M), path.stem)
+    return registered, classes
+
+
+@functools.cache
+def timm_arguments(module: str, cls: str | None) -> frozenset[str]:
+    """Keyword arguments of one class of a timm module; without a class, of all that a registered name may pass on."""
+    tree = ast.parse((_timm_models() / f"{module}.py").read_text(encoding="utf-8"))
+    names = {
+        arg.arg
+        for node in tree.body
+        if isinstance(node, ast.ClassDef) and (cls is None or node.name == cls)
+        for f in node.body
+        if isinstance(f, ast.FunctionDef) and f.name == "__init__"
+        for arg in [*f.args.args, *f.args.kwonlyargs]
+    }
+    if cls is None:
+        for node in tree.body:
+            if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module in _FAMILY_OF_MODULE:
+                names |= timm_arguments(node.module, None)
+    return frozenset(names - {"self"})

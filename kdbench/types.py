@@ -1,0 +1,202 @@
+"""The vocabulary of kdbench. Read this file first.
+
+A *suite* (one YAML) is a list of *blocks*; a block compares *methods* on *pairs* over one data set. A pair is a
+teacher *model* and a student model. A **run** is one (pair, method, seed); a **cohort** is all the runs of one
+(pair, seed), trained side by side on the same batches; a **job** is one process that trains one or more cohorts.
+
+Nothing here imports torch, so that the Snakefile can be parsed in a second.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class KdbenchError(Exception):
+    """A mistake that a person can mend: printed as one sentence without a traceback, exit code 2."""
+
+
+# ---------------------------------------------------------------------------------------------------- what is compared
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """One data set of a suite: `source` names a file of kdbench/data, `args` are its keyword arguments."""
+
+    name: str
+    source: str
+    args: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one model is trained; shared by every method of a row, never chosen by a method."""
+
+    name: str
+    lr: float
+    optimizer: str = "adamw"
+    """`adamw`, or `sgd` (Nesterov)."""
+    min_lr: float = 0.0
+    """Floor of the cosine schedule."""
+    momentum: float = 0.9
+    """SGD only."""
+    weight_decay: float = 0.05
+    """Applied to weight matrices and kernels; never to biases, norms, class tokens or position embeddings."""
+    batch_size: int = 64
+    epochs: int | None = None
+    """Passes over the training set. Exactly one of `epochs` and `steps` is given."""
+    steps: int | None = None
+    """Optimizer steps."""
+    warmup: float = 0.1
+    """Share of all steps over which the learning rate rises linearly from 0."""
+    clip_grad: float | None = None
+    """Largest gradient norm; the student and the method's own modules are clipped apart."""
+    label_smoothing: float = 0.0
+    crop: int = 0
+    """Random crop after zero padding by this many pixels (images only)."""
+    flip: bool = False
+    """Random horizontal flip (images only)."""
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One network. `timm` is a registered timm name (resnet18) or one of timm's classes (ResNet, MlpMixer)."""
+
+    name: str
+    timm: str
+    data: str
+    """Name of the data set that it reads."""
+    recipe: str
+    """Name of the recipe that trains it, as a teacher or as a student."""
+    input: str = "image"
+    """Name of the modality of the data set that it reads."""
+    args: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the timm model; `num_classes`, `in_chans` and `img_size` come from the data."""
+    family: str | None = None
+    """`cnn`, `vit` or `mlp`; by default read off the timm module."""
+    stem: str = "timm"
+    """`small`: replace a ResNet stem by a 3x3 stride-1 convolution without max-pooling, for inputs up to 64 px."""
+    pos_std: float | None = None
+    """Standard deviation of the position embedding at the start (timm: 0.02, too small on tiny inputs)."""
+
+
+@dataclass(frozen=True)
+class MethodSpec:
+    """One row of a table: a method with its parameters. `params` holds every parameter, defaults filled in."""
+
+    id: str
+    method: str
+    params: dict[str, Any]
+    label: str
+    """As a person reads it, with the mark (dagger, double dagger) of a reconstructed method."""
+    group: str
+    """The heading under which tables list it."""
+    footnote: str | None = None
+
+    @property
+    def needs_teacher(self) -> bool:
+        return self.params.get("teacher", True) is not False
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A teacher and a student, named by their models; `teacher` is None for what is trained without one."""
+
+    teacher: str | None
+    student: str
+
+    @property
+    def id(self) -> str:
+        return f"{self.teacher or 'none'}--{self.student}"
+
+
+@dataclass(frozen=True)
+class Block:
+    """One table of a suite: methods (rows) against pairs (columns) over one data set."""
+
+    name: str
+    title: str
+    data: str
+    pairs: tuple[Pair, ...]
+    methods: tuple[MethodSpec, ...]
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A checked YAML file: every name in it exists and every value has been looked at (kdbench/suite.py)."""
+
+    name: str
+    blocks: tuple[Block, ...]
+    seeds: tuple[int, ...]
+    data: dict[str, DataSpec]
+    recipes: dict[str, Recipe]
+    models: dict[str, ModelSpec]
+    title: str = ""
+    banner: str = ""
+    """A warning printed above every table of the suite."""
+    precision: str = "fp32"
+    """`fp32`, or `bf16` (autocast)."""
+    device: str = "auto"
+    """`auto` (CUDA where there is one), `cpu` or `cuda`."""
+    threads: int = 1
+    """Threads a training job computes with; part of what a run is, since one and two threads differ in the last bit."""
+    seeds_per_job: int = 1
+    methods_per_job: int | None = None
+    """None: all methods of a pair share one process."""
+    checkpoint_seconds: float = 60.0
+    memory_mb: int = 4000
+    """What a cluster profile asks for, a job."""
+    minutes_per_job: int = 60
+    """What a cluster profile asks for, a job."""
+
+
+# ------------------------------------------------------------------------------------------- what networks tell methods
+
+
+@dataclass(frozen=True)
+class Side:
+    """Probed facts of one network on one data set; shapes without the batch axis."""
+
+    family: str
+    """`cnn`, `vit` or `mlp`."""
+    stages: tuple[tuple[int, int, int], ...]
+    """(C, H, W) of the four stages; empty where the network has fewer than four."""
+    prefix: int
+    """Number of prefix tokens (class token, registers)."""
+    pooled: int
+    """Width of the pooled vector that the classifier reads."""
+    pooled_preact: int
+    """Width of the pooled vector before the last activation."""
+
+
+@dataclass(frozen=True)
+class PairShapes:
+    """What a distiller may know of its pair when it is built. `teacher` is None where there is none."""
+
+    student: Side
+    teacher: Side | None
+    classes: int
+    train_size: int
+    """Number of training samples (memory banks)."""
+
+
+@dataclass
+class Signals:
+    """What one forward pass of one network shows. Only what somebody `needs` is filled in; the rest is None."""
+
+    logits: Tensor
+    """(B, classes)"""
+    stages: tuple[Tensor, ...] | None = None
+    """Four maps (B, C_i, H_i, W_i), before the final norm, without prefix tokens."""
+    prefix: tuple[Tensor, ...] | None = None
+    """Prefix tokens of the same four stages, each (B, P, C_i); P = 0 where there are none."""
+    pooled: Tensor | None = None
+    """(B, D), what the classifier reads."""
+    pooled_preact: Tensor | None = None
+    """(B, D), pooled before the last activation; equal to `pooled` for networks that do not end in one."""
+    index: Tensor | None = None
+    """(B,) int64, positions of the samples in the training set."""

@@ -1,0 +1,114 @@
+"""The verbs by hand: what they print, what they refuse, and that every refusal is one sentence and an exit code."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from conftest import REPOSITORY, tiny_plan, write_tiny
+
+from kdbench import cli, results
+
+
+def run(*words: str) -> int:
+    return cli.main(list(words))
+
+
+def test_the_whole_plan_without_snakemake(trained, capsys):
+    write_tiny(trained)
+    assert run("run", "tiny") == 0
+    printed = capsys.readouterr().out.split()
+    assert "tables/tiny.md" in printed and "results/tiny/figures/main-stages.svg" in printed
+    page = (trained / "tables/tiny.md").read_text()
+    assert "KD" in page and "nearest neighbour" in page.lower()
+    plan = tiny_plan()
+    assert all(r.result.exists() for r in plan.runs().values())
+    written = {r.result: r.result.stat().st_mtime_ns for r in plan.runs().values()}
+    assert run("run", "tiny") == 0
+    assert all(p.stat().st_mtime_ns == t for p, t in written.items()), "what is finished is not done again"
+    capsys.readouterr()
+
+    assert run("show", "tiny") == 0
+    assert "cnn-t--vit-s" in capsys.readouterr().out
+    assert run("show", "tiny", "cnn-t--vit-s", "kd") == 0
+    assert "seed 1: " in capsys.readouterr().out
+    assert run("show", "tiny", "cnn-t--vit-s", "kd", "0") == 0
+    assert json.loads(capsys.readouterr().out)["method"] == "kd"
+    assert run("plan", "tiny") == 0
+    assert "2 of 2 runs" in capsys.readouterr().out
+
+    damaged = plan.runs()["cnn-t--vit-s", "kd", 1].result
+    damaged.write_text(damaged.read_text()[:100])
+    assert run("table", "tiny") == 2
+    assert "1 of 4 cells of block main have no result" in (told := capsys.readouterr().err) and "is damaged" in told
+    assert run("distill", "tiny", "cnn-t--vit-s") == 2
+    assert "delete it and run again" in capsys.readouterr().err
+    assert run("table", "tiny", "--partial") == 0
+    assert "missing" in (trained / "tables/tiny.md").read_text()
+    damaged.unlink()
+    assert run("distill", "tiny", "cnn-t--vit-s") == 0 and damaged.exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["plan", "tinny"], "did you mean 'tiny'"),
+        (["teacher", "tiny", "cnn-x"], "did you mean 'cnn-t'"),
+        (["distill", "tiny", "cnn-t--vit-x"], "did you mean 'cnn-t--vit-s'"),
+        (["distill", "tiny", "cnn-t--vit-s", "--seeds", "7"], "unknown seed '7'; known: 0, 1"),
+        (["distill", "tiny", "cnn-t--vit-s", "--methods", "kdd"], "did you mean 'kd'"),
+        (["distill", "tiny", "cnn-t--vit-s", "--job", "seeds-9"], "unknown cohort job"),
+        (["distill", "tiny", "cnn-t--vit-s", "--expect", "0000"], "changed since this workflow was started"),
+        (["distill", "tiny", "cnn-t--vit-s", "--threads", "3"], "threads: 1, but this job got 3"),
+        (["data", "tiny", "digit"], "did you mean 'digits'"),
+        (["similarity", "tiny", "cnn-t--vit-x"], "did you mean 'cnn-t--vit-s'"),
+        (["show", "tiny", "cnn-t--vit-s", "kdd"], "did you mean 'kd'"),
+        (["show", "tiny", "cnn-t--vit-s", "kd", "5"], "unknown seed '5'"),
+        (["show", "tiny", "cnn-t--vit-s", "kd", "0"], "does not exist"),
+        (["table", "tiny"], "4 of 4 cells"),
+    ],
+)
+def test_refusals_are_one_sentence_and_exit_code_2(trained, capsys, words, told):
+    write_tiny(trained)
+    assert run(*words) == 2
+    message = capsys.readouterr().err
+    assert told in message and message.count("\n") == 1 and "Traceback" not in message
+
+
+def test_a_missing_teacher_and_missing_data_say_what_to_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_tiny(tmp_path)
+    assert run("distill", "tiny", "cnn-t--vit-s") == 2
+    assert "meta.json is missing" in capsys.readouterr().err
+    assert run("data", "tiny", "digits") == 0
+    capsys.readouterr()
+    assert run("distill", "tiny", "cnn-t--vit-s") == 2
+    assert "teacher cnn-t of seed 0 is not trained yet; run: kdbench teacher tiny cnn-t" in capsys.readouterr().err
+
+
+def test_only_some_seeds_and_methods_by_hand(trained):
+    write_tiny(trained)
+    assert run("distill", "tiny", "cnn-t--vit-s", "--seeds", "1", "--methods", "kd") == 0
+    plan = tiny_plan()
+    assert [k for k, r in plan.runs().items() if r.result.exists()] == [("cnn-t--vit-s", "kd", 1)]
+    assert not any(job.output.exists() for job in plan.of("cohort")), "a part is no finished job"
+
+
+def test_an_edited_suite_makes_old_results_stale_not_wrong(trained, capsys):
+    write_tiny(trained)
+    assert run("distill", "tiny", "cnn-t--vit-s") == 0
+    write_tiny(trained, recipes__student__lr=1e-3)
+    plan = tiny_plan(recipes__student__lr=1e-3)
+    frame = results.collect(plan, plan.suite.blocks[0])
+    assert set(frame[frame.method == "kd"].reason) == {"its result comes from another config or version of the code"}
+    assert run("show", "tiny") == 0
+    assert "(of another config or code)" in capsys.readouterr().out
+
+
+def test_doctor_finds_this_machine_fit(monkeypatch, capsys):
+    monkeypatch.chdir(REPOSITORY)
+    assert run("doctor") == 0
+    assert "torch" in capsys.readouterr().out
+    monkeypatch.setenv("KDBENCH_DATA", "nowhere")
+    assert run("doctor") == 1
+    assert "FAIL KDBENCH_DATA=nowhere" in capsys.readouterr().out

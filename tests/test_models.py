@@ -1,0 +1,153 @@
+"""Networks of the three families: built from names alone, read without changing what they compute."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kdbench import models
+from kdbench.batches import crop_and_flip
+from kdbench.engine import EVERYTHING
+from kdbench.signals import Reader, probe, stage_indices
+from kdbench.suite import check_suite
+from kdbench.types import KdbenchError, ModelSpec
+
+
+def spec(timm: str, args: dict | None = None, family: str | None = None, **options) -> ModelSpec:
+    """A checked model specification, as a YAML would give it."""
+    tree = {
+        "seeds": [0],
+        "data": {"d": {"source": "digits"}},
+        "recipes": {"r": {"lr": 0.1, "steps": 1}},
+        "models": {"m": {"timm": timm, "data": "d", "recipe": "r", "args": args or {}, **options}},
+        "blocks": {"b": {"data": "d", "pairs": ["m -> m"], "methods": ["kd"]}},
+    }
+    return check_suite(tree, "x", "x.yaml").models["m"]
+
+
+SMALL = [
+    ("resnet18", {}, {"stem": "small"}, 32, "cnn", [(64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4)]),
+    ("resnet50", {}, {"stem": "small"}, 32, "cnn", [(256, 32, 32), (512, 16, 16), (1024, 8, 8), (2048, 4, 4)]),
+    ("mobilenetv2_100", {}, {}, 64, "cnn", [(24, 16, 16), (32, 8, 8), (96, 4, 4), (320, 2, 2)]),
+    ("convnext_tiny", {}, {}, 64, "cnn", [(96, 16, 16), (192, 8, 8), (384, 4, 4), (768, 2, 2)]),
+    ("vit_tiny_patch16_224", {"patch_size": 4}, {}, 32, "vit", [(192, 8, 8)] * 4),
+    ("deit_tiny_distilled_patch16_224", {"patch_size": 8}, {}, 32, "vit", [(192, 4, 4)] * 4),
+    (
+        "swin_tiny_patch4_window7_224",
+        {"window_size": 4},
+        {},
+        64,
+        "vit",
+        [(96, 16, 16), (192, 8, 8), (384, 4, 4), (768, 2, 2)],
+    ),
+    ("MlpMixer", {"patch_size": 4, "embed_dim": 32, "num_blocks": 8}, {}, 32, "mlp", [(32, 8, 8)] * 4),
+    (
+        "MlpMixer",
+        {"patch_size": 8, "embed_dim": 32, "num_blocks": 6, "block_layer": "ResBlock"},
+        {},
+        32,
+        "mlp",
+        [(32, 4, 4)] * 4,
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("timm", "args", "options", "size", "family", "stages"), SMALL, ids=lambda v: v if isinstance(v, str) else ""
+)
+@torch.no_grad()
+def test_every_family_is_read_without_changing_it(timm, args, options, size, family, stages):
+    model = models.build(spec(timm, args, **options), (size, size, 3), 7, 0).eval()
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    side, last_activation = probe(model, (size, size, 3), spec(timm, args, **options).family)
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items()) and not model.training
+    assert side.family == family and list(side.stages) == stages
+    x = torch.randn(3, 3, size, size, generator=torch.Generator().manual_seed(0))
+    signals = Reader(model, EVERYTHING, last_activation)(x, torch.arange(3))
+    assert torch.equal(signals.logits, model(x)), "reading signals must not change the logits"
+    assert [tuple(m.shape) for m in signals.stages] == [(3, *s) for s in stages]
+    assert all(p.shape == (3, side.prefix, m.shape[1]) for p, m in zip(signals.prefix, signals.stages, strict=True))
+    assert signals.pooled.shape == (3, side.pooled) and signals.pooled_preact.shape == (3, side.pooled_preact)
+    only_logits = Reader(model, frozenset({"logits"}), None)(x)
+    assert torch.equal(only_logits.logits, signals.logits) and only_logits.stages is None
+
+
+def test_training_mode_gives_the_same_logits_with_and_without_signals():
+    model = models.build(spec("resnet18", stem="small"), (32, 32, 3), 7, 0).train()
+    x = torch.randn(4, 3, 32, 32)
+    _, last_activation = probe(model, (32, 32, 3), "cnn")
+    reader = Reader(model, EVERYTHING, last_activation)
+    assert torch.equal(reader(x).logits, model(x))
+
+
+@torch.no_grad()
+def test_pooled_before_the_last_activation():
+    """ResNet: what goes into the last ReLU; ViT, MLP and ConvNeXt end in a norm, so it is the pooled vector itself."""
+    model = models.build(spec("resnet18", stem="small"), (32, 32, 3), 7, 0).eval()
+    _, last_activation = probe(model, (32, 32, 3), "cnn")
+    assert last_activation == "layer4.1.act2"
+    x = torch.randn(2, 3, 32, 32)
+    signals = Reader(model, EVERYTHING, last_activation)(x)
+    assert (signals.pooled_preact < 0).any() and (signals.pooled >= 0).all()
+    inputs = model.layer3(model.layer2(model.layer1(model.act1(model.bn1(model.conv1(x))))))
+    block = model.layer4[1]
+    y = model.layer4[0](inputs)
+    preact = block.bn2(block.conv2(block.act1(block.bn1(block.conv1(y))))) + y
+    assert torch.allclose(signals.pooled_preact, preact.mean((2, 3)), atol=1e-5)
+    vit = models.build(spec("vit_tiny_patch16_224", {"patch_size": 8}), (32, 32, 3), 7, 0).eval()
+    assert probe(vit, (32, 32, 3), "vit")[1] is None
+    mobile = models.build(spec("mobilenetv2_100"), (64, 64, 3), 7, 0).eval()
+    assert probe(mobile, (64, 64, 3), "cnn")[1] == "bn2.act"
+
+
+@pytest.mark.parametrize(
+    ("depth", "expected"), [(3, []), (4, [0, 1, 2, 3]), (6, [1, 2, 4, 5]), (8, [1, 3, 5, 7]), (12, [1, 3, 9, 11])]
+)
+def test_stages_of_equal_blocks(depth, expected):
+    model = models.build(spec("MlpMixer", {"patch_size": 8, "embed_dim": 8, "num_blocks": depth}), (16, 16, 1), 3, 0)
+    assert stage_indices(model) == expected
+    side, _ = probe(model, (16, 16, 1), "mlp")
+    assert len(side.stages) == len(expected) and side.pooled == 8
+
+
+def test_sequences_are_images_of_height_one():
+    args = {"patch_size": [1, 4], "embed_dim": 16, "depth": 4, "num_heads": 2}
+    side, _ = probe(models.build(spec("VisionTransformer", args), (1, 64, 3), 5, 0), (1, 64, 3), "vit")
+    assert side.stages == ((16, 1, 16),) * 4 and side.prefix == 1
+
+
+@pytest.mark.parametrize("timm", ["resnet18", "deit_tiny_patch16_224", "mixer_s16_224"])
+@torch.no_grad()
+def test_224_px(timm):
+    side, _ = probe(models.build(spec(timm), (224, 224, 3), 10, 0), (224, 224, 3), spec(timm).family)
+    assert [s[1] for s in side.stages] == ([56, 28, 14, 7] if timm == "resnet18" else [14] * 4)
+
+
+def test_what_timm_refuses_is_told_by_the_models_name():
+    with pytest.raises(KdbenchError, match=r"models\.m: timm cannot build VisionTransformer"):
+        models.build(spec("VisionTransformer", {"embed_dim": 7, "num_heads": 2}), (8, 8, 1), 3, 0)
+    with pytest.raises(KdbenchError, match="stem: small is for"):
+        models.build(spec("MlpMixer", {"patch_size": 4}, stem="small"), (8, 8, 1), 3, 0)
+    with pytest.raises(KdbenchError, match="no position embedding"):
+        models.build(spec("resnet18", pos_std=0.1), (32, 32, 1), 3, 0)
+
+
+def test_the_position_embedding_starts_as_asked():
+    args = {"patch_size": 2, "embed_dim": 64, "depth": 4, "num_heads": 4}
+    model = models.build(spec("VisionTransformer", args, pos_std=0.5), (16, 16, 1), 3, 0)
+    assert abs(model.pos_embed.std().item() - 0.5) < 0.02
+
+
+def test_crop_and_flip_is_torchvisions():
+    """Pixel for pixel RandomCrop(size, padding) and RandomHorizontalFlip, for the same random numbers."""
+    from torchvision.transforms import functional as transforms
+
+    pixels = torch.randint(0, 256, (6, 3, 9, 7), dtype=torch.uint8)
+    shift = torch.tensor([[0, 2, -2, 1, -1, 2], [0, -2, 2, 1, 0, -1]])
+    flip = torch.tensor([False, True, False, True, True, False])
+    got = crop_and_flip(pixels, shift, flip)
+    for i in range(6):
+        expected = transforms.crop(transforms.pad(pixels[i], 2), 2 + shift[0, i], 2 + shift[1, i], 9, 7)
+        expected = transforms.hflip(expected) if flip[i] else expected
+        assert torch.equal(got[i], expected)
+    assert torch.equal(crop_and_flip(pixels, shift * 0, None), pixels)

@@ -1,0 +1,60 @@
+"""What must agree between files."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+
+import yaml
+from conftest import REPOSITORY
+
+PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+
+
+def names_and_pins(requirements: list[str]) -> dict[str, str]:
+    return dict(re.fullmatch(r"([\w-]+)(.*)", r).groups() for r in requirements)
+
+
+def test_conda_users_get_the_same_versions():
+    environment = yaml.safe_load((REPOSITORY / "environment.yml").read_text())
+    pip = next(d["pip"] for d in environment["dependencies"] if isinstance(d, dict))
+    conda = [d for d in environment["dependencies"] if isinstance(d, str)]
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    wanted = names_and_pins(PYPROJECT["project"]["dependencies"] + extras["dev"])
+    given = names_and_pins([d for d in conda if not d.startswith(("python", "pip"))])
+    from_pip = names_and_pins([d for d in pip if not d.startswith("-e")])
+    assert set(from_pip) == {"torch", "torchvision", "timm"}
+    assert {k.replace("snakemake-minimal", "snakemake"): v for k, v in (given | from_pip).items()} == wanted
+    assert f"python{PYPROJECT['project']['requires-python']}" in conda
+
+
+def test_torch_torchvision_and_timm_are_pinned_together():
+    pins = names_and_pins(PYPROJECT["project"]["dependencies"])
+    assert all(pins[name].startswith("==") for name in ("torch", "torchvision", "timm"))
+
+
+def test_planning_imports_nothing_heavy():
+    """The Snakefile is parsed for every job: torch, pandas and their like would cost seconds each time."""
+    code = (
+        "import sys; from kdbench import plan; from kdbench.suite import load_suite; plan.plan(load_suite('quick'));"
+        "print([m for m in ('torch', 'timm', 'pandas', 'scipy', 'matplotlib', 'sklearn') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_torchvision_shim_declares_once():
+    code = (
+        "import kdbench.torchvision_ops, importlib; importlib.reload(kdbench.torchvision_ops); import torchvision, timm"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_the_package_list_is_whole():
+    folders = {
+        p.parent.relative_to(REPOSITORY).as_posix().replace("/", ".")
+        for p in (REPOSITORY / "kdbench").rglob("__init__.py")
+    }
+    assert set(PYPROJECT["tool"]["setuptools"]["packages"]) == folders

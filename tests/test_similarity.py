@@ -1,0 +1,160 @@
+"""Similarity measures and their null models."""
+
+import numpy as np
+import pytest
+import torch
+
+from kdbench.frequency import split_channels
+from kdbench.similarity import channel_similarity, cka, cka_with_null, mean_cosine, null_prediction, stage_similarity
+from kdbench.types import KdbenchError
+
+
+def numpy_cka(a, b):
+    """HSIC_1 as Song et al. print it, with explicit matrices."""
+
+    def hsic(k, m):
+        n, one = len(k), np.ones(len(k))
+        inner = (
+            np.trace(k @ m)
+            + (one @ k @ one) * (one @ m @ one) / ((n - 1) * (n - 2))
+            - 2 / (n - 2) * (one @ k @ m @ one)
+        )
+        return inner / (n * (n - 3))
+
+    k, m = a @ a.T, b @ b.T
+    np.fill_diagonal(k, 0)
+    np.fill_diagonal(m, 0)
+    return hsic(k, m) / np.sqrt(hsic(k, k) * hsic(m, m))
+
+
+def related(n=40, width_a=6, width_b=9, seed=0):
+    rng = np.random.default_rng(seed)
+    a = rng.normal(size=(n, width_a)) + 0.7
+    return a, a @ rng.normal(size=(width_a, width_b)) * 0.5 + rng.normal(size=(n, width_b))
+
+
+def test_cka_is_numpys():
+    a, b = related()
+    assert cka(torch.from_numpy(a), torch.from_numpy(b)) == pytest.approx(numpy_cka(a, b), rel=1e-10)
+
+
+def test_cka_of_independent_gaussians_is_near_zero():
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(size=(500, 512)), rng.normal(size=(500, 512))
+    assert abs(cka(torch.from_numpy(a), torch.from_numpy(b))) < 0.02
+    centred_a, centred_b = a - a.mean(0), b - b.mean(0)
+    biased = np.linalg.norm(centred_a.T @ centred_b) ** 2
+    biased /= np.linalg.norm(centred_a.T @ centred_a) * np.linalg.norm(centred_b.T @ centred_b)
+    assert biased == pytest.approx(0.51, abs=0.02)
+
+
+def test_cka_invariances():
+    a, b = map(torch.from_numpy, related())
+    rotation = torch.linalg.qr(torch.randn(9, 9, dtype=torch.float64)).Q
+    assert cka(a, a) == pytest.approx(1, abs=1e-12)
+    assert cka(a, 3 * b @ rotation + 5) == pytest.approx(cka(a, b), rel=1e-9)
+
+
+def test_cka_null_holds_chance_and_not_the_pair():
+    a, b = map(torch.from_numpy, related(n=60))
+    value, low, high = cka_with_null(a, b)
+    assert low < 0 < high < value
+    assert (value, low, high) == cka_with_null(a, b)
+    unrelated = torch.from_numpy(related(n=60, seed=5)[1])
+    value, low, high = cka_with_null(a, unrelated)
+    assert low < value < high
+    assert cka(a, torch.full((60, 3), 0.1)) is None
+    with pytest.raises(KdbenchError, match="four samples"):
+        cka(a[:3], b[:3])
+
+
+def test_cka_null_is_numpys_on_the_shuffled_pairs():
+    a, b = related()
+    order = np.random.default_rng(7).permutation(40)
+    _, low, high = cka_with_null(torch.from_numpy(a), torch.from_numpy(b), permutations=1, seed=7)
+    assert low == high == pytest.approx(numpy_cka(a, b[order]), rel=1e-9)
+
+
+def test_null_leaves_the_global_random_state_alone():
+    torch.manual_seed(3)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    a, b = map(torch.from_numpy, related())
+    cka_with_null(a, b, permutations=5)
+    channel_similarity(a, a, np.zeros(40), draws=3, resamples=5)
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert np.array_equal(before[1], np.random.get_state()[1])
+
+
+def test_stage_similarity_sees_the_shared_band():
+    generator = torch.Generator().manual_seed(0)
+    n = 32
+    angle = 2 * torch.pi * torch.arange(16) / 16
+    shared = torch.randn(n, 1, 1, 1, generator=generator) * torch.cos(angle)
+    own = [torch.randn(n, 1, 1, 1, generator=generator) * torch.cos(6 * angle) for _ in range(2)]
+    student = (shared + own[0]).expand(n, 4, 16, 16)
+    teacher = (shared + own[1]).expand(n, 3, 16, 16)
+    small = torch.randn(n, 5, 4, 4, generator=generator)
+    rows = stage_similarity([student, student, small, small], [teacher, teacher[..., ::2], teacher, small], 40)
+    assert [(row["stage"], row["band"]) for row in rows] == [
+        (s, b) for s in (1, 2, 3, 4) for b in ("dc", "low", "high")
+    ]
+    by = {(row["stage"], row["band"]): row for row in rows}
+    assert by[1, "low"]["cka"] > 0.99 > by[1, "low"]["null_high"]
+    assert abs(by[1, "high"]["cka"]) < 0.3
+    assert "4x4" in by[3, "low"]["reason"] and by[3, "low"]["cka"] is None
+    assert by[4, "dc"]["cka"] == pytest.approx(1) and by[4, "dc"]["reason"] is None
+
+
+@pytest.fixture(scope="module")
+def offset_rows():
+    """Two modalities that share nothing but a channel mean of 2.3 standard deviations."""
+    rng = np.random.default_rng(0)
+    a, b = (torch.from_numpy(rng.normal(size=(400, 512)) + 2.3) for _ in range(2))
+    rows = channel_similarity(a, b, np.arange(400) % 10, draws=10, resamples=200)
+    return {(row["treatment"], row["band"]): row for row in rows}
+
+
+def test_a_shared_offset_alone_gives_the_published_pattern(offset_rows):
+    kept = {band: offset_rows["DC kept", band] for band in ("raw", "low", "high")}
+    assert kept["raw"]["cosine"] == pytest.approx(0.841, abs=0.003)
+    assert kept["low"]["cosine"] == pytest.approx(0.9135, abs=0.003)
+    assert kept["low"]["null_prediction"] == pytest.approx(kept["low"]["cosine"], abs=0.002)
+    assert kept["high"]["cosine"] == pytest.approx(0, abs=0.01)
+    assert offset_rows["DC removed", "low"]["cosine"] == pytest.approx(0, abs=0.01)
+    for treatment in ("permuted channels", "shuffled pairs", "same-class shuffled"):
+        assert offset_rows[f"{treatment}, DC kept", "low"]["cosine"] == pytest.approx(0.9135, abs=0.003)
+        assert offset_rows[f"{treatment}, DC removed", "low"]["cosine"] == pytest.approx(0, abs=0.01)
+    assert len(offset_rows) == 8 * 3
+    assert all(row["low"] <= row["cosine"] <= row["high"] for row in offset_rows.values())
+
+
+def test_null_prediction_is_that_of_the_paper_notes():
+    assert null_prediction(0.8379, 512) == pytest.approx(0.9115, abs=1e-4)
+    assert null_prediction(0.74, 512) == pytest.approx(0.850, abs=5e-4)
+    assert null_prediction(-0.2, 512) == 0
+
+
+def test_channel_similarity_sees_what_pairs_and_classes_share():
+    rng = np.random.default_rng(2)
+    labels = np.arange(200) % 4
+    shared = rng.normal(size=(4, 64))[labels]
+    a, b = (torch.from_numpy(shared + 0.3 * rng.normal(size=(200, 64))) for _ in range(2))
+    rows = channel_similarity(a, b, labels, draws=10, resamples=100)
+    raw = {row["treatment"]: row["cosine"] for row in rows if row["band"] == "raw"}
+    assert raw["DC kept"] == pytest.approx(raw["same-class shuffled, DC kept"], abs=0.02)
+    assert raw["DC kept"] > 0.8 > 0.4 > raw["shuffled pairs, DC kept"]
+    assert abs(raw["permuted channels, DC removed"]) < 0.2
+
+
+def test_unequal_widths_get_a_reason():
+    rows = channel_similarity(torch.randn(10, 8), torch.randn(10, 12), np.zeros(10))
+    assert len(rows) == 24
+    assert all(row["cosine"] is None and "8 and 12" in row["reason"] for row in rows)
+
+
+def test_mean_cosine_is_numpys():
+    a, b = np.random.default_rng(0).normal(size=(2, 20, 7))
+    expected = np.mean((a * b).sum(1) / np.linalg.norm(a, axis=1) / np.linalg.norm(b, axis=1))
+    assert mean_cosine(torch.from_numpy(a), torch.from_numpy(b)) == pytest.approx(expected)
+    low, _ = split_channels(torch.from_numpy(a))
+    assert mean_cosine(low, low) == pytest.approx(1)

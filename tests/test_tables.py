@@ -1,0 +1,260 @@
+"""One description in three files: what stands in them, what is escaped, and what every kind of cell looks like."""
+
+import io
+import math
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from kdbench import stats, tables
+from kdbench.types import Block, KdbenchError, MethodSpec, ModelSpec, Pair, Suite
+
+METHODS = {
+    "scratch": ("Scratch", "reference", None),
+    "kd": ("KD", "logits", None),
+    "ofa": ("OFA", "logits", None),
+    "uhkd": ("UHKD†", "frequency", "our reading of the paper"),
+    "uhkd-c0": ("UHKD† (C0)", "frequency", "our reading of the paper"),
+    "fdcmkd": ("FD-CMKD‡", "cross-modal", "known from a transcription"),
+}
+ANCHORS = {"image": {"nearest neighbour": 95.2, "logistic regression": 91.3, "train_used": 1000, "test_used": 540}}
+CONTEXT = {
+    "date": "2026-01-02",
+    "hardware": "two cores",
+    "versions": {"torch": "2.13.0"},
+    "commit": "abc123",
+    "data": {"counts": {"train": 1000, "val": 257, "test": 540}, "notes": ["Split by hand."]},
+}
+HOSTILE = r"a_b & c|d <script>alert(1)</script> 100% $x$ #1 {y} ~ ^ \input{z} [w] `q` 語"
+
+
+def make(pairs=3, methods=tuple(METHODS), seeds=3, names=None):
+    """A suite of one block and its frame: pair i gets 80 + i + 0.5 a method + noise, teachers 97."""
+    teachers, students = ("cnn-t", "vit-t", "mlp-t"), ("cnn-s", "vit-s", "mlp-s")
+    grid = tuple(Pair(t, s) for s in students for t in teachers)[:pairs]
+    specs = []
+    for id in methods:
+        label, group, footnote = METHODS.get(id, (f"Method {id}", "features", None))
+        specs.append(MethodSpec(id, id, {}, (names or {}).get(id, label), group, footnote))
+    models = {m: ModelSpec(m, "ResNet", "digits", "r", family=m[:3]) for m in (*teachers, *students)}
+    block = Block("main", "Main block", "digits", grid, tuple(specs))
+    suite = Suite(
+        "tiny", (block,), tuple(range(seeds)), {}, {}, models, title="Tiny suite", banner="Too small to rank."
+    )
+    rng, rows = np.random.default_rng(0), []
+    for i, pair in enumerate(grid):
+        for seed in range(seeds):
+            for j, id in enumerate(methods):
+                test = 80 + i + 0.5 * j + float(rng.normal(0, 0.3))
+                rows.append(
+                    {"pair": pair.id, "teacher": pair.teacher, "student": pair.student, "method": id, "seed": seed}
+                    | {"status": "finished", "reason": None, "val": test, "test": test, "best_test": test + 1.5}
+                    | {"best_test_epoch": 4, "epochs": 6, "val_nll": 0.5, "test_nll": 0.6, "agreement": 80.0}
+                    | {"teacher_val": None if id == "scratch" else 97.0 + seed / 10}
+                    | {"teacher_test": None if id == "scratch" else 96.0 + seed / 10}
+                    | {"seconds": 5.0 * (j + 1), "peak_memory_mb": 300.0, "extra_parameters": 1000 * j}
+                    | {"student_parameters": 20000, "notes": []}
+                )
+    return suite, block, pd.DataFrame(rows)
+
+
+def change(frame, pair, method, seed=None, **values):
+    """The frame with these values in some rows; what did not finish has no numbers."""
+    frame = frame.copy()
+    chosen = (frame["pair"] == pair) & (frame["method"] == method)
+    chosen &= (frame["seed"] == seed) if seed is not None else True
+    if values.get("status", "finished") != "finished":
+        values |= dict.fromkeys(("val", "test", "best_test", "seconds", "test_nll"), np.nan)
+    for name, value in values.items():
+        frame.loc[chosen, name] = pd.Series([value] * chosen.sum(), index=frame.index[chosen], dtype=frame[name].dtype)
+    return frame
+
+
+def page(suite, block, frame):
+    return tables.markdown(tables.describe(suite, [(block, frame, ANCHORS, CONTEXT)]))
+
+
+def row(text, label, heading="### Test accuracy"):
+    """Cells of the first row with this label below a heading."""
+    lines = text[text.index(heading) :].splitlines()
+    line = next(line for line in lines if line.startswith(f"| {label} |") or line.startswith(f"| {label} <sup>"))
+    return [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[2:-1]]
+
+
+def test_cells_by_hand():
+    suite, block, frame = make(pairs=1, methods=("scratch", "kd"))
+    for method, values in {"scratch": (80.0, 81.0, 82.0), "kd": (81.0, 83.0, 85.0)}.items():
+        for seed, value in enumerate(values):
+            frame = change(frame, "cnn-t--cnn-s", method, seed, test=value, best_test=value + 1)
+    text = page(suite, block, frame)
+    assert row(text, "KD") == ["**83.0 ± 2.0 (3)**"]
+    assert row(text, "Scratch") == ["**81.0 ± 1.0 (3)**"]
+    assert row(text, "Scratch", "### Paired difference to KD") == [r"−2.0 \[−4.5, +0.5\] (3)"]  # 4.3027 / sqrt 3
+    assert row(text, "test accuracy") == ["96.1 ± 0.1 (3)"]
+    assert row(text, "KD", "### DECIDES NOTHING") == ["83.0", "84.0", "+1.0", "1"]
+    assert row(text, "KD", "### Cost") == ["1,000", "10", "2.00 ×", "300"]
+
+
+def test_page_says_what_a_reader_needs():
+    text = page(*make())
+    assert text.index("Too small to rank.") < text.index("## Main block")
+    assert "540 test samples" in text and re.search(r"standard error of 1\.\d points", text)
+    assert "image: nearest neighbour 95.2 %, logistic regression 91.3 % (on 1,000 train and 540 test samples)" in text
+    assert "Smallest true difference" in text and "Holm's first step over 5 methods, n = 3" in text
+    assert "CNN → CNN<br>cnn-t →<br>cnn-s" in text
+    assert text.count("our reading of the paper") == 1 and text.count("known from a transcription") == 1
+    assert text.index("*Reference*") < text.index("*Logits*") < text.index("*Frequency*") < text.index("*Cross-modal*")
+    for line in ("Date: 2026-01-02", "Hardware: two cores", "Versions: torch 2.13.0", "Commit: abc123"):
+        assert line in text
+    assert "PARTIAL" not in text
+
+
+def test_bold_agrees_with_the_statistics():
+    suite, block, frame = make()
+    text = page(suite, block, frame)
+    for i, pair in enumerate(block.pairs):
+        near = stats.not_separated_from_best(frame, pair.id)
+        assert 0 < len(near) < len(METHODS)
+        for method in block.methods:
+            assert row(text, method.label)[i].startswith("**") == (method.id in near)
+
+
+def test_every_status_explains_itself():
+    suite, block, frame = make()
+    first, second, third = (p.id for p in block.pairs)
+    frame = change(frame, first, "ofa", status="n/a", reason="fewer than four maps")
+    frame = change(frame, second, "ofa", 1, status="diverged", reason="non-finite kd at step 40")
+    frame = change(frame, third, "ofa", status="diverged", reason="non-finite ce at step 2")
+    frame = change(frame, first, "uhkd", 0, status="missing")
+    frame = change(frame, second, "uhkd", status="missing")
+    frame = change(frame, third, "uhkd", 2, test=math.nan)
+    frame.loc[(frame["pair"] == first) & (frame["method"] == "kd"), "notes"] = pd.Series(
+        [["projector added"]] * 3, index=frame.index[(frame["pair"] == first) & (frame["method"] == "kd")]
+    )
+    text = page(suite, block, frame)
+    cells = row(text, "OFA") + row(text, "UHKD†") + row(text, "KD")
+    assert cells[0].startswith("n/a <sup>")
+    assert "(2)" in cells[1] and cells[2].startswith("diverged <sup>")
+    assert "(2)" in cells[3] and cells[4].startswith("— <sup>") and "(2)" in cells[5]
+    notes = dict(re.findall(r"<sup>(\w)</sup> (.*)<br>", text[: text.index("### Paired")]))
+    of = [[notes[letter] for letter in re.findall(r"<sup>(.*)</sup>", cell)] for cell in cells[:7]]
+    assert of == [
+        ["n/a: fewer than four maps"],
+        ["diverged in 1 of 3 seeds (seed 1: non-finite kd at step 40)"],
+        ["diverged in 3 of 3 seeds (seeds 0, 1, 2: non-finite ce at step 2)"],
+        ["no result yet for seed 0, 1 of 3"],
+        ["no result yet for seeds 0, 1, 2, 3 of 3"],
+        ["seed 2 of 3 planned finished without a finite accuracy and does not count"],
+        ["projector added"],
+    ]
+    assert text.index("PARTIAL TABLE, no result yet for 4 of 54 runs") < text.index("## Main block")
+
+
+def test_weak_teachers_stand_apart():
+    suite, block, frame = make()
+    weak = block.pairs[1].id
+    frame.loc[(frame["pair"] == weak) & (frame["method"] != "scratch"), "teacher_val"] = 83.0
+    text = page(suite, block, frame)
+    assert len(row(text, "KD")) == 2
+    assert len(row(text[text.index("weak teachers") :], "KD")) == 1
+    assert row(text, "OFA", "### Verdict against KD")[2] == "2 of 2"
+
+
+def test_nothing_finished_one_seed_one_pair_and_no_kd():
+    suite, block, frame = make(pairs=1)
+    for method in METHODS:
+        frame = change(frame, block.pairs[0].id, method, status="missing", teacher_val=None, teacher_test=None)
+    text = page(suite, block, frame)
+    assert "undecided" in text and "cannot be estimated" in text and "nan" not in text.lower().replace("nano", "")
+    suite, block, frame = make(pairs=1, seeds=1)
+    text = page(suite, block, frame)
+    assert "One single seed" in text and "**8" not in text and "one common seed: no interval" in text
+    suite, block, frame = make(pairs=1, methods=("scratch", "ofa"))
+    text = page(suite, block, frame)
+    assert "no plain KD" in text and "Paired difference to Scratch" in text and "Verdict against Scratch" in text
+    suite, block, frame = make(pairs=1, methods=("kd",))
+    assert "### Test accuracy" in page(suite, block, frame)
+
+
+def test_frames_as_pandas_makes_them_from_records():
+    suite, block, frame = make(pairs=1)
+    missing = frame[["pair", "teacher", "student", "method", "seed", "notes"]].assign(
+        status="missing", reason="not yet"
+    )
+    assert "no result yet for seeds 0, 1, 2, 3 of 3 (not yet)" in page(suite, block, missing)
+    records = frame.to_dict("records")
+    records[0] |= {"status": "diverged", "reason": "step 3", "test": None}
+    records[1] |= {"status": "diverged", "test": None}
+    text = page(suite, block, pd.DataFrame(records))  # the reasons that are None become NaN of a string column
+    assert "(seed 0: step 3)" in text and "(seed 0: step unknown)" in text and "nan" not in text
+
+
+def test_wide_tables_are_cut_by_student_family():
+    text = page(*make(pairs=9, methods=("scratch", "kd")))
+    for family in ("CNN", "ViT", "MLP"):
+        assert f"### Test accuracy, %, {family} students" in text
+    assert max(line.count("|") for line in text.splitlines()) <= tables.MAX_COLUMNS + 2
+    assert "students" not in page(*make(pairs=7, methods=("scratch", "kd")))
+
+
+def test_footnote_letters_go_on_after_z():
+    notes = {}
+    letters = tables._letters(notes, [str(i) for i in range(28)])
+    assert letters[0] == "a" and letters[25:] == ("z", "aa", "ab")
+    assert tables._letters(notes, ["1"]) == ("b",)
+
+
+def test_csv_round_trips():
+    suite, block, frame = make()
+    frame = change(frame, block.pairs[0].id, "ofa", status="n/a", reason='with "quotes", commas\nand a line')
+    again = pd.read_csv(io.StringIO(tables.csv(suite, [(block, frame)])), dtype=str, keep_default_na=False)
+    data = again[again["line"] == "cell"].set_index(["pair", "method"])
+    assert len(data) == 18 and len(again[again["line"] == "verdict"]) == 10
+    expected = tables.cells(block, frame)
+    for name in ("test_mean", "test_sd", "minus_kd_mean", "minus_kd_low", "minus_scratch_high", "seconds_over_scratch"):
+        left, right = pd.to_numeric(data[name]), expected[name].astype(float).reindex(data.index)
+        np.testing.assert_array_equal(left, right)
+    assert data.loc[(block.pairs[0].id, "ofa"), ["status", "test_mean", "test_n"]].tolist() == ["n/a", "", "0"]
+    assert [c for c in again if "best" in c or "optimism" in c] == [c for c in again if c.endswith("decides_nothing")]
+    kd = again[(again["line"] == "verdict") & (again["baseline"] == "kd")].set_index("method")
+    assert kd["verdict_p_holm"].astype(float).to_dict() == pytest.approx(stats.verdict(frame, "kd")["p_holm"].to_dict())
+
+
+def test_hostile_names_are_shown_not_run():
+    suite, block, frame = make(pairs=1, names={"ofa": HOSTILE})
+    frame = change(frame, block.pairs[0].id, "uhkd", status="n/a", reason=HOSTILE)
+    described = tables.describe(suite, [(block, frame, ANCHORS, CONTEXT)])
+    text = tables.markdown(described)
+    assert "<script>" not in text and "&lt;script&gt;" in text and r"a\_b" in text
+    line = next(line for line in text.splitlines() if line.startswith(r"| a\_b"))
+    assert len(re.findall(r"(?<!\\)\|", line)) == 3
+    tex = tables.latex(described)
+    assert r"a\_b \& c\textbar{}d" in tex and r"\textbackslash{}input\{z\}" in tex and r"\texttt{U+8A9E}" in tex
+    assert r"\input" not in tex.replace(r"\textbackslash{}input", "")
+
+
+def test_files_are_whole_and_twice_is_an_error(tmp_path):
+    suite, block, frame = make(pairs=1)
+    paths = tables.write_tables(suite, [(block, frame, ANCHORS, CONTEXT)], tmp_path / "tables")
+    assert [p.name for p in paths] == ["tiny.md", "tiny.tex", "tiny.csv"]
+    assert sorted(p.name for p in (tmp_path / "tables").iterdir()) == ["tiny.csv", "tiny.md", "tiny.tex"]
+    before = paths[0].read_bytes()
+    with pytest.raises(KdbenchError, match="two results"):
+        tables.write_tables(suite, [(block, pd.concat([frame, frame]), ANCHORS, CONTEXT)], tmp_path / "tables")
+    assert paths[0].read_bytes() == before
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_latex_compiles(tmp_path):
+    suite, block, frame = make(pairs=7, names={"ofa": HOSTILE})
+    frame = change(frame, block.pairs[0].id, "uhkd", status="n/a", reason=HOSTILE)
+    tables.write_tables(suite, [(block, frame, ANCHORS, CONTEXT)], tmp_path)
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "tiny.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert (tmp_path / "tiny.pdf").stat().st_size > 10_000
+    assert "Overfull" not in done.stdout

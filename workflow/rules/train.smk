@@ -1,0 +1,43 @@
+# A job's key changes with its config and with the code that its numbers depend on: that is its reason to run again.
+# It then trains only those of its runs whose own key is new.
+
+
+rule teacher:
+    input:
+        lambda w: PLAN.job("teacher", f"{w.model}/{w.part}").inputs,
+    output:
+        f"{HOME}/teachers/{{model}}/{{part}}.json",
+    log:
+        f"{HOME}/logs/teacher/{{model}}/{{part}}.log",
+    priority: 1
+    threads: PLAN.suite.threads
+    resources:
+        gpu=1,
+        mem_mb=PLAN.suite.memory_mb,
+        runtime=PLAN.suite.minutes_per_job,
+    params:
+        suite=SUITE,
+        key=lambda w: PLAN.job("teacher", f"{w.model}/{w.part}").key,
+    shell:
+        "kdbench teacher {params.suite} {wildcards.model} --job {wildcards.part}"
+        " --expect {params.key} --threads {threads} 2>&1 | tee {log}"
+
+
+rule cohort:
+    input:
+        lambda w: PLAN.job("cohort", f"{w.pair}/{w.part}").inputs,
+    output:
+        f"{HOME}/cohorts/{{pair}}/{{part}}.json",
+    log:
+        f"{HOME}/logs/cohort/{{pair}}/{{part}}.log",
+    threads: PLAN.suite.threads
+    resources:
+        gpu=1,
+        mem_mb=PLAN.suite.memory_mb,
+        runtime=PLAN.suite.minutes_per_job,
+    params:
+        suite=SUITE,
+        key=lambda w: PLAN.job("cohort", f"{w.pair}/{w.part}").key,
+    shell:
+        "kdbench distill {params.suite} {wildcards.pair} --job {wildcards.part}"
+        " --expect {params.key} --threads {threads} 2>&1 | tee {log}"
