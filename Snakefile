@@ -14,6 +14,7 @@ from kdbench.suite import load_suite, suite_path
 from kdbench.types import KdbenchError
 
 
+# Used with --sdm apptainer only; an image of your own with environment.yml installed goes here.
 container: "docker://python:3.11"
 
 

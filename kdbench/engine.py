@@ -31,7 +31,7 @@ from kdbench.registry import load_method
 from kdbench.signals import Reader, probe
 from kdbench.types import KdbenchError, PairShapes, Recipe, Side, Signals, Suite
 
-EVERYTHING = frozenset({"logits", "stages", "prefix", "pooled", "pooled_preact"})
+EVERYTHING = frozenset({"logits", "stages", "prefix", "pooled", "pooled_preact", "inputs"})
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,8 @@ class Teacher:
     reader: Reader
     side: Side
     modality: str
+    copy: Callable[[], Reader]
+    """Makes another one with the same weights, for a method that adopts it."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,8 @@ class Member:
     first_bad: Tensor | None = None
     """Per term the first step at which it was not finite, else -1; looked at once an epoch."""
     history: list[dict[str, Any]] = field(default_factory=list)
+    logits: dict[str, Tensor] = field(default_factory=dict)
+    """{"val", "test"}: (N, classes) at the end of the last epoch."""
     seconds: float = 0.0
     events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = field(default_factory=list)
     """CUDA: begin and end of the steps since the clock was last read."""
@@ -195,7 +199,7 @@ def _train(cohort, runs, state, state_file, done, say, failures):
     elapsed = seconds_before + time.monotonic() - started
     shown_logits = {s: _teacher_logits(cohort, s) for s in ("val", "test")} if teacher and members else {}
     for member in members:
-        done(_outcome(member, cohort, student.input, shown_logits, elapsed))
+        done(_outcome(member, cohort, shown_logits, elapsed))
 
 
 def _step(member, cohort, recipe, x, shown, target, index, step, total, rate):
@@ -233,7 +237,7 @@ def _end_of_epoch(member, cohort, modality, epoch, step, steps, rate) -> Outcome
         return Outcome(member.run, {"status": "diverged", "reason": reason, **_costs(member, cohort)})
     scores = {}
     for split in ("val", "test"):
-        logits = _logits(member.model, cohort, modality, split)
+        logits = member.logits[split] = _logits(member.model, cohort, modality, split)
         labels = cohort.batches.labels(split)
         scores |= {
             f"{split}_accuracy": accuracy(logits, labels),
@@ -245,8 +249,7 @@ def _end_of_epoch(member, cohort, modality, epoch, step, steps, rate) -> Outcome
     return None
 
 
-def _outcome(member, cohort, modality, teacher_logits, elapsed) -> Outcome:
-    logits = {split: _logits(member.model, cohort, modality, split) for split in ("val", "test")}
+def _outcome(member, cohort, teacher_logits, elapsed) -> Outcome:
     last, best = member.history[-1], max(member.history, key=lambda h: h["test_accuracy"])
     record = {
         "status": "finished",
@@ -258,13 +261,13 @@ def _outcome(member, cohort, modality, teacher_logits, elapsed) -> Outcome:
             "best_test_epoch": best["epoch"],
         },
         "nll": {"val": last["val_nll"], "test": last["test_nll"]},
-        "agreement": {s: accuracy(logits[s], t.argmax(1)) for s, t in teacher_logits.items()} or None,
+        "agreement": {s: accuracy(member.logits[s], t.argmax(1)) for s, t in teacher_logits.items()} or None,
         **_costs(member, cohort),
         "notes": member.distiller.notes(),
     }
     record["cost"]["cohort_seconds"] = elapsed
     weights = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in member.model.state_dict().items()}
-    return Outcome(member.run, record, {s: v.cpu() for s, v in logits.items()}, weights)
+    return Outcome(member.run, record, {s: v.cpu() for s, v in member.logits.items()}, weights)
 
 
 def _costs(member, cohort) -> dict[str, Any]:
@@ -273,7 +276,7 @@ def _costs(member, cohort) -> dict[str, Any]:
         "cost": {
             "seconds": member.read_clock(),
             "peak_memory_mb": peak_memory_mb(cohort.device),
-            "extra_parameters": models.parameter_count(member.distiller),
+            "extra_parameters": models.parameter_count(member.distiller, trained_only=True),
             "student_parameters": models.parameter_count(member.model),
         },
     }
@@ -294,13 +297,18 @@ def _new_member(cohort: Cohort, run: Run, fresh: bool) -> Member | Outcome:
     method = load_method(run.method.method)
     params = method.Params(**run.method.params)
     teacher = cohort.teacher if run.pair.teacher else None
-    shapes = PairShapes(side, teacher.side if teacher else None, cohort.batches.classes, cohort.batches.size("train"))
+    labels = tuple(cohort.batches.labels("train").tolist())
+    shapes = PairShapes(side, teacher.side if teacher else None, cohort.batches.classes, labels)
     if reason := method.supports(params, shapes):
         return Outcome(run, {"status": "n/a", "reason": reason})
 
     torch.manual_seed(stream(cohort.seed, "method", run.method.id))
     model.to(cohort.device)
-    distiller = method(params, shapes).to(cohort.device)
+    distiller = method(params, shapes)
+    if "teacher" in method.needs(params):
+        own = teacher.copy()
+        distiller.adopt(own.model, own)
+    distiller.to(cohort.device)
     if fresh and distiller.wants_prepare:
         distiller.prepare(_teacher_pass(cohort))
     return Member(
@@ -338,14 +346,18 @@ def learning_rate(recipe: Recipe, step: int, total: int) -> float:
 def load_teacher(spec, weights: dict[str, Tensor], batches: Batches, device: torch.device, seed: int) -> Teacher:
     """A trained teacher from its stored weights. Raises KdbenchError when they do not fit the model."""
     shape = batches.shape[spec.input]
-    model = models.build(spec, shape, batches.classes, seed)
-    try:
-        model.load_state_dict(weights)
-    except RuntimeError as error:
-        raise KdbenchError(f"the stored weights do not fit the model {spec.name}: {error}") from None
-    side, last_activation = probe(model, shape, spec.family)
-    model.requires_grad_(False).eval().to(device)
-    return Teacher(Reader(model, EVERYTHING, last_activation), side, spec.input)
+
+    def load() -> tuple[Reader, Side]:
+        model = models.build(spec, shape, batches.classes, seed)
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            raise KdbenchError(f"the stored weights do not fit the model {spec.name}: {error}") from None
+        side, last_activation = probe(model, shape, spec.family)
+        return Reader(model.requires_grad_(False).eval().to(device), EVERYTHING, last_activation), side
+
+    reader, side = load()
+    return Teacher(reader, side, spec.input, lambda: load()[0])
 
 
 # ---------------------------------------------------------------------------------------------------------- evaluation

@@ -19,7 +19,7 @@ from kdbench.types import KdbenchError, ModelSpec
 
 SAMPLES = 256
 """Test samples that similarities are measured on; the first ones, in the data set's own (shuffled) order."""
-PERMUTATIONS = 100
+PERMUTATIONS = 50
 NO_STAGES = "a network with fewer than four stages"
 EMPTY_ROWS = [{"stage": stage, "band": band} for stage in (1, 2, 3, 4) for band in ("dc", "low", "high")]
 

@@ -68,5 +68,5 @@ def _small_stem(model: nn.Module, spec: ModelSpec) -> None:
     model.maxpool = nn.Identity()
 
 
-def parameter_count(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
+def parameter_count(module: nn.Module, trained_only: bool = False) -> int:
+    return sum(p.numel() for p in module.parameters() if p.requires_grad or not trained_only)

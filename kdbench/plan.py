@@ -43,9 +43,9 @@ class Run:
     data: str
     is_teacher: bool
     config: dict[str, Any]
-    """Everything its numbers depend on, resolved: data, models, recipe, method, seed, precision, the teacher's key."""
+    """All that its numbers depend on, resolved: data, models, recipe, method, seed, precision, code, teacher's key."""
     key: str
-    """Hash of `config` and of the code its numbers depend on."""
+    """Hash of `config`."""
     stem: Path
     """Path of its files without suffix: .json (the result), .npz (predictions), .safetensors (weights)."""
 
@@ -229,11 +229,12 @@ def _run(suite: Suite, pair: Pair, method: MethodSpec, seed: int, data: str, is_
         teacher = _run(suite, Pair(None, pair.teacher), _scratch(), seed, data, True)
         config["teacher"] = dataclasses.asdict(suite.models[pair.teacher])
         config["teacher_key"] = teacher.key
+    files = (*ENGINE_FILES, f"data/{suite.data[data].source}.py", *module_files(method.method))
+    config["code_sha256"] = code_hash(*files)
     config = json.loads(json.dumps(config))
-    code = code_hash(*ENGINE_FILES, f"data/{suite.data[data].source}.py", *module_files(method.method))
     folder = Path("teachers", pair.student) if is_teacher else Path("runs", pair.id, method.id)
     stem = home(suite) / folder / f"seed{seed}"
-    return Run(pair, method, seed, data, is_teacher, config, _hash([config, code]), stem)
+    return Run(pair, method, seed, data, is_teacher, config, _hash(config), stem)
 
 
 def _chunks(items: tuple, size: int) -> Iterable[tuple]:

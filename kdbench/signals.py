@@ -48,8 +48,9 @@ class Reader:
     def __call__(self, x: Tensor, index: Tensor | None = None) -> Signals:
         """x: (B, C, H, W). index: (B,) positions in the training set, passed on."""
         model = self.model
-        if not self.needs - {"logits", "index"}:
-            return Signals(logits=_one_head(model(x)), index=index)
+        inputs = x if "inputs" in self.needs else None
+        if not self.needs - {"logits", "index", "inputs", "teacher"}:
+            return Signals(logits=_one_head(model(x)), index=index, inputs=inputs)
         stages = prefix = None
         if self._stages:
             extra = {"return_prefix_tokens": True} if self._prefix else {}
@@ -62,7 +63,8 @@ class Reader:
         classifier = model.get_classifier()
         logits = classifier(pooled) if isinstance(classifier, nn.Module) else _one_head(model.forward_head(final))
         preact, self._preact = self._preact, None
-        return Signals(logits, stages, prefix, pooled, pooled if preact is None else preact, index)
+        preact = pooled if preact is None else preact
+        return Signals(logits, stages, prefix, pooled, preact, index, inputs)
 
 
 def _one_head(logits: Tensor | tuple[Tensor, Tensor]) -> Tensor:

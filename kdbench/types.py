@@ -180,8 +180,12 @@ class PairShapes:
     student: Side
     teacher: Side | None
     classes: int
-    train_size: int
-    """Number of training samples (memory banks)."""
+    train_labels: tuple[int, ...]
+    """Classes of the training samples in their own order (memory banks, negatives of other classes)."""
+
+    @property
+    def train_size(self) -> int:
+        return len(self.train_labels)
 
 
 @dataclass
@@ -200,3 +204,5 @@ class Signals:
     """(B, D), pooled before the last activation; equal to `pooled` for networks that do not end in one."""
     index: Tensor | None = None
     """(B,) int64, positions of the samples in the training set."""
+    inputs: Tensor | None = None
+    """(B, C, H, W), what the network was given."""

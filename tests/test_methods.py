@@ -95,7 +95,8 @@ def build(name, changes, student, teacher):
     method = importlib.import_module(f"kdbench.methods.{name}").Method
     params = method.Params(**changes)
     without = getattr(params, "teacher", True) is False
-    pair = PairShapes(SIDES[student], None if without else SIDES[teacher], CLASSES, train_size=100)
+    labels = tuple(i % CLASSES for i in range(100))
+    pair = PairShapes(SIDES[student], None if without else SIDES[teacher], CLASSES, labels)
     assert method.supports(params, pair) is None
     assert method.needs(params) <= {"logits", "stages", "prefix", "pooled", "pooled_preact", "index"}
     torch.manual_seed(0)

@@ -16,6 +16,7 @@ A parameter named `teacher` of value False says that the method uses no teacher 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -42,7 +43,7 @@ class Distiller(nn.Module, ABC):
 
     @classmethod
     def needs(cls, params: Any) -> frozenset[str]:
-        """Subset of {"logits", "stages", "prefix", "pooled", "pooled_preact", "index"}: the fields it reads."""
+        """What it reads: fields of Signals, and "teacher" if it is to `adopt` a copy of the teacher."""
         return frozenset({"logits"})
 
     @classmethod
@@ -53,6 +54,14 @@ class Distiller(nn.Module, ABC):
     def notes(self) -> list[str]:
         """Departures on this very pair that a table must tell (a projector that the paper does not have)."""
         return []
+
+    def adopt(self, teacher: nn.Module, read: Callable[[Tensor], Signals]) -> None:
+        """Called once after building where `needs` says "teacher": a copy of the teacher of its own, in fp32.
+
+        The copy comes frozen and in evaluation mode; a method that trains it makes it a submodule and says so
+        (`requires_grad_(True)`, `train()`). `read` runs the copy on `teacher.inputs` (needs "inputs") and shows
+        everything. Forward hooks on the copy are the way to change what it computes.
+        """
 
     def prepare(self, teacher_batches: Any) -> None:
         """Called once before training with an iterator of teacher Signals over the un-augmented training set.
