@@ -250,7 +250,7 @@ def _say(line: str) -> None:
 
 def _context(plan: Plan, meta: dict[str, Any]) -> dict[str, Any]:
     """What the footer of a table says, taken from the results themselves."""
-    records = [results.read_run(r.result) for r in plan.runs().values() if r.result.exists()]
+    records = [record for run in plan.runs().values() if (record := results.current(run))]
     newest = max(records, key=lambda r: r["finished_at"], default={})
     return {
         "date": newest.get("finished_at", "")[:10],

@@ -17,7 +17,7 @@ from kdbench.signals import Reader, probe
 from kdbench.similarity import channel_similarity, stage_similarity
 from kdbench.types import KdbenchError, ModelSpec
 
-SAMPLES = 256
+SAMPLES = 200
 """Test samples that similarities are measured on; the first ones, in the data set's own (shuffled) order."""
 PERMUTATIONS = 50
 NO_STAGES = "a network with fewer than four stages"

@@ -2,6 +2,9 @@
 
 A suite is checked before any job starts and while the Snakefile is parsed, so nothing here imports torch or runs a
 method's file: names, parameters, defaults and types are literals, read with ast.
+
+A method is named by its file in kdbench/methods (`kd`), by a file of yours and the class in it (`path/to/file.py:MyKD`),
+or by an entry point of the group `kdbench.methods` of an installed package, which names a module and a class.
 """
 
 from __future__ import annotations
@@ -10,9 +13,11 @@ import ast
 import functools
 import hashlib
 import importlib
+import importlib.metadata
+import importlib.util
 import sys
 import types
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +61,12 @@ class MethodInfo:
     mark: str
     footnote: str | None
     params: dict[str, Parameter]
+    cls: str = "Method"
+    """Name of its Distiller in the file."""
+    main_weight: str | None = None
+    """The parameter that tuning varies."""
+    presets: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Parameters by the name of the harness that uses them; without a preset the defaults hold."""
 
 
 def _split_union(annotation: str) -> list[str]:
@@ -103,20 +114,24 @@ def source_names() -> list[str]:
 @functools.cache
 def method_info(name: str) -> MethodInfo:
     """What kdbench/methods/NAME.py says of itself. Raises KdbenchError for an unknown name or a file off the form."""
-    if name not in method_names():
-        raise unknown("method", name, method_names())
-    path = METHODS / f"{name}.py"
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    path, cls = _locate(name)
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise KdbenchError(f"method {name}: {path} cannot be read as Python: {error}") from None
     constants = {
         node.targets[0].id: ast.literal_eval(node.value)
         for node in tree.body
         if isinstance(node, ast.Assign)
         and isinstance(node.targets[0], ast.Name)
-        and node.targets[0].id in {"TITLE", "GROUP", "MARK", "FOOTNOTE"}
+        and node.targets[0].id in _CONSTANTS
     }
     params = next((n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Params"), None)
+    classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
     if "TITLE" not in constants or "GROUP" not in constants or params is None:
         raise KdbenchError(f"{path}: a method's file needs TITLE, GROUP and a class Params (see methods/base.py)")
+    if cls not in classes:
+        raise unknown("class", cls, classes, str(path))
     return MethodInfo(
         name=name,
         path=path,
@@ -130,9 +145,31 @@ def method_info(name: str) -> MethodInfo:
             for n in params.body
             if isinstance(n, ast.AnnAssign) and n.value is not None
         },
+        cls=cls,
+        main_weight=constants.get("MAIN_WEIGHT"),
+        presets=constants.get("PRESETS", {}),
     )
 
 
+def _locate(name: str) -> tuple[Path, str]:
+    """The file and the class of a method. Raises KdbenchError that names the nearest method."""
+    if name in method_names():
+        return METHODS / f"{name}.py", "Method"
+    if ".py" in name:
+        file, _, cls = name.partition(":")
+        if not Path(file).is_file():
+            raise KdbenchError(f"method {name}: no file {file} in {Path.cwd()}")
+        return Path(file).resolve(), cls or "Method"
+    installed = {point.name: point for point in importlib.metadata.entry_points(group="kdbench.methods")}
+    if name not in installed:
+        raise unknown("method", name, [*method_names(), *installed])
+    spec = importlib.util.find_spec(installed[name].module)
+    if spec is None or not spec.origin:
+        raise KdbenchError(f"method {name}: its package names {installed[name].value}, which is not there")
+    return Path(spec.origin), installed[name].attr or "Method"
+
+
+_CONSTANTS = {"TITLE", "GROUP", "MARK", "FOOTNOTE", "MAIN_WEIGHT", "PRESETS"}
 _LIGHT = {"__future__", "collections.abc", "dataclasses", "math", "typing", "kdbench.types", "kdbench.errors"}
 
 
@@ -184,13 +221,20 @@ def reads_files(source: str) -> bool:
 
 def load_method(name: str) -> type:
     """The Distiller of kdbench/methods/NAME.py (imports torch)."""
-    method_info(name)
-    return importlib.import_module(f"kdbench.methods.{name}").Method
+    info = method_info(name)
+    if name in method_names():
+        return importlib.import_module(f"kdbench.methods.{name}").Method
+    spec = importlib.util.spec_from_file_location(f"kdbench_method_{info.path.stem}", info.path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module.__name__] = module
+    spec.loader.exec_module(module)
+    return getattr(module, info.cls)
 
 
 def code_hash(*files: str) -> str:
     """Hash of the meaning of some files of this package: comments, docstrings and layout do not count."""
-    return hashlib.sha256("\n".join(f"{file} {_meaning(file)}" for file in files).encode()).hexdigest()
+    lines = (f"{Path(file).name if Path(file).is_absolute() else file} {_meaning(file)}" for file in files)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
 @functools.cache
@@ -204,9 +248,10 @@ def _meaning(file: str) -> str:
 
 @functools.cache
 def module_files(method: str) -> tuple[str, ...]:
-    """Files of this package, relative to it, that a method's numbers depend on: its own and what it imports of ours."""
+    """Files that a method's numbers depend on: its own, and what it imports of this package (relative to it)."""
     found: list[str] = []
-    todo = [f"methods/{method}.py"]
+    path = method_info(method).path
+    todo = [path.relative_to(PACKAGE).as_posix() if path.is_relative_to(PACKAGE) else str(path)]
     while todo:
         file = todo.pop()
         if file in found or file in {"types.py", "errors.py", "torchvision_ops.py"}:

@@ -53,6 +53,15 @@ def read_run(path: Path) -> dict[str, Any]:
     return record
 
 
+def current(run: Run) -> dict[str, Any] | None:
+    """The run's record if it is whole and of today's key; None otherwise, for readers that take what there is."""
+    try:
+        record = read_run(run.result)
+    except KdbenchError:
+        return None
+    return record if record["key"] == run.key else None
+
+
 def finished(run: Run, data_sha256: str, teacher_sha256: str | None) -> dict[str, Any] | None:
     """The run's record if it counts with this data and this teacher; None if it has to be trained.
 
@@ -165,13 +174,11 @@ def histories(plan: Plan, block: Block) -> pd.DataFrame:
         for method in block.methods:
             for seed in plan.suite.seeds:
                 run = plan.run_of(pair, method, seed)
-                record = read_run(run.result) if run.result.exists() else {}
-                if record.get("key") == run.key:
-                    rows += [
-                        {"pair": pair.id, "method": method.id, "seed": seed}
-                        | {k: h[k] for k in ("epoch", "step", "val_accuracy", "test_accuracy")}
-                        for h in record.get("history", [])
-                    ]
+                rows += [
+                    {"pair": pair.id, "method": method.id, "seed": seed}
+                    | {k: h[k] for k in ("epoch", "step", "val_accuracy", "test_accuracy")}
+                    for h in (current(run) or {}).get("history", [])
+                ]
     return pd.DataFrame(rows, columns=["pair", "method", "seed", "epoch", "step", "val_accuracy", "test_accuracy"])
 
 

@@ -18,6 +18,8 @@ from kdbench.registry import SOURCES, Parameter, check_params, method_info, meth
 from kdbench.types import Block, DataSpec, KdbenchError, MethodSpec, ModelSpec, Pair, Recipe, Suite
 
 CONFIG_FOLDER = Path("config")
+ADDED_KD = ("features", "cross-modal")
+"""Groups whose rows say so when a KL term on the logits is added to their own loss."""
 GROUPS = ("reference", "logits", "features", "frequency", "cross-modal")
 FAMILIES = {
     "cnn": "resnet resnetv2 convnext efficientnet mobilenetv3 regnet vgg densenet ghostnet repvgg",
@@ -60,17 +62,31 @@ def suite_path(name: str | Path) -> Path:
 
 
 def load_suite(name: str | Path) -> Suite:
-    """Read and check a suite. Raises KdbenchError with file, place and nearest valid choice."""
+    """Read and check a suite. Raises KdbenchError with file, place and nearest valid choice.
+
+    `extends: NAME` takes the sections that are not given here from NAME.yaml beside it.
+    """
     path = suite_path(name)
+    tree = _read(path)
+    if isinstance(tree, dict) and "extends" in tree:
+        base = _read(path.with_name(f"{tree.pop('extends')}.yaml"))
+        if not isinstance(base, dict) or "extends" in base:
+            raise KdbenchError(f"{path}: extends: the base must be a suite that extends no other")
+        tree = base | tree
+    return check_suite(tree, path.stem, str(path))
+
+
+def _read(path: Path) -> Any:
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+    except FileNotFoundError:
+        raise unknown("suite", path.stem, (p.stem for p in path.parent.glob("*.yaml")), "extends") from None
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise KdbenchError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     except KdbenchError as error:
         raise KdbenchError(f"{path}: {error}") from None
     except RecursionError:
         raise KdbenchError(f"{path}: nested too deeply") from None
-    return check_suite(tree, path.stem, str(path))
 
 
 def check_suite(tree: Any, name: str, where: str) -> Suite:
@@ -189,12 +205,17 @@ def _method(name: str, tree: Any, where: str) -> MethodSpec:
         raise KdbenchError(f"{where}.label: expected text, got {label!r}")
     method = args.pop("method", name)
     known = _params_of(method, where)
-    params = {key: p.default for key, p in known.items()} | _checked(args, known, where)
-    check_params(method, params, where)
     info = method_info(method)
+    preset = args.pop("preset", None)
+    if preset is not None and preset not in info.presets:
+        raise unknown("preset", preset, info.presets, where)
+    given = info.presets.get(preset, {}) | args
+    params = {key: p.default for key, p in known.items()} | _checked(given, known, where)
+    check_params(method, params, where)
     if info.group not in GROUPS:
         raise unknown("GROUP", info.group, GROUPS, str(info.path))
-    title = info.title + info.mark
+    title = info.title + info.mark + ("+KD" if params.get("kd_weight") and info.group in ADDED_KD else "")
+    label = label or preset
     return MethodSpec(name, method, params, f"{title} ({label})" if label else title, info.group, info.footnote)
 
 
@@ -352,6 +373,7 @@ def timm_arguments(module: str, cls: str | None) -> frozenset[str]:
     }
     if cls is None:
         for node in tree.body:
-            if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module in _FAMILY_OF_MODULE:
-                names |= timm_arguments(node.module, None)
+            imported = node.module.rpartition(".")[2] if isinstance(node, ast.ImportFrom) and node.module else ""
+            if imported in _FAMILY_OF_MODULE:
+                names |= timm_arguments(imported, None)
     return frozenset(names - {"self"})

@@ -36,5 +36,5 @@ def _declare() -> "torch.library.Library | None":
     return declared
 
 
-# The operators vanish with the Library object, so it is kept.
-_library = _declare()
+# The operators vanish with the Library object, so it is kept, over a reload too.
+_library = globals().get("_library") or _declare()

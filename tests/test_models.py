@@ -43,7 +43,7 @@ SMALL = [
     ("MlpMixer", {"patch_size": 4, "embed_dim": 32, "num_blocks": 8}, {}, 32, "mlp", [(32, 8, 8)] * 4),
     (
         "MlpMixer",
-        {"patch_size": 8, "embed_dim": 32, "num_blocks": 6, "block_layer": "ResBlock"},
+        {"patch_size": 8, "embed_dim": 32, "num_blocks": 6, "mlp_ratio": 4.0, "block_layer": "ResBlock"},
         {},
         32,
         "mlp",
@@ -83,7 +83,7 @@ def test_training_mode_gives_the_same_logits_with_and_without_signals():
 @torch.no_grad()
 def test_pooled_before_the_last_activation():
     """ResNet: what goes into the last ReLU; ViT, MLP and ConvNeXt end in a norm, so it is the pooled vector itself."""
-    model = models.build(spec("resnet18", stem="small"), (32, 32, 3), 7, 0).eval()
+    model = models.build(spec("resnet18", {"zero_init_last": False}, stem="small"), (32, 32, 3), 7, 0).eval()
     _, last_activation = probe(model, (32, 32, 3), "cnn")
     assert last_activation == "layer4.1.act2"
     x = torch.randn(2, 3, 32, 32)
