@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     def verb(function, help_text: str) -> argparse.ArgumentParser:
         sub = verbs.add_parser(function.__name__.strip("_"), help=help_text, description=help_text)
         sub.set_defaults(verb=function)
-        if function is not _doctor:
+        if function not in (_doctor, _check):
             sub.add_argument("suite", help="name of a file in config/, or a path to a .yaml")
         return sub
 
@@ -61,10 +61,12 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb(_figure, "draw the figures of a suite")
     sub.add_argument("--out", type=Path, help="folder; default results/SUITE/figures")
     verb(_run, "do the whole plan in this process, without Snakemake")
-    sub = verb(_show, "print what is known of a suite, a pair, a cell or a run")
+    sub = verb(_show, "print what is known of a suite, a pair, a cell or a run; or `show methods`")
     sub.add_argument("pair", nargs="?")
     sub.add_argument("method", nargs="?")
     sub.add_argument("seed", nargs="?", type=int)
+    sub = verb(_check, "does a method keep the rules? Runs it on tiny networks of every family")
+    sub.add_argument("method", help="NAME, or path/to/file.py:CLASS")
     verb(_doctor, "look at this machine: versions, devices, folders, settings")
     return parser
 
@@ -153,9 +155,22 @@ def _run(args: argparse.Namespace) -> None:
 
 
 def _show(args: argparse.Namespace) -> None:
-    from kdbench import show
+    from kdbench import catalogue, show
 
+    if args.suite == "methods":
+        print(catalogue.page())
+        return
     show.show(_load(args), args.pair, args.method, args.seed)
+
+
+def _check(args: argparse.Namespace) -> int:
+    from kdbench import conformance
+
+    findings = conformance.check(args.method)
+    for finding in findings:
+        print(finding)
+    print(f"{args.method}: {f'{len(findings)} findings' if findings else 'keeps the rules'}")
+    return 1 if findings else 0
 
 
 def _doctor(args: argparse.Namespace) -> int:

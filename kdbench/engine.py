@@ -307,7 +307,10 @@ def _new_member(cohort: Cohort, run: Run, fresh: bool) -> Member | Outcome:
     distiller = method(params, shapes)
     if "teacher" in method.needs(params):
         own = teacher.copy()
-        distiller.adopt(own.model, own)
+        try:
+            distiller.adopt(own.model, own)
+        except KdbenchError as error:
+            return Outcome(run, {"status": "n/a", "reason": str(error)})
     distiller.to(cohort.device)
     if fresh and distiller.wants_prepare:
         distiller.prepare(_teacher_pass(cohort))

@@ -19,6 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from kdbench import stats
 from kdbench.checkpoint import atomic
@@ -407,6 +408,7 @@ def learning_figure(suite: Suite, block: Block, curves: pd.DataFrame, stem: Path
     figure = _canvas(title, *shape, panel=(2.3, 2.1), side=2.0)
     for i, axes in enumerate(_panels(figure, shape, len(pairs), "step")):
         part = curves[curves["pair"] == pairs[i]]
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
         axes.set_title(_pair_title(block, pairs[i]))
         if part.empty:
             _say(axes, "no result yet")

@@ -3,8 +3,9 @@
 A suite is checked before any job starts and while the Snakefile is parsed, so nothing here imports torch or runs a
 method's file: names, parameters, defaults and types are literals, read with ast.
 
-A method is named by its file in kdbench/methods (`kd`), by a file of yours and the class in it (`path/to/file.py:MyKD`),
-or by an entry point of the group `kdbench.methods` of an installed package, which names a module and a class.
+A method is named by its file in kdbench/methods (`kd`), by a file of yours and the class in it
+(`path/to/file.py:MyKD`), or by an entry point of the group `kdbench.methods` of an installed package, which names a
+module and a class.
 """
 
 from __future__ import annotations
@@ -122,9 +123,7 @@ def method_info(name: str) -> MethodInfo:
     constants = {
         node.targets[0].id: ast.literal_eval(node.value)
         for node in tree.body
-        if isinstance(node, ast.Assign)
-        and isinstance(node.targets[0], ast.Name)
-        and node.targets[0].id in _CONSTANTS
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id in _CONSTANTS
     }
     params = next((n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Params"), None)
     classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]

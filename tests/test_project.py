@@ -58,3 +58,19 @@ def test_the_package_list_is_whole():
         for p in (REPOSITORY / "kdbench").rglob("__init__.py")
     }
     assert set(PYPROJECT["tool"]["setuptools"]["packages"]) == folders
+
+
+def test_the_readme_shows_the_table_that_the_product_wrote():
+    readme = (REPOSITORY / "README.md").read_text()
+    reference, shown = re.search(r"<!-- table: (\S+) -->\n(.*?)<!-- end -->", readme, re.S).groups()
+    written = (REPOSITORY / reference).read_text().splitlines()
+    lines = [line for line in shown.splitlines() if line]
+    assert len(lines) > 10 and all(line in written for line in lines)
+    for link in re.findall(r"\]\(([^)#]+)\)", readme):
+        assert (REPOSITORY / link).exists(), f"README.md points to {link}, which is not there"
+
+
+def test_the_list_of_methods_is_the_methods_own_text():
+    from kdbench.catalogue import page
+
+    assert (REPOSITORY / "docs/methods.md").read_text() == page() + "\n", "run: kdbench show methods > docs/methods.md"

@@ -60,7 +60,8 @@ class Distiller(nn.Module, ABC):
 
         The copy comes frozen and in evaluation mode; a method that trains it makes it a submodule and says so
         (`requires_grad_(True)`, `train()`). `read` runs the copy on `teacher.inputs` (needs "inputs") and shows
-        everything. Forward hooks on the copy are the way to change what it computes.
+        everything. Forward hooks on the copy are the way to change what it computes. A KdbenchError raised here is the
+        reason why this pair is n/a.
         """
 
     def prepare(self, teacher_batches: Any) -> None:

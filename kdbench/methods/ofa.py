@@ -37,6 +37,7 @@ from kdbench.types import KdbenchError, PairShapes, Signals
 
 TITLE = "OFA"
 GROUP = "logits"
+MAIN_WEIGHT = "ofa_loss_weight"
 
 FINAL_GRID = 7
 

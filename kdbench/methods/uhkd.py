@@ -49,6 +49,7 @@ from kdbench.types import KdbenchError, PairShapes, Signals
 
 TITLE = "UHKD"
 GROUP = "frequency"
+MAIN_WEIGHT = "beta"
 MARK = "†"
 FOOTNOTE = "reconstructed from the abstract; decisions in docs"
 
