@@ -1,5 +1,5 @@
 # A job's key changes with its config and with the code that its numbers depend on: that is its reason to run again.
-# It then trains only those of its runs whose own key is new.
+# It then trains only those of its runs whose own key is new. Long jobs first: the short ones of the report fill the end.
 
 
 rule teacher:
@@ -9,7 +9,7 @@ rule teacher:
         f"{HOME}/teachers/{{model}}/{{part}}.json",
     log:
         f"{HOME}/logs/teacher/{{model}}/{{part}}.log",
-    priority: 1
+    priority: 2
     threads: PLAN.suite.threads
     resources:
         gpu=1,
@@ -30,6 +30,7 @@ rule cohort:
         f"{HOME}/cohorts/{{pair}}/{{part}}.json",
     log:
         f"{HOME}/logs/cohort/{{pair}}/{{part}}.log",
+    priority: 1
     threads: PLAN.suite.threads
     resources:
         gpu=1,
