@@ -29,7 +29,7 @@ from kdbench.methods.base import Distiller
 from kdbench.plan import Run
 from kdbench.registry import load_method
 from kdbench.signals import Reader, probe
-from kdbench.types import KdbenchError, PairShapes, Recipe, Side, Signals, Suite
+from kdbench.types import KdbenchError, ModelSpec, PairShapes, Recipe, Side, Signals, Suite
 
 EVERYTHING = frozenset({"logits", "stages", "prefix", "pooled", "pooled_preact", "inputs"})
 
@@ -139,7 +139,15 @@ def train_cohort(
         raise KdbenchError("; ".join(failures) + "; the other runs of this job are finished and kept")
 
 
-def _train(cohort, runs, state, state_file, done, say, failures):
+def _train(
+    cohort: Cohort,
+    runs: list[Run],
+    state: dict[str, Any] | None,
+    state_file: Path,
+    done: Callable[[Outcome], None],
+    say: Callable[..., None],
+    failures: list[str],
+) -> None:
     suite, batches, teacher = cohort.suite, cohort.batches, cohort.teacher
     student = suite.models[runs[0].pair.student]
     recipe = suite.recipes[student.recipe]
@@ -202,7 +210,18 @@ def _train(cohort, runs, state, state_file, done, say, failures):
         done(_outcome(member, cohort, shown_logits, elapsed))
 
 
-def _step(member, cohort, recipe, x, shown, target, index, step, total, rate):
+def _step(
+    member: Member,
+    cohort: Cohort,
+    recipe: Recipe,
+    x: Tensor,
+    shown: Signals | None,
+    target: Tensor,
+    index: Tensor,
+    step: int,
+    total: int,
+    rate: float,
+) -> None:
     """One optimizer step of one member. Nothing here waits for the device."""
     with _timed(member, cohort.device):
         member.model.train()
@@ -228,7 +247,9 @@ def _step(member, cohort, recipe, x, shown, target, index, step, total, rate):
         member.first_bad = torch.where((member.first_bad < 0) & ~values.isfinite(), step, member.first_bad)
 
 
-def _end_of_epoch(member, cohort, modality, epoch, step, steps, rate) -> Outcome | None:
+def _end_of_epoch(
+    member: Member, cohort: Cohort, modality: str, epoch: int, step: int, steps: int, rate: float
+) -> Outcome | None:
     """Log the epoch; an Outcome only for a member that has diverged."""
     bad = member.first_bad.tolist()
     if max(bad) >= 0:
@@ -249,7 +270,8 @@ def _end_of_epoch(member, cohort, modality, epoch, step, steps, rate) -> Outcome
     return None
 
 
-def _outcome(member, cohort, teacher_logits, elapsed) -> Outcome:
+def _outcome(member: Member, cohort: Cohort, teacher_logits: dict[str, Tensor], elapsed: float) -> Outcome:
+    """How a member ended that came to the last step."""
     last, best = member.history[-1], max(member.history, key=lambda h: h["test_accuracy"])
     record = {
         "status": "finished",
@@ -270,7 +292,7 @@ def _outcome(member, cohort, teacher_logits, elapsed) -> Outcome:
     return Outcome(member.run, record, {s: v.cpu() for s, v in member.logits.items()}, weights)
 
 
-def _costs(member, cohort) -> dict[str, Any]:
+def _costs(member: Member, cohort: Cohort) -> dict[str, Any]:
     return {
         "history": member.history,
         "cost": {
@@ -346,7 +368,9 @@ def learning_rate(recipe: Recipe, step: int, total: int) -> float:
     return recipe.min_lr + (recipe.lr - recipe.min_lr) * (1 + math.cos(math.pi * share)) / 2
 
 
-def load_teacher(spec, weights: dict[str, Tensor], batches: Batches, device: torch.device, seed: int) -> Teacher:
+def load_teacher(
+    spec: ModelSpec, weights: dict[str, Tensor], batches: Batches, device: torch.device, seed: int
+) -> Teacher:
     """A trained teacher from its stored weights. Raises KdbenchError when they do not fit the model."""
     shape = batches.shape[spec.input]
 

@@ -9,13 +9,18 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kdbench import checkpoint, results
 from kdbench.data import packed
 from kdbench.errors import unknown
-from kdbench.plan import Job, Plan, data_dir, data_folder, home
+from kdbench.plan import Job, Plan, Run, data_dir, data_folder, home
 from kdbench.types import KdbenchError
+
+if TYPE_CHECKING:
+    import torch
+
+    from kdbench.batches import Batches
 
 LOCK_NOTICE_SECONDS = 30
 
@@ -27,7 +32,9 @@ def run_data(plan: Plan, job: Job) -> None:
     _say(f"data {job.data}: {counts} samples of {len(pack.meta['class_names'])} classes")
 
 
-def run_training(plan: Plan, job: Job, *, threads: int, seeds: list[int] | None = None, methods=None) -> None:
+def run_training(
+    plan: Plan, job: Job, *, threads: int, seeds: list[int] | None = None, methods: list[str] | None = None
+) -> None:
     """A teacher or cohort job: train what is not finished yet, seed by seed, then write the manifest.
 
     seeds, methods: only these (by hand); the manifest is then left alone, since the job is not whole.
@@ -66,7 +73,15 @@ def write_manifest(job: Job) -> None:
     checkpoint.write_json(job.output, {"job": job.id, "key": job.key, "runs": runs})
 
 
-def _train_seed(plan, job, seed, todo, batches, data_sha256, teacher_record) -> None:
+def _train_seed(
+    plan: Plan,
+    job: Job,
+    seed: int,
+    todo: list[Run],
+    batches: Batches,
+    data_sha256: str,
+    teacher_record: dict[str, Any] | None,
+) -> None:
     from safetensors.torch import load_file
 
     from kdbench import engine
@@ -187,7 +202,7 @@ def find_pair_jobs(plan: Plan, pair: str) -> list[Job]:
     return jobs
 
 
-def _device(wanted: str):
+def _device(wanted: str) -> torch.device:
     import torch
 
     if wanted == "cuda" and not torch.cuda.is_available():
