@@ -32,6 +32,7 @@ shell.prefix(f"set -euo pipefail; export PATH={shlex.quote(os.path.dirname(sys.e
 
 wildcard_constraints:
     model="[^/]+",
+    block="[^/]+",
     pair="[^/]+",
     part="[^/]+",
 

@@ -17,7 +17,7 @@ from kdbench.types import KdbenchError
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb. Returns the exit code: 0, or 2 after a sentence on stderr."""
+    """Run one verb. Returns the exit code: 0, or after a sentence on stderr 2, or 130 where the user stopped it."""
     args = _parser().parse_args(argv)
     try:
         return args.verb(args) or 0
@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:
         return 1
     except KeyboardInterrupt:
-        print("kdbench: stopped; finished runs are kept and a checkpoint holds the rest", file=sys.stderr)
+        print(f"kdbench: {args.stopped}", file=sys.stderr)
         return 130
 
 
@@ -37,8 +37,8 @@ def _parser() -> argparse.ArgumentParser:
 
     def verb(function, help_text: str) -> argparse.ArgumentParser:
         sub = verbs.add_parser(function.__name__.strip("_"), help=help_text, description=help_text)
-        sub.set_defaults(verb=function)
-        if function not in (_doctor, _check):
+        sub.set_defaults(verb=function, stopped="stopped; finished runs are kept and a checkpoint holds the rest")
+        if function not in (_doctor, _check, _compare):
             sub.add_argument("suite", help="name of a file in config/, or a path to a .yaml")
         return sub
 
@@ -53,13 +53,25 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--threads", type=int, help="default: what the suite says")
         sub.add_argument("--seeds", type=int, nargs="+", help="only these seeds")
         sub.add_argument("--methods", nargs="+", help="only these methods")
+    verb(_tune, "choose the main weight of every tuned method from the settings tried")
     sub = verb(_similarity, "measure how alike two networks are, by frequency band")
-    sub.add_argument("name", help="TEACHER--STUDENT, or TEACHER--TEACHER of two modalities")
+    sub.add_argument("name", help="BLOCK/TEACHER--STUDENT, or BLOCK/TEACHER--TEACHER of two modalities")
     sub.add_argument("--kind", choices=("stages", "channels"), default="stages")
-    sub = verb(_table, "write tables/SUITE.md, .tex and .csv")
+    sub = verb(_table, "write tables/SUITE.md, .tex, .html and .csv")
     sub.add_argument("--partial", action="store_true", help="show what there is and mark what is missing")
     sub = verb(_figure, "draw the figures of a suite")
     sub.add_argument("--out", type=Path, help="folder; default results/SUITE/figures")
+    verb(_reference, "freeze a finished suite under results/reference and tables/reference")
+    verb(_findings, "print what a suite found, from its reference alone")
+    sub = verb(_report, "write results/SUITE/report.html: the suite as one page, with what lies behind every cell")
+    sub.add_argument("--out", type=Path, help="another file")
+    sub = verb(_compare, "do two results agree? Exit code 1 where a cell is not reproduced")
+    sub.add_argument("a", metavar="A", help="a suite (its results today), or a path to a runs.csv")
+    sub.add_argument("b", metavar="B", nargs="?", help="the same; default results/reference/A/runs.csv")
+    sub = verb(_watch, "print how far a suite is, until all is done")
+    sub.add_argument("--every", type=float, default=5.0, metavar="SECONDS", help="default 5")
+    sub.add_argument("--once", action="store_true", help="say it once and leave")
+    sub.set_defaults(stopped="stopped watching; whatever trains the suite goes on")
     verb(_run, "do the whole plan in this process, without Snakemake")
     sub = verb(_show, "print what is known of a suite, a pair, a cell or a run; or `show methods`")
     sub.add_argument("pair", nargs="?")
@@ -112,9 +124,10 @@ def _train(plan: Plan, found: list[Job], args: argparse.Namespace) -> None:
 
     if args.job:
         found = [job for job in found if job.id == f"{args.name}/{args.job}"] or [plan.job(found[0].kind, args.job)]
+    seeds = list(dict.fromkeys(run.seed for job in found for run in job.runs))
     for seed in args.seeds or ():
-        if seed not in plan.suite.seeds:
-            raise unknown("seed", seed, plan.suite.seeds, f"suite {plan.suite.name}")
+        if seed not in seeds:
+            raise unknown("seed", seed, seeds, args.name)
     known = {run.method.id for job in found for run in job.runs}
     for method in args.methods or ():
         if method not in known:
@@ -126,6 +139,12 @@ def _train(plan: Plan, found: list[Job], args: argparse.Namespace) -> None:
                 "start snakemake again"
             )
         jobs.run_training(plan, job, threads=args.threads or plan.suite.threads, seeds=args.seeds, methods=args.methods)
+
+
+def _tune(args: argparse.Namespace) -> None:
+    from kdbench import jobs
+
+    jobs.run_tune(_load(args))
 
 
 def _similarity(args: argparse.Namespace) -> None:
@@ -146,6 +165,37 @@ def _figure(args: argparse.Namespace) -> None:
 
     plan = _load(args)
     _wrote(jobs.run_figures(plan, args.out or planning.home(plan.suite) / "figures"))
+
+
+def _reference(args: argparse.Namespace) -> None:
+    from kdbench import jobs
+
+    _wrote(jobs.run_reference(_load(args)))
+
+
+def _findings(args: argparse.Namespace) -> None:
+    from kdbench import findings
+
+    print(findings.reference_page(load_suite(args.suite)), end="")
+
+
+def _report(args: argparse.Namespace) -> None:
+    from kdbench import report
+
+    plan = _load(args)
+    _wrote([report.write_report(plan, args.out or planning.home(plan.suite) / "report.html")])
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from kdbench import compare
+
+    return 0 if compare.compare(args.a, args.b) else 1
+
+
+def _watch(args: argparse.Namespace) -> None:
+    from kdbench import watch
+
+    watch.watch(_load(args), args.every, args.once)
 
 
 def _run(args: argparse.Namespace) -> None:

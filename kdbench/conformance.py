@@ -4,7 +4,7 @@
 wrong. No finding means: every loss term is a finite fp32 scalar, for hard and soft targets and in bf16 autocast; the
 gradient reaches the student and every trainable parameter of the method, and nothing of the teacher; the teacher's
 signals, weights and statistics stay as they were; the student's state keeps its names; a run that is written down and
-read again goes on bit for bit; and the file says what it is.
+read again, or that has company, goes on bit for bit; and the file says what it is.
 
 It cannot tell whether a method computes what its paper says.
 """
@@ -71,8 +71,8 @@ def check(
 
     method: a registered name, or a Distiller. params: differences from its defaults. pairs: (teacher, student) models
     on inputs of `shape` (H, W, C). Every pair takes a step with hard and one with soft targets; every fourth pair
-    (of the nine, those within a family) is also resumed and tried in bf16. thorough: False takes one step a pair.
-    A pair that the method does not serve, with a reason, is no finding, unless it serves none.
+    (of the nine, those within a family) is also resumed, given company and tried in bf16. thorough: False takes one
+    step a pair. A pair that the method does not serve, with a reason, is no finding, unless it serves none.
     """
     cls = load_method(method) if isinstance(method, str) else method
     name = method if isinstance(method, str) else f"{cls.__module__}:{cls.__name__}"
@@ -185,6 +185,8 @@ class _Trial:
         self._train(member, both_targets)
         if resume and not self.findings:
             self._resume(member)
+        if resume and not self.findings:
+            self._in_company()
         if self.teacher and not _equal(before, self.teacher.reader.model.state_dict()):
             self.findings.append("the teacher's weights or statistics are changed")
         if list(member.model.state_dict()) != names:
@@ -232,6 +234,19 @@ class _Trial:
         if what:
             self.findings.append(f"a run resumed from its state goes on differently ({what}): keep it in buffers")
 
+    def _in_company(self) -> None:
+        """Two steps of a run alone, and of the same run beside another one of the same method."""
+        alone, crowded, neighbour = (self._new_member("fp32") for _ in range(3))
+        for member, others in ((alone, ()), (crowded, (neighbour,))):
+            for step, target in ((0, HARD), (5, SOFT)):
+                for one in (*others, member):
+                    if self._step(one, step, target, " in company" if others else "") is None:
+                        return
+        if not _equal(_copied(alone.model), crowded.model.state_dict()):
+            self.findings.append(
+                "beside another run it trains otherwise than alone: it keeps something outside of its own modules"
+            )
+
     def _new_member(self, precision: str, fresh: bool = True) -> engine.Member | None:
         """As engine._new_member, for a method that need not be registered; None where it is not to be had."""
         model = models.build(self.student, self.shape, CLASSES, 0)
@@ -241,8 +256,10 @@ class _Trial:
             Suite("conformance", (), (0,), {}, {}, {}, precision=precision), None, DEVICE, 0, self.teacher
         )
         try:
-            self.reason = self.cls.supports(self.params, shapes)
-            if self.reason is not None:
+            copy = self.teacher.copy if self.teacher else None
+            distiller = engine.new_distiller(self.cls, self.params, shapes, 0, copy)
+            if not isinstance(distiller, Distiller):
+                self.reason = distiller
                 if not isinstance(self.reason, str) or not self.reason:
                     self.findings.append(f"supports() gives {self.reason!r}, neither None nor a reason")
                 return None
@@ -250,15 +267,6 @@ class _Trial:
             if unknown := needs - engine.EVERYTHING - {"index", "teacher"}:
                 self.findings.append(f"needs() asks for {_some(unknown)}, which nobody can give")
                 return None
-            torch.manual_seed(0)
-            distiller = self.cls(self.params, shapes)
-            if "teacher" in needs:
-                own = self.teacher.copy()
-                try:
-                    distiller.adopt(own.model, own)
-                except KdbenchError as error:
-                    self.reason = str(error)
-                    return None
             if fresh and distiller.wants_prepare:
                 with self.cohort.autocast(), torch.no_grad():
                     distiller.prepare(map(self.teacher.reader, self.x.split(10)))

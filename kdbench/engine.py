@@ -31,6 +31,9 @@ from kdbench.registry import load_method
 from kdbench.signals import Reader, probe
 from kdbench.types import KdbenchError, ModelSpec, PairShapes, Recipe, Side, Signals, Suite
 
+PREPARE_SAMPLES = 2048
+"""Training samples that a method's `prepare` sees. Packed training sets are shuffled, and means and standard deviations
+of so many are known to 2 %; the whole of a large set would cost more than the training of a small student."""
 EVERYTHING = frozenset({"logits", "stages", "prefix", "pooled", "pooled_preact", "inputs"})
 
 
@@ -207,7 +210,8 @@ def _train(
     elapsed = seconds_before + time.monotonic() - started
     shown_logits = {s: _teacher_logits(cohort, s) for s in ("val", "test")} if teacher and members else {}
     for member in members:
-        done(_outcome(member, cohort, shown_logits, elapsed))
+        with _failing_alone(member.run, failures):
+            done(_outcome(member, cohort, shown_logits, elapsed))
 
 
 def _step(
@@ -286,6 +290,7 @@ def _outcome(member: Member, cohort: Cohort, teacher_logits: dict[str, Tensor], 
         "agreement": {s: accuracy(member.logits[s], t.argmax(1)) for s, t in teacher_logits.items()} or None,
         **_costs(member, cohort),
         "notes": member.distiller.notes(),
+        "diagnostics": member.distiller.diagnostics(),
     }
     record["cost"]["cohort_seconds"] = elapsed
     weights = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in member.model.state_dict().items()}
@@ -321,18 +326,11 @@ def _new_member(cohort: Cohort, run: Run, fresh: bool) -> Member | Outcome:
     teacher = cohort.teacher if run.pair.teacher else None
     labels = tuple(cohort.batches.labels("train").tolist())
     shapes = PairShapes(side, teacher.side if teacher else None, cohort.batches.classes, labels)
-    if reason := method.supports(params, shapes):
-        return Outcome(run, {"status": "n/a", "reason": reason})
-
-    torch.manual_seed(stream(cohort.seed, "method", run.method.id))
+    seed = stream(cohort.seed, "method", run.method.id)
+    distiller = new_distiller(method, params, shapes, seed, teacher.copy if teacher else None)
+    if isinstance(distiller, str):
+        return Outcome(run, {"status": "n/a", "reason": distiller})
     model.to(cohort.device)
-    distiller = method(params, shapes)
-    if "teacher" in method.needs(params):
-        own = teacher.copy()
-        try:
-            distiller.adopt(own.model, own)
-        except KdbenchError as error:
-            return Outcome(run, {"status": "n/a", "reason": str(error)})
     distiller.to(cohort.device)
     if fresh and distiller.wants_prepare:
         distiller.prepare(_teacher_pass(cohort))
@@ -344,6 +342,30 @@ def _new_member(cohort: Cohort, run: Run, fresh: bool) -> Member | Outcome:
         _optimizer(recipe, model, distiller),
         _rng(cohort.device),
     )
+
+
+def new_distiller(
+    method: type[Distiller],
+    params: Any,
+    shapes: PairShapes,
+    seed: int,
+    teacher_copy: Callable[[], Reader] | None,
+) -> Distiller | str:
+    """A method built for a pair and, where it asks for one, with its own copy of the teacher; or why it is n/a there.
+
+    Torch's global RNG begins at `seed` for what the method draws while it is built, and stays where that ends.
+    """
+    if (reason := method.supports(params, shapes)) is not None:
+        return reason
+    torch.manual_seed(seed)
+    distiller = method(params, shapes)
+    if "teacher" in method.needs(params):
+        own = teacher_copy()
+        try:
+            distiller.adopt(own.model, own)
+        except KdbenchError as error:
+            return str(error)
+    return distiller
 
 
 def _optimizer(recipe: Recipe, model: nn.Module, distiller: nn.Module) -> torch.optim.Optimizer:
@@ -405,8 +427,8 @@ def _teacher_logits(cohort: Cohort, split: str) -> Tensor:
 
 @torch.no_grad()
 def _teacher_pass(cohort: Cohort) -> Iterator[Signals]:
-    """The teacher's signals over the un-augmented training set, in its own order."""
-    for x in cohort.batches.evaluation(cohort.teacher.modality, "train", batch_size=256):
+    """The teacher's signals over the first PREPARE_SAMPLES of the un-augmented training set, in its own order."""
+    for x in cohort.batches.evaluation(cohort.teacher.modality, "train", batch_size=256, limit=PREPARE_SAMPLES):
         with cohort.autocast():
             yield cohort.teacher.reader(x)
 

@@ -2,7 +2,9 @@
 
 Every function takes the suite and the block (labels, order, colours), its numbers, and a path stem, and returns the two
 paths written. Colours and markers follow the order of methods in the suite, so they agree in all figures of a suite.
-Figures carry no date and a fixed salt: the same numbers give the same bytes.
+A tuned twin has its method's colour. Figures carry no date and a fixed salt: the same numbers give the same bytes.
+
+What sums a block up (`summary_figure`, `cost_figure`) fits a column of a page; what shows pair by pair fits a page.
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
-from matplotlib.ticker import MaxNLocator
+from matplotlib.patches import Patch, Rectangle
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from kdbench import stats
 from kdbench.checkpoint import atomic
@@ -30,11 +32,12 @@ STYLE = {
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.labelsize": 8,
+    "hatch.linewidth": 0.5,
     "xtick.labelsize": 7,
     "ytick.labelsize": 7,
     "legend.fontsize": 7,
     "legend.frameon": False,
-    "figure.titlesize": 10,
+    "figure.titlesize": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -51,48 +54,69 @@ _styled = matplotlib.rc_context(STYLE)
 
 # Okabe and Ito's palette without black (KD) and yellow (too pale for a line on white).
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-_MARKERS = "^vDPX*<>phdH8sox+1"
-_LINES = ("-", "--", ":")
+# All can be drawn open, which says "no interval".
+_MARKERS = ("^", "v", "D", "P", "X", "*", "<", ">", "p", "h", "d", "s", "o")
+_MARKERS += ((4, 1, 0), (6, 1, 0), (3, 1, 180), (4, 1, 45), (3, 1, 0))
+_LINES = ("-", "--", ":", (0, (4, 1, 1, 1, 1, 1)))
+_TUNED_LINE = "-."
 _FIXED = {
     "scratch": {"color": "#777777", "marker": "s", "linestyle": "-"},
     "kd": {"color": "#000000", "marker": "o", "linestyle": "-"},
 }
 _BEFORE = {"color": "#aaaaaa", "marker": "o", "linestyle": "--", "markerfacecolor": "white"}
+_TEACHER = {"color": "#b8a9e0", "linestyle": "-", "linewidth": 3.0}
+_WHITE_NOISE = {"color": "#777777", "linestyle": ":", "linewidth": 0.8}
+# Tol's muted palette: networks never share a colour with a method.
+_NETWORK_COLOURS = ("#332288", "#CC6677", "#117733", "#88CCEE", "#AA4499", "#999933", "#44AA99", "#882255", "#DDCC77")
+_CHANGES = "PuOr"
 _BANDS = {"dc": "DC", "low": "low frequencies", "high": "high frequencies"}
 _BAND_COLOURS = {"raw": "#999999", "low": "#0072B2", "high": "#E69F00"}
+_NULL = "#d9d9d9"
+_NO_DATE = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}
 _KINDS = {"weak": "weak teacher", "undecided": "teacher or scratch unknown"}
-_COLUMNS = 4
 
 
-def method_styles(suite: Suite) -> dict[str, dict[str, str]]:
-    """Method id -> colour, marker and line of every figure. Eighteen besides scratch and KD differ in marker."""
-    ids = dict.fromkeys(m.id for block in suite.blocks for m in block.methods)
-    styles = {}
-    for i, method in enumerate(m for m in ids if m not in _FIXED):
-        line = _LINES[i // len(_COLOURS) % len(_LINES)]
+def method_styles(suite: Suite) -> dict[str, dict[str, Any]]:
+    """Method id -> colour, marker and line of every figure; no two of 54 methods share both colour and marker.
+
+    A tuned twin has the colour of its method, and another marker and line.
+    """
+    methods = {m.id: m.tuned_from for block in suite.blocks for m in block.methods}
+    styles = dict(_FIXED)
+    for i, method in enumerate(m for m in dict.fromkeys(own or id for id, own in methods.items()) if m not in _FIXED):
         styles[method] = {
             "color": _COLOURS[i % len(_COLOURS)],
-            "marker": _MARKERS[i % len(_MARKERS)],
-            "linestyle": line,
+            "marker": _MARKERS[(i + i // len(_MARKERS)) % len(_MARKERS)],
+            "linestyle": _LINES[i // len(_COLOURS) % len(_LINES)],
         }
-    return styles | {m: _FIXED[m] for m in ids if m in _FIXED}
+    return {id: _twin(styles[own]) if own else styles[id] for id, own in methods.items()}
+
+
+def _twin(style: Mapping[str, Any]) -> dict[str, Any]:
+    # Nine markers on: colours come back every six, so no other method of this colour has that marker.
+    marker = _MARKERS[(_MARKERS.index(style["marker"]) + 9) % len(_MARKERS)]
+    return {**style, "marker": marker, "linestyle": _TUNED_LINE}
 
 
 # ---------------------------------------------------------------------------------------------------------- the canvas
 
 
-def _canvas(title: str, rows: int, columns: int, panel: tuple[float, float], side: float) -> Figure:
-    """A figure of rows x columns panels of this size, `side` for a legend or long tick labels; all in inches."""
-    width = max(columns * panel[0], 4.2)
-    title = _wrapped(title, width, size=10)
-    figure = Figure(figsize=(width + side, rows * panel[1] + 0.3 + 0.18 * _lines(title)), layout="constrained")
+def _canvas(
+    title: str, rows: int, columns: int, panel: tuple[float, float], labels: float = 0.0, legend: float = 0.0
+) -> Figure:
+    """rows x columns panels of this size, with room for labels at their left and a legend at their right; inches."""
+    width = max(columns * panel[0], 2.2)
+    title = _wrapped(title, width + labels, size=STYLE["figure.titlesize"])
+    figure = Figure(
+        figsize=(width + labels + legend, rows * panel[1] + 0.3 + 0.16 * _lines(title)), layout="constrained"
+    )
     figure.suptitle(title, x=0.01, ha="left", weight="bold")
     return figure
 
 
-def _arrange(panels: int) -> tuple[int, int]:
-    """Rows and columns, at most four columns and as evenly filled as can be."""
-    rows = -(-panels // _COLUMNS)
+def _arrange(panels: int, most: int) -> tuple[int, int]:
+    """Rows and columns, at most `most` columns and as evenly filled as can be."""
+    rows = -(-panels // most)
     return rows, -(-panels // rows)
 
 
@@ -119,9 +143,9 @@ def _plain(text: Any) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
 
 
-def _legend(figure: Figure, entries: Mapping[str, Any]) -> None:
+def _legend(figure: Figure, entries: Mapping[str, Any], width: int = 26) -> None:
     """Legend to the right of the panels. matplotlib hides labels that begin with an underscore; a space saves them."""
-    labels = [textwrap.fill(_plain(name), 26) for name in entries]
+    labels = [textwrap.fill(_plain(name), width) for name in entries]
     labels = [f" {label}" if label.startswith("_") else label for label in labels]
     figure.legend(list(entries.values()), labels, loc="outside right upper")
     figure.set_figheight(max(figure.get_figheight(), 0.3 + 0.16 * sum(map(_lines, labels))))
@@ -146,85 +170,134 @@ def _say(axes: Axes, text: str, width: int = 24) -> None:
     )
 
 
-def _pair_title(block: Block, pair: str) -> str:
+def _pair_name(block: Block, pair: str) -> str:
     names = {p.id: f"{p.teacher or 'no teacher'} → {p.student}" for p in block.pairs}
-    return textwrap.fill(_plain(names.get(pair, pair)), 30)
+    return _plain(names.get(pair, pair))
+
+
+def _pair_title(block: Block, pair: str, width: int = 24) -> str:
+    return textwrap.fill(_pair_name(block, pair), width)
 
 
 def _labels(block: Block) -> dict[str, str]:
     return {m.id: _plain(m.label) for m in block.methods}
 
 
+def _short(label: str) -> str:
+    """A label that has one line only; legends show it whole."""
+    return textwrap.shorten(label, 26, placeholder=" …")
+
+
 def _seeds(n: int) -> str:
     return f"{n} seed{'' if n == 1 else 's'}"
 
 
-def _write(figure: Figure, stem: Path) -> list[Path]:
+def _write(figure: Figure, stem: Path, suffixes: Sequence[str] = ("svg", "png")) -> list[Path]:
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # laid out once, for both files: it is what takes the time
     paths = []
-    for suffix, metadata in (("svg", {"Date": None, "Creator": None}), ("png", {"Software": None})):
+    for suffix in suffixes:
         path = Path(stem).with_name(f"{Path(stem).name}.{suffix}")
         with atomic(path) as file:
-            figure.savefig(file, format=suffix, dpi=150, metadata=metadata)
+            figure.savefig(file, format=suffix, dpi=150, metadata=_NO_DATE[suffix])
         paths.append(path)
     return paths
 
 
-def _rows_of(documents: Sequence[Mapping[str, Any]], kind: str, block: Block, *keys: str) -> pd.DataFrame:
-    rows = [{**{k: d[k] for k in keys}, **row} for d in documents if d["kind"] == kind for row in d["rows"]]
+def _rows_of(
+    documents: Sequence[Mapping[str, Any]], kind: str, block: Block, *keys: str, part: str = "rows"
+) -> pd.DataFrame:
+    rows = [{**{k: d[k] for k in keys}, **row} for d in documents if d["kind"] == kind for row in d.get(part, [])]
     if not rows:
-        raise KdbenchError(f"no {kind} similarity for block {block.name!r}: there is nothing to draw")
+        what = f"{kind} similarity" if part == "rows" else part
+        raise KdbenchError(f"no {what} for block {block.name!r}: there is nothing to draw")
     return pd.DataFrame(rows)
 
 
-# --------------------------------------------------------------------------------------------- (a) similarity by stage
+# ------------------------------------------------------------------------------------------- (a) similarity by stage
 
 
 @_styled
 def stage_figure(suite: Suite, block: Block, documents: Sequence[Mapping[str, Any]], stem: Path) -> list[Path]:
-    """CKA of teacher and student by stage (across), band (down) and pair (panels), before and after each method.
+    """CKA of teacher and student by stage, one row of panels a pair, one column a band, before and after each method.
 
     `documents` are the JSON files of kind `stages` of this block. Points are means over seeds, whiskers their range,
     grey the shuffled-pair null. Raises KdbenchError where there are none.
     """
+    data = _cka(documents, block)
+    pairs = _known_pairs(block, data["pair"])
+    methods = ["before", *(m.id for m in block.methods if m.id in set(data["method"]))]
+    title = f"{block.title}: CKA of teacher and student by stage, {_seeds(data['seed'].nunique())}"
+    panel = (1.5 + 0.01 * len(methods), 1.6 if len(pairs) < 4 else 1.15)
+    figure = _canvas(title, len(pairs), len(_BANDS), panel, labels=0.4, legend=1.6)
+    grid = figure.subplots(len(pairs), len(_BANDS), sharex=True, sharey=True, squeeze=False)
+    styles, labels = method_styles(suite) | {"before": _BEFORE}, _labels(block) | {"before": "before training"}
+    notes: dict[str, None] = {}
+    for pair, row in zip(pairs, grid, strict=True):
+        for band, axes in zip(_BANDS, row, strict=True):
+            part = data[(data["pair"] == pair) & (data["band"] == band)]
+            _stage_panel(axes, part, methods, styles, labels, notes)
+        row[0].set_ylabel(f"{_pair_title(block, pair, 18)}\nCKA")
+    for axes, name in zip(grid[0], _BANDS.values(), strict=True):
+        axes.set_title(name)
+    for axes in grid[-1]:
+        axes.set_xlabel("stage")
+    grid[0, 0].set(xlim=(0.4, 4.6), xticks=range(1, 5), ylim=(min(-0.08, data["cka"].min() - 0.05), 1.05))
+    _stage_legend(figure, methods, styles, labels, notes)
+    return _write(figure, stem)
+
+
+@_styled
+def stage_views(suite: Suite, block: Block, documents: Sequence[Mapping[str, Any]], folder: Path) -> list[Path]:
+    """`stage_figure` in parts, as SVG only: by-pair/PAIR-BAND (its methods) and by-method/METHOD-BAND (its pairs).
+
+    The low and the high band of a view share their scale: one can be held against the other.
+    """
+    data = _cka(documents, block)
+    pairs = _known_pairs(block, data["pair"])
+    methods = [m.id for m in block.methods if m.id in set(data["method"])]
+    views = {f"by-pair/{pair}": ([pair], methods) for pair in pairs}
+    views |= {f"by-method/{method}": (pairs, [method]) for method in methods}
+    styles, labels = method_styles(suite) | {"before": _BEFORE}, _labels(block) | {"before": "before training"}
+    written = []
+    for name, (shown, compared) in views.items():
+        drawn = ["before", *compared]
+        part = data[data["pair"].isin(shown) & data["method"].isin(drawn) & data["band"].isin(("low", "high"))]
+        shape = _arrange(len(shown), most=4)
+        panel = (4.2, 2.8) if len(shown) == 1 else (max(1.7, 4.2 / shape[1]), 1.5)
+        for band in ("low", "high"):
+            title = f"{block.title}: CKA of teacher and student by stage, {_BANDS[band]}"
+            figure = _canvas(f"{title}, {_seeds(data['seed'].nunique())}", *shape, panel, legend=1.6)
+            axes, notes = _panels(figure, shape, len(shown), "stage"), {}
+            for pair, one in zip(shown, axes, strict=True):
+                _stage_panel(one, part[(part["pair"] == pair) & (part["band"] == band)], drawn, styles, labels, notes)
+                one.set_title(_pair_title(block, pair))
+            axes[0].set(xlim=(0.4, 4.6), xticks=range(1, 5), ylim=(min(-0.08, part["cka"].min() - 0.05), 1.05))
+            axes[0].set_ylabel("CKA")
+            _stage_legend(figure, drawn, styles, labels, notes)
+            written += _write(figure, Path(folder) / f"{name}-{band}", suffixes=("svg",))
+    return written
+
+
+def _stage_legend(figure: Figure, methods: Sequence[str], styles, labels, notes: Iterable[str]) -> None:
+    entries = {labels[m]: Line2D([], [], **styles[m]) for m in methods}
+    _legend(figure, entries | {"shuffled pairs (null)": Patch(color=_NULL)})
+    _footnote(figure, ["Unbiased linear CKA. Points: mean over seeds; whiskers: range over seeds.", *notes])
+
+
+def _cka(documents: Sequence[Mapping[str, Any]], block: Block) -> pd.DataFrame:
+    """Rows of the documents of kind `stages` with their pair; what has no number is NaN and its reason a text."""
     data = _rows_of(documents, "stages", block, "pair")
     data["reason"] = data["reason"].astype(object).where(data["reason"].notna(), None)
     for column in ("cka", "null_low", "null_high"):
         data[column] = pd.to_numeric(data[column], errors="coerce").astype(float)
+    return data
+
+
+def _known_pairs(block: Block, found: Iterable[str]) -> list[str]:
+    """Pairs in the order of the block, then any other."""
     known = [p.id for p in block.pairs]
-    pairs = sorted(data["pair"].unique(), key=lambda p: known.index(p) if p in known else len(known))
-    methods = ["before", *(m.id for m in block.methods if m.id in set(data["method"]))]
-    decks, columns = _arrange(len(pairs))
-    title = (
-        f"{block.title}: similarity of teacher and student by stage (unbiased CKA), {_seeds(data['seed'].nunique())}"
-    )
-    figure = _canvas(title, 3 * decks, columns, panel=(2.0 + 0.04 * len(methods), 1.6), side=2.0)
-    grid = figure.subplots(3 * decks, columns, sharex=True, sharey=True, squeeze=False)
-    styles, labels = method_styles(suite) | {"before": _BEFORE}, _labels(block) | {"before": "before training"}
-    notes: dict[str, None] = {}
-    for i in range(decks * columns):
-        deck, column = divmod(i, columns)
-        for row, (band, name) in enumerate(_BANDS.items()):
-            axes = grid[3 * deck + row, column]
-            if i >= len(pairs):
-                axes.set_visible(False)
-                continue
-            part = data[(data["pair"] == pairs[i]) & (data["band"] == band)]
-            _stage_panel(axes, part, methods, styles, labels, notes)
-            if row == 0:
-                axes.set_title(_pair_title(block, pairs[i]))
-            if column == 0:
-                axes.set_ylabel(f"{name}\nCKA")
-            last = row == 2 and i + columns >= len(pairs)
-            axes.tick_params(labelbottom=last)
-            if last:
-                axes.set_xlabel("stage")
-    grid[0, 0].set(xlim=(0.4, 4.6), xticks=range(1, 5), ylim=(min(-0.08, data["cka"].min() - 0.05), 1.05))
-    entries = {labels[m]: Line2D([], [], **styles[m]) for m in methods}
-    _legend(figure, entries | {"shuffled pairs (null)": Patch(color="#d9d9d9")})
-    _footnote(figure, ["Points: mean over seeds; whiskers: range over seeds.", *notes])
-    return _write(figure, stem)
+    return sorted(dict.fromkeys(found), key=lambda p: known.index(p) if p in known else len(known))
 
 
 def _main_reason(rows: pd.DataFrame) -> str:
@@ -241,7 +314,7 @@ def _stage_panel(axes: Axes, data: pd.DataFrame, methods, styles, labels, notes:
         null = at[["null_low", "null_high"]].dropna()
         if len(null):
             axes.fill_between(
-                [stage - 0.42, stage + 0.42], null["null_low"].min(), null["null_high"].max(), color="#d9d9d9", lw=0
+                [stage - 0.42, stage + 0.42], null["null_low"].min(), null["null_high"].max(), color=_NULL, lw=0
             )
         if at["cka"].isna().all():
             axes.text(stage, 0.5, "n/a", rotation=90, ha="center", va="center", color="#777777", fontsize=7)
@@ -255,6 +328,195 @@ def _stage_panel(axes: Axes, data: pd.DataFrame, methods, styles, labels, notes:
         x = by_stage.index + shift
         axes.vlines(x, by_stage["min"], by_stage["max"], color=styles[method]["color"], lw=0.8)
         axes.plot(x, by_stage["mean"], **{**styles[method], "linewidth": 0.7})
+
+
+# --------------------------------------------------------------------------------------- (a') similarity at a glance
+
+
+@_styled
+def summary_figure(suite: Suite, block: Block, documents: Sequence[Mapping[str, Any]], stem: Path) -> list[Path]:
+    """Heat map of what training changed: CKA in the low and in the high band by method (down) and pair (across).
+
+    `documents` are those of `stage_figure`. The first row is the CKA before training, the others are the paired
+    difference to it, both averaged over the stages that have the band and then over seeds. The level differs more
+    between pairs than between methods, so the difference is what is coloured. Hatched cells have no number.
+    """
+    data = _cka(documents, block)
+    pairs, methods = _known_pairs(block, data["pair"]), [m.id for m in block.methods]
+    tables, notes = {}, {}
+    for band in ("low", "high"):
+        columns = {}
+        for pair in pairs:
+            part = data[(data["pair"] == pair) & (data["band"] == band)]
+            columns[pair] = _changes(part)
+            if columns[pair].empty:
+                notes[f"{_pair_name(block, pair)}: {_main_reason(part)}."] = None
+        tables[band] = pd.DataFrame(columns).reindex(["before", *methods]).astype(float)
+    limit = np.fmax(pd.concat(tables.values()).drop("before").abs().max().max(), 0.05)
+
+    rows, columns = len(methods) + 1, len(pairs)
+    title = f"{block.title}: what training changed in the CKA of teacher and student, {_seeds(data['seed'].nunique())}"
+    panel = (max(0.24 * columns, 1.2), 0.13 * rows + 0.25)
+    figure = _canvas(title, 2, 1, panel, labels=1.3)
+    figure.set_figheight(figure.get_figheight() + 1.0)
+    labels = ["CKA before training", *(_short(_labels(block)[m]) for m in methods)]
+    grid = figure.subplots(2, 1, sharex=True)
+    for axes, (band, table) in zip(grid, tables.items(), strict=True):
+        image = _heat_panel(axes, table.to_numpy(), limit)
+        axes.set_title(_BANDS[band])
+        axes.set_yticks(range(rows), labels)
+    grid[1].set_xticks(range(columns), [_pair_name(block, p) for p in pairs], rotation=90)
+    figure.colorbar(image, ax=list(grid), location="bottom", aspect=30, label="change of CKA, mean over stages")
+    null = data.loc[data["band"].isin(tables), ["null_low", "null_high"]].abs().max().max()
+    chance = [f"Shuffled pairs reach a CKA of {null:.2f}."] if np.isfinite(null) else []
+    _footnote(
+        figure,
+        [
+            *chance,
+            *notes,
+            *(["Hatched: no finished run, or no CKA at some stage."] if _any_empty(tables.values()) else []),
+        ],
+    )
+    return _write(figure, stem)
+
+
+def _changes(rows: pd.DataFrame) -> pd.Series:
+    """Of one pair and band: CKA before training under "before", and every method's mean difference to it over seeds.
+
+    A run whose CKA is undefined at a stage that others have is left out: its mean would be over other stages.
+    """
+    stages = rows.pivot_table(index=["seed", "method"], columns="stage", values="cka", dropna=False)
+    each = stages.dropna(axis=1, how="all").mean(axis=1, skipna=False).unstack("method")
+    if "before" not in each:
+        return pd.Series(dtype=float)
+    changes = each.sub(each["before"], axis=0).assign(before=each["before"])
+    return changes.mean().dropna()
+
+
+def _any_empty(tables: Iterable[pd.DataFrame]) -> bool:
+    return any(table.isna().to_numpy().any() for table in tables)
+
+
+def _heat_panel(axes: Axes, values: np.ndarray, limit: float) -> Any:
+    """values (methods + 1, pairs): row 0 is a level and stays uncoloured, the rest is coloured from -limit to limit."""
+    image = axes.imshow(np.vstack([np.full_like(values[:1], np.nan), values[1:]]), _CHANGES, vmin=-limit, vmax=limit)
+    axes.set_aspect("auto")
+    axes.grid(False)
+    axes.tick_params(length=0)
+    axes.axhline(0.5, color="#444444", lw=0.8)
+    for (row, column), value in np.ndenumerate(values):
+        if not np.isfinite(value):
+            box = Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor="white", edgecolor="#999999", hatch="////", lw=0)
+            axes.add_patch(box)
+            continue
+        text = f"{value:.2f}" if row == 0 else f"{value:+.2f}"
+        text = ".00" if not float(text) else text.replace("0.", ".", 1).replace("-", "−")
+        dark = row > 0 and abs(value) > 0.6 * limit
+        axes.text(column, row, text, ha="center", va="center", fontsize=5.5, color="white" if dark else "black")
+    return image
+
+
+# ------------------------------------------------------------------------------------------------- spectra by stage
+
+
+@_styled
+def spectra_figure(suite: Suite, block: Block, documents: Sequence[Mapping[str, Any]], stem: Path) -> list[Path]:
+    """Power of the maps by radius in cycles per image, one column of panels a stage.
+
+    The first row compares the networks as they are trained without a teacher; below, each pair has a row: the teacher,
+    the student before training and after scratch, KD and the methods of the group `frequency`, and the range of all
+    other methods. `documents` are those of `stage_figure` ("spectra", similarity.radial_power). Means over seeds.
+    Raises KdbenchError where no document holds a spectrum.
+    """
+    data = _rows_of(documents, "stages", block, "pair", part="spectra")
+    pairs = _known_pairs(block, (d["pair"] for d in documents))
+    styles, labels = method_styles(suite) | {"before": _BEFORE}, _labels(block) | {"before": "student before training"}
+    own = [m.id for m in block.methods if m.id in ("scratch", "kd") or m.group == "frequency"]
+    own = ["before", *(m for m in own if m in set(data["method"]))]
+    alone = data[(data["role"] == "teacher") | (data["method"] == "scratch")]
+    networks = list(dict.fromkeys(zip(alone["role"], alone["model"], strict=True)))
+    looks = {
+        network: {
+            "color": _NETWORK_COLOURS[i % len(_NETWORK_COLOURS)],
+            "linestyle": "-" if network[0] == "teacher" else "--",
+        }
+        for i, network in enumerate(sorted(networks, key=lambda n: n[0] != "teacher"))
+    }
+
+    title = f"{block.title}: spectra of the maps by stage, {_seeds(data['seed'].nunique())}"
+    rows = 1 + len(pairs)
+    figure = _canvas(title, rows, 4, panel=(1.25, 1.5 if rows < 4 else 1.1), labels=0.4, legend=1.6)
+    grid = figure.subplots(rows, 4, sharex="col", sharey=True, squeeze=False)
+    for stage, column in enumerate(grid.T, start=1):
+        here = data[data["stage"] == stage]
+        for (role, model), look in looks.items():
+            chosen = here[(here["role"] == role) & (here["model"] == model)]
+            _spectrum_line(column[0], chosen[(chosen["method"] == "scratch") | (role == "teacher")], **look)
+        _white_noise(column[0], here)
+        for pair, axes in zip(pairs, column[1:], strict=True):
+            _spectrum_panel(axes, here[here["pair"] == pair], own, styles)
+        column[0].set_title(f"stage {stage}")
+        column[-1].set_xlabel("cycles per image")
+        column[-1].xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+    grid[0, 0].set_yscale("log")
+    grid[0, 0].yaxis.set_major_formatter("{x:g}")
+    for axes in grid.ravel():
+        axes.yaxis.set_minor_locator(NullLocator())
+    for name, axes in zip(("no teacher", *(_pair_title(block, p, 18) for p in pairs)), grid[:, 0], strict=True):
+        axes.set_ylabel(f"{name}\nshare of power")
+    entries = {
+        f"{model} ({'teacher' if role == 'teacher' else labels['scratch']})": Line2D([], [], **look)
+        for (role, model), look in looks.items()
+    }
+    entries |= {"white noise on its grid": Line2D([], [], **_WHITE_NOISE)}
+    entries |= {"below: teacher of the pair": Line2D([], [], **_TEACHER)}
+    entries |= {labels[m]: Line2D([], [], color=styles[m]["color"], linestyle=styles[m]["linestyle"]) for m in own}
+    if set(data["method"].dropna()) - set(own):
+        entries |= {"range of all other methods": Patch(color=_NULL)}
+    _legend(figure, entries)
+    _footnote(
+        figure,
+        [
+            "Share of each ring in the power from 1 cycle to the Nyquist frequency of its own grid; mean over samples, "
+            "channels and seeds, the mean map over samples taken off. Dot at 0: share of DC in all power up to there."
+        ],
+    )
+    return _write(figure, stem)
+
+
+def _spectrum_panel(axes: Axes, data: pd.DataFrame, own: Sequence[str], styles) -> None:
+    students = data[data["role"] == "student"]
+    if data.empty:
+        return _say(axes, "n/a: fewer than four stages", 14)
+    spectra = {m: _shares(rows["power"]) for m, rows in students.groupby("method") if m not in own}
+    others = [s for s in spectra.values() if s is not None]
+    if others:
+        axes.fill_between(range(1, len(others[0])), np.min(others, 0)[1:], np.max(others, 0)[1:], color=_NULL, lw=0)
+    _white_noise(axes, data)
+    _spectrum_line(axes, data[data["role"] == "teacher"], **_TEACHER)
+    for method in own:
+        style = styles[method]
+        _spectrum_line(axes, students[students["method"] == method], color=style["color"], linestyle=style["linestyle"])
+
+
+def _shares(lists: pd.Series) -> np.ndarray | None:
+    """Mean over seeds of equally long shares (radii,); None where there are none. What is 0 or None is not drawn."""
+    values = np.array(lists.tolist(), dtype=float)
+    known = values[np.isfinite(values).all(axis=1)] if values.size else values
+    return np.where(known.mean(axis=0) > 0, known.mean(axis=0), np.nan) if len(known) else None
+
+
+def _spectrum_line(axes: Axes, rows: pd.DataFrame, **style: Any) -> None:
+    shares = _shares(rows["power"])
+    if shares is None:
+        return
+    axes.plot(0, shares[0], marker="o", markersize=2.5, linestyle="", color=style["color"])
+    axes.plot(range(1, len(shares)), shares[1:], marker="." if len(shares) == 2 else None, **style)
+
+
+def _white_noise(axes: Axes, rows: pd.DataFrame) -> None:
+    for shares in sorted({tuple(white) for white in rows["white"]}):
+        axes.plot(range(1, len(shares)), shares[1:], **_WHITE_NOISE)
 
 
 # ------------------------------------------------------------------------------------------- (b) similarity of channels
@@ -274,9 +536,9 @@ def channel_figure(suite: Suite, block: Block, documents: Sequence[Mapping[str, 
     treatments = list(dict.fromkeys(data["treatment"]))
     models = list(dict.fromkeys(zip(data["a"], data["b"], strict=True)))
     seeds = data["seed"].nunique()
-    shape = _arrange(len(models))
+    shape = _arrange(len(models), 2)
     title = f"{block.title}: do two modalities agree in low channel frequencies? {_seeds(seeds)}"
-    figure = _canvas(title, *shape, panel=(2.6, 0.6 + 0.42 * len(treatments)), side=3.2)
+    figure = _canvas(title, *shape, panel=(1.9, 0.6 + 0.36 * len(treatments)), labels=1.3, legend=1.5)
     panels = _panels(figure, shape, len(models), "mean cosine of two features")
     for axes, (a, b) in zip(panels, models, strict=True):
         _channel_panel(axes, data[(data["a"] == a) & (data["b"] == b)], treatments)
@@ -322,36 +584,32 @@ def accuracy_figure(suite: Suite, block: Block, frame: pd.DataFrame, stem: Path)
     Where the block has no KD, differences are to scratch. Points are means over seeds, bars 95 % t intervals; an open
     point has no interval. `frame` is the block's table of runs.
     """
-    ids = [m.id for m in block.methods]
-    baseline = next((b for b in ("kd", "scratch") if b in ids), None)
-    if baseline is None or len(ids) < 2:
-        raise KdbenchError(f"block {block.name!r} has no KD and no scratch to hold its methods against")
-    labels, styles = _labels(block), method_styles(suite)
-    methods = [m for m in ids if m != baseline]
+    baseline, labels, styles = _baseline(block), _labels(block), method_styles(suite)
+    methods = [m.id for m in block.methods if m.id != baseline]
     delta, kinds = stats.differences(frame, baseline), stats.headline_pairs(frame)["kind"]
     verdict = stats.verdict(frame, baseline)
     states = frame.groupby(["pair", "method"])["status"].agg(lambda s: s.iloc[0] if s.nunique() == 1 else "incomplete")
     columns_of = ["difference", "low", "high", "n"]
     over = {m: (stats.Interval(*verdict.loc[m, columns_of]), "no complete seed") for m in methods}
     headline = int((kinds == "headline").sum())
-    panels = {f"mean of {headline} headline pair{'' if headline == 1 else 's'}": ("headline", over)}
+    panels = {_mean_of(headline): ("headline", over)}
     for pair in kinds.index:
         each = {m: (stats.paired_t_interval(delta.loc[pair, m]), states.get((pair, m))) for m in methods}
         panels[pair] = (kinds[pair], each)
 
-    shape = _arrange(len(panels))
+    shape = _arrange(len(panels), 5)
     seeds = frame["seed"].nunique()
     title = f"{block.title}: paired difference to {labels[baseline]}, test accuracy, {_seeds(seeds)}"
-    figure = _canvas(title, *shape, panel=(1.9, 0.6 + 0.2 * len(methods)), side=1.6)
+    figure = _canvas(title, *shape, panel=(1.15, 0.6 + 0.15 * len(methods)), labels=1.3)
     limit = _reach([interval for _, each in panels.values() for interval, _ in each.values()])
     grid = _panels(figure, shape, len(panels), "points")
     for axes, (name, (kind, each)) in zip(grid, panels.items(), strict=True):
-        heading = _pair_title(block, name)
+        heading = _pair_title(block, name, 17)
         axes.set_title(heading if kind == "headline" else f"{heading}\n({_KINDS[kind]})")
         _forest_panel(axes, each, styles, limit)
     grid[0].set_facecolor("#eef4fa")
     grid[0].set_title(grid[0].get_title(), weight="bold")
-    grid[0].set_yticks(range(len(methods)), [textwrap.fill(labels[m], 26) for m in methods])
+    grid[0].set_yticks(range(len(methods)), [_short(labels[m]) for m in methods])
     grid[0].set(ylim=(len(methods) - 0.5, -0.5), xlim=(-limit, limit))
     _footnote(
         figure,
@@ -363,11 +621,29 @@ def accuracy_figure(suite: Suite, block: Block, frame: pd.DataFrame, stem: Path)
     return _write(figure, stem)
 
 
+def _baseline(block: Block) -> str:
+    """KD, or scratch where the block has no KD."""
+    ids = [m.id for m in block.methods]
+    baseline = next((b for b in ("kd", "scratch") if b in ids), None)
+    if baseline is None or len(ids) < 2:
+        raise KdbenchError(f"block {block.name!r} has no KD and no scratch to hold its methods against")
+    return baseline
+
+
+def _mean_of(headline: int) -> str:
+    return f"mean of {headline} headline pair{'' if headline == 1 else 's'}"
+
+
 def _reach(intervals: Sequence[stats.Interval]) -> float:
     """Half-width of the axis: all means, and intervals as far as they do not dwarf everything else."""
     means = [abs(i.mean) for i in intervals if i.n and np.isfinite(i.mean)]
+    return 1.1 * max([*means, 0.5]) + _whiskers(intervals)
+
+
+def _whiskers(intervals: Sequence[stats.Interval]) -> float:
+    """Room that intervals get beyond their means: twice the median half-width."""
     halves = [i.high - i.mean for i in intervals if i.low is not None and np.isfinite(i.low)]
-    return 1.1 * max([*means, 0.5]) + 2 * (float(np.median(halves)) if halves else 0.0)
+    return 2 * float(np.median(halves)) if halves else 0.0
 
 
 def _forest_panel(axes: Axes, each: Mapping[str, tuple[stats.Interval, str | None]], styles, limit: float) -> None:
@@ -388,6 +664,67 @@ def _forest_panel(axes: Axes, each: Mapping[str, tuple[stats.Interval, str | Non
         axes.plot(mean, y, **style, markersize=5, **({} if certain else {"markerfacecolor": "white"}))
 
 
+# ---------------------------------------------------------------------------------------------- accuracy against cost
+
+
+@_styled
+def cost_figure(suite: Suite, block: Block, frame: pd.DataFrame, stem: Path) -> list[Path]:
+    """What a method gains against what its training costs: one point a method, over the headline pairs.
+
+    Up: paired difference to KD (to scratch where the block has no KD), points, with its 95 % t interval over seeds.
+    Across: time of the student's training steps over that of scratch on the same pair and seed, or in seconds where the
+    block has no scratch; the geometric mean, on a log scale. `frame` is the block's table of runs.
+    """
+    baseline, labels, styles = _baseline(block), _labels(block), method_styles(suite)
+    gains = stats.verdict(frame, baseline)
+    gains.loc[baseline, ["difference", "n"]] = 0.0, frame["seed"].nunique()
+    kinds = stats.headline_pairs(frame)["kind"]
+    seconds = stats.wide(frame, "seconds")
+    seconds = seconds[seconds.index.get_level_values("pair").isin(kinds.index[kinds == "headline"])]
+    relative = "scratch" in seconds and seconds["scratch"].notna().any()
+    times = seconds.div(seconds["scratch"], axis=0) if relative else seconds
+    costs = np.exp(np.log(times.where(times > 0)).mean())
+
+    headline = int((kinds == "headline").sum())
+    drawn = [m.id for m in block.methods if gains.loc[m.id, "n"] > 0 and np.isfinite(costs[m.id])]
+    title = f"{block.title}: accuracy against training time, {_seeds(frame['seed'].nunique())}"
+    figure = _canvas(title, 1, 1, panel=(2.3, 2.2), labels=0.0, legend=1.5)
+    axes = figure.subplots()
+    axes.axhline(0, color="#444444", lw=0.8)
+    if not drawn:
+        _say(axes, "no complete seed" if headline else "no headline pair")
+    intervals = [stats.Interval(*gains.loc[m, ["difference", "low", "high", "n"]]) for m in drawn]
+    for method, (mean, low, high, _) in zip(drawn, intervals, strict=True):
+        style = {"color": styles[method]["color"], "marker": styles[method]["marker"]}
+        certain = low is not None and np.isfinite(low)
+        if certain:
+            axes.vlines(costs[method], low, high, color=style["color"], lw=0.9)
+        edge = {"markeredgecolor": "white", "markeredgewidth": 0.4}  # parts points that touch
+        look = edge if certain or method == baseline else {"markerfacecolor": "white"}
+        axes.plot(costs[method], mean, **style, markersize=5.5, **look)
+    means = [i.mean for i in intervals] or [0.0]
+    room = _whiskers(intervals) + 0.06 * np.ptp(means) + 0.5
+    axes.set_ylim(min(means) - room, max(means) + room)
+    axes.set_xscale("log")
+    near = not drawn or costs[drawn].max() < 8 * costs[drawn].min()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5) if near else (1, 2, 5)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel(f"training time, {'× ' + labels['scratch'] if relative else 's'}")
+    axes.set_ylabel(f"difference to {labels[baseline]}, points\n({_mean_of(headline)})")
+    _legend(figure, {labels[m]: Line2D([], [], **styles[m] | {"linestyle": ""}) for m in drawn}, 20)
+    absent = [labels[m.id] for m in block.methods if m.id not in drawn]
+    _footnote(
+        figure,
+        [
+            "Whiskers: 95 % t interval over seeds; open point: no interval. Time: the student's own steps, log scale; "
+            "the teacher's forward pass is shared and not counted.",
+            *([f"Without a complete seed on the headline pairs: {', '.join(absent)}."] if absent and headline else []),
+        ],
+    )
+    return _write(figure, stem)
+
+
 # ----------------------------------------------------------------------------------------------------- learning curves
 
 
@@ -403,9 +740,9 @@ def learning_figure(suite: Suite, block: Block, curves: pd.DataFrame, stem: Path
     labels, styles = _labels(block), method_styles(suite)
     pairs = [p.id for p in block.pairs]
     methods = [m.id for m in block.methods if m.id in set(curves["method"])]
-    shape = _arrange(len(pairs))
+    shape = _arrange(len(pairs), 3)
     title = f"{block.title}: learning curves, {_seeds(curves['seed'].nunique())} (decide nothing; the last step counts)"
-    figure = _canvas(title, *shape, panel=(2.3, 2.1), side=2.0)
+    figure = _canvas(title, *shape, panel=(1.65, 1.6), labels=0.3, legend=1.6)
     for i, axes in enumerate(_panels(figure, shape, len(pairs), "step")):
         part = curves[curves["pair"] == pairs[i]]
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import socket
 import sys
@@ -11,13 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from kdbench import checkpoint, results
+from kdbench import checkpoint, results, tune
 from kdbench.data import packed
 from kdbench.errors import unknown
-from kdbench.plan import Job, Plan, Run, data_dir, data_folder, home
-from kdbench.types import KdbenchError
+from kdbench.plan import TABLES, Job, Plan, Run, data_dir, data_folder, home, reference_folder, tuned_file
+from kdbench.types import Block, KdbenchError
 
 if TYPE_CHECKING:
+    import pandas as pd
     import torch
 
     from kdbench.batches import Batches
@@ -54,15 +56,16 @@ def run_training(
     pack = packed.load(data_folder(plan.suite, job.data))
     models = plan.suite.models
     modalities = {models[m].input for m in (job.pair.teacher, job.pair.student) if m}
-    batches = None
+    batches, tuned = None, tune.Tuned(plan)
     for seed in dict.fromkeys(r.seed for r in job.runs if seeds is None or r.seed in seeds):
         runs = [r for r in job.runs if r.seed == seed and (methods is None or r.method.id in methods)]
-        with _locked(_state_folder(plan, job, seed), f"{job.id} seed {seed}"):
+        with _locked(state_folder(plan, job, seed), f"{job.id} seed {seed}"):
             teacher = results.teacher_record(plan, job.pair.teacher, seed) if job.pair.teacher else None
-            todo = [r for r in runs if not results.finished(r, pack.meta["sha256"], _weights_hash(teacher))]
+            hashes = {"data": pack.meta["sha256"], "teacher": _weights_hash(teacher)}
+            todo = [r for r in runs if not results.finished(r, *hashes.values(), tuned.of(r))]
             if todo:
                 batches = batches or Batches(pack, modalities, device)
-                _train_seed(plan, job, seed, todo, batches, pack.meta["sha256"], teacher)
+                _train_seed(plan, job, seed, [_with_tuned_weight(r, tuned) for r in todo], batches, hashes, teacher)
     if seeds is None and methods is None:
         write_manifest(job)
 
@@ -79,7 +82,7 @@ def _train_seed(
     seed: int,
     todo: list[Run],
     batches: Batches,
-    data_sha256: str,
+    hashes: dict[str, str | None],
     teacher_record: dict[str, Any] | None,
 ) -> None:
     from safetensors.torch import load_file
@@ -92,17 +95,28 @@ def _train_seed(
         weights = load_file(plan.teacher(job.pair.teacher, seed).stem.with_suffix(".safetensors"))
         teacher = engine.load_teacher(suite.models[job.pair.teacher], weights, batches, device, seed)
     provenance = {
-        "hashes": {"data": data_sha256, "teacher": _weights_hash(teacher_record)},
+        "hashes": hashes,
         "teacher_accuracy": teacher_record and teacher_record["accuracy"],
         "versions": results.versions(),
         "hardware": results.hardware(device, plan.suite.threads),
     }
     say = _Progress(f"{job.pair.student if job.kind == 'teacher' else job.pair.id} seed {seed}")
     cohort = engine.Cohort(suite, batches, device, seed, teacher)
-    state_file = _state_folder(plan, job, seed) / "checkpoint"
+    state_file = state_folder(plan, job, seed) / "checkpoint"
     engine.train_cohort(cohort, todo, state_file, lambda outcome: _write_outcome(outcome, provenance), say)
     for leftover in state_file.parent.glob("checkpoint*"):
         leftover.unlink()
+
+
+def _with_tuned_weight(run: Run, tuned: tune.Tuned) -> Run:
+    """The run with the weight that tuning chose. Raises KdbenchError where it has not chosen yet."""
+    if not run.method.tuned_from:
+        return run
+    if tuned.of(run) is None:
+        raise KdbenchError(f"{run.method.id} waits for the tuning of this suite; run: kdbench tune {tuned.suite.name}")
+    return dataclasses.replace(
+        run, method=dataclasses.replace(run.method, params=run.method.params | tuned.of(run)), tuned=tuned.of(run)
+    )
 
 
 def _write_outcome(outcome: Any, provenance: dict[str, Any]) -> None:
@@ -122,6 +136,16 @@ def _write_outcome(outcome: Any, provenance: dict[str, Any]) -> None:
     results.write_run(run, {**provenance, **outcome.record, "hashes": hashes})
 
 
+def run_tune(plan: Plan) -> None:
+    """Choose the main weight of every tuned method from the settings that were tried."""
+    if not plan.suite.tune:
+        raise KdbenchError(f"suite {plan.suite.name} has no section tune")
+    choices = tune.choose(plan)
+    checkpoint.write_json(tuned_file(plan.suite), {"seed": plan.suite.tune.seed, "choices": choices})
+    for choice in choices:
+        _say(f"tuned {choice['pair']} {choice['method']}: {choice['parameter']} {choice['value']:g}")
+
+
 def run_similarity(plan: Plan, job: Job) -> None:
     """Teacher against student by stage and band, before and after every method; or two teachers by channel band."""
     import torch
@@ -129,33 +153,53 @@ def run_similarity(plan: Plan, job: Job) -> None:
     from kdbench import measure
 
     torch.set_num_threads(plan.suite.threads)
-    rows = measure.stages(plan, job) if job.kind == "stages" else measure.channels(plan, job)
-    head = {"kind": job.kind, "block": job.block, "pair": job.id, "a": job.pair.teacher, "b": job.pair.student}
-    checkpoint.write_json(job.output, {**head, "rows": rows})
+    measured = measure.stages(plan, job) if job.kind == "stages" else measure.channels(plan, job)
+    head = {"kind": job.kind, "block": job.block, "pair": job.pair.id, "a": job.pair.teacher, "b": job.pair.student}
+    checkpoint.write_json(job.output, {**head, **measured})
 
 
 def run_table(plan: Plan, *, partial: bool = False) -> list[Path]:
-    """Write tables/SUITE.md, .tex and .csv. Raises KdbenchError when runs are missing, unless `partial`."""
+    """Write tables/SUITE.md, .tex, .html and .csv. Raises KdbenchError when runs are missing, unless `partial`."""
     from kdbench import tables
-    from kdbench.plan import TABLES
 
-    blocks = []
-    for block in plan.suite.blocks:
-        frame = results.collect(plan, block)
-        missing = frame[frame.status == results.MISSING]
-        if len(missing) and not partial:
+    blocks = described(plan)
+    for block, frame, _, context in blocks:
+        for runs in (frame, *(found for *_, found in context["readings"])):
+            missing = runs[runs.status == results.MISSING]
+            if partial or not len(missing):
+                continue
             first = missing.iloc[0]
             raise KdbenchError(
-                f"{len(missing)} of {len(frame)} cells of block {block.name} have no result; the first is {first.pair}/"
+                f"{len(missing)} of {len(runs)} cells of block {block.name} have no result; the first is {first.pair}/"
                 f"{first.method} seed {first.seed}: {first.reason}; run snakemake, or kdbench table --partial"
             )
-        meta = packed.load(data_folder(plan.suite, block.data)).meta
-        blocks.append((block, frame, meta["anchors"], _context(plan, meta)))
     return tables.write_tables(plan.suite, blocks, TABLES)
 
 
+def described(plan: Plan) -> list[tuple[Block, pd.DataFrame, dict[str, Any], dict[str, Any]]]:
+    """What tables and reports are made of: (block, frame of its runs, anchors of its data, context), block by block.
+
+    A data set that is not packed yet has no anchors. context: date, hardware, versions, data, readings, tuned, and
+    `correct` where there is one seed only.
+    """
+    blocks, tuned = [], tune.Tuned(plan)
+    for block in plan.suite.blocks:
+        folder = data_folder(plan.suite, block.data)
+        packed_already = (folder / "meta.json").exists()
+        meta = packed.load(folder).meta if packed_already else {"anchors": {}, "counts": {}, "notes": []}
+        context = {
+            **_context(plan, meta),
+            "readings": [(method, own, results.collect(plan, block, own)) for method, own in block.readings],
+            "tuned": tuned.of_block(block),
+        }
+        if len(block.seeds) == 1 and packed_already:
+            context["correct"] = results.correct_images(plan, block)
+        blocks.append((block, results.collect(plan, block), meta["anchors"], context))
+    return blocks
+
+
 def run_figures(plan: Plan, folder: Path) -> list[Path]:
-    """Draw every figure of the suite into `folder`."""
+    """Draw every figure of the suite into `folder`: BLOCK-KIND, and BLOCK/by-pair and by-method one by one."""
     from kdbench import figures
 
     written = []
@@ -163,10 +207,44 @@ def run_figures(plan: Plan, folder: Path) -> list[Path]:
         frame, curves = results.collect(plan, block), results.histories(plan, block)
         written += figures.accuracy_figure(plan.suite, block, frame, folder / f"{block.name}-accuracy")
         written += figures.learning_figure(plan.suite, block, curves, folder / f"{block.name}-learning")
-        for kind, draw in (("stages", figures.stage_figure), ("channels", figures.channel_figure)):
-            documents = [checkpoint.read_json(job.output) for job in plan.of(kind) if job.block == block.name]
-            if documents:
-                written += draw(plan.suite, block, documents, folder / f"{block.name}-{kind}")
+        written += figures.cost_figure(plan.suite, block, frame, folder / f"{block.name}-cost")
+        documents = {
+            kind: [checkpoint.read_json(job.output) for job in plan.of(kind) if job.block == block.name]
+            for kind in ("stages", "channels")
+        }
+        for kind, name, draw in (
+            ("stages", "stages", figures.stage_figure),
+            ("stages", "similarity", figures.summary_figure),
+            ("channels", "channels", figures.channel_figure),
+        ):
+            if documents[kind]:
+                written += draw(plan.suite, block, documents[kind], folder / f"{block.name}-{name}")
+        if documents["stages"]:
+            written += figures.stage_views(plan.suite, block, documents["stages"], folder / block.name)
+        if any(document["spectra"] for document in documents["stages"]):
+            written += figures.spectra_figure(plan.suite, block, documents["stages"], folder / f"{block.name}-spectra")
+    return written
+
+
+def run_reference(plan: Plan) -> list[Path]:
+    """Freeze a finished suite as results to stand by, under results/reference/SUITE and tables/reference.
+
+    Takes every run's numbers (runs.csv), the tuned weights, the figures as PNG and the tables.
+    Raises KdbenchError when a run is missing.
+    """
+    tables = run_table(plan)
+    folder = reference_folder(plan.suite)
+    checkpoint.write_text(folder / "runs.csv", results.all_runs(plan).to_csv(index=False, lineterminator="\n"))
+    copies = {path: TABLES / "reference" / path.name for path in tables}
+    if plan.of("tune"):
+        copies[tuned_file(plan.suite)] = folder / "tuned.json"
+    copies |= {path: folder / "figures" / path.name for path in run_figures(plan, home(plan.suite) / "figures")}
+    written = [folder / "runs.csv"]
+    for source, target in copies.items():
+        if target.suffix != ".svg":
+            with checkpoint.atomic(target) as file:
+                file.write(source.read_bytes())
+            written.append(target)
     return written
 
 
@@ -178,6 +256,8 @@ def run_all(plan: Plan) -> list[Path]:
             run_data(plan, job)
         elif job.kind in ("teacher", "cohort"):
             run_training(plan, job, threads=plan.suite.threads)
+        elif job.kind == "tune":
+            run_tune(plan)
         else:
             run_similarity(plan, job)
     return [*run_table(plan), *run_figures(plan, home(plan.suite) / "figures")]
@@ -214,7 +294,8 @@ def _weights_hash(record: dict[str, Any] | None) -> str | None:
     return record["hashes"]["weights"] if record else None
 
 
-def _state_folder(plan: Plan, job: Job, seed: int) -> Path:
+def state_folder(plan: Plan, job: Job, seed: int) -> Path:
+    """Where the lock and the checkpoint of one seed of a training job lie."""
     part = job.id.rpartition("/")[2].partition(".")[2]
     return home(plan.suite) / "state" / job.pair.id / ".".join(filter(None, (f"seed{seed}", part)))
 
@@ -269,11 +350,7 @@ def _context(plan: Plan, meta: dict[str, Any]) -> dict[str, Any]:
     newest = max(records, key=lambda r: r["finished_at"], default={})
     return {
         "date": newest.get("finished_at", "")[:10],
-        "hardware": sorted({_hardware_line(r["hardware"]) for r in records}),
+        "hardware": sorted({results.hardware_line(r["hardware"]) for r in records}),
         "versions": newest.get("versions", {}),
         "data": {"counts": meta["counts"], "notes": meta["notes"]},
     }
-
-
-def _hardware_line(hardware: dict[str, Any]) -> str:
-    return f"{hardware.get('gpu') or hardware['cpu']}, {hardware['threads']} thread(s) a job"

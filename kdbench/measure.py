@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from kdbench.data import packed
 from kdbench.engine import EVERYTHING
 from kdbench.plan import Job, Plan, Run, data_folder
 from kdbench.signals import Reader, probe
-from kdbench.similarity import channel_similarity, stage_similarity
+from kdbench.similarity import channel_similarity, radial_power, stage_similarity
 from kdbench.types import KdbenchError, ModelSpec
 
 SAMPLES = 200
@@ -24,14 +25,20 @@ NO_STAGES = "a network with fewer than four stages"
 EMPTY_ROWS = [{"stage": stage, "band": band} for stage in (1, 2, 3, 4) for band in ("dc", "low", "high")]
 
 
-def stages(plan: Plan, job: Job) -> list[dict[str, Any]]:
-    """Rows of similarity.stage_similarity for a pair, with "seed" and "method" ("before": the student untrained)."""
+def stages(plan: Plan, job: Job) -> dict[str, list[dict[str, Any]]]:
+    """What teacher and student of a pair show by stage, from one forward pass a network:
+
+    - "rows": similarity.stage_similarity, with "seed" and "method" ("before": the student untrained);
+    - "spectra": similarity.radial_power, with "seed", "role" ("teacher" or "student"), "model", "method" (None for the
+      teacher) and "stage". A network with fewer than four stages has none.
+    """
     block = next(b for b in plan.suite.blocks if b.name == job.block)
     batches = _batches(plan, job)
     student = plan.suite.models[job.pair.student]
-    rows = []
-    for seed in plan.suite.seeds:
+    rows, spectra = [], []
+    for seed in block.seeds:
         teacher = _read(plan, job.pair.teacher, _weights(_trained_teacher(plan, job.pair.teacher, seed)), batches, seed)
+        spectra += _spectra(teacher["stages"], seed=seed, role="teacher", model=job.pair.teacher, method=None)
         candidates: dict[str, dict[str, Tensor] | None] = {"before": None}
         for method in block.methods:
             run = plan.run_of(job.pair, method, seed)
@@ -47,21 +54,27 @@ def stages(plan: Plan, job: Job) -> list[dict[str, Any]]:
             else:
                 measured = [dict(row, cka=None, null_low=None, null_high=None, reason=NO_STAGES) for row in EMPTY_ROWS]
             rows += [{"seed": seed, "method": name, **row} for row in measured]
-    return rows
+            spectra += _spectra(shown["stages"], seed=seed, role="student", model=student.name, method=name)
+    return {"rows": rows, "spectra": spectra}
 
 
-def channels(plan: Plan, job: Job) -> list[dict[str, Any]]:
-    """Rows of similarity.channel_similarity for two independently trained teachers of different modalities."""
+def _spectra(maps: Iterable[Tensor], **who: Any) -> list[dict[str, Any]]:
+    return [{**who, "stage": stage, **radial_power(x)} for stage, x in enumerate(maps, start=1)]
+
+
+def channels(plan: Plan, job: Job) -> dict[str, list[dict[str, Any]]]:
+    """The "rows" of similarity.channel_similarity for two independently trained teachers of different modalities."""
+    block = next(b for b in plan.suite.blocks if b.name == job.block)
     batches = _batches(plan, job)
     labels = batches.labels("test")[:SAMPLES]
     rows = []
-    for seed in plan.suite.seeds:
+    for seed in block.seeds:
         a, b = (
             _read(plan, m, _weights(_trained_teacher(plan, m, seed)), batches, seed)["pooled_preact"]
             for m in (job.pair.teacher, job.pair.student)
         )
         rows += [{"seed": seed, **row} for row in channel_similarity(a, b, labels, seed=seed)]
-    return rows
+    return {"rows": rows}
 
 
 def _batches(plan: Plan, job: Job) -> Batches:

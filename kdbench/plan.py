@@ -3,8 +3,9 @@
     data      results/data/NAME-HASH/meta.json              one a data set, shared by all suites
     teacher   results/SUITE/teachers/MODEL/seeds-0-1.json   manifest of the runs teachers/MODEL/seedN.json
     cohort    results/SUITE/cohorts/PAIR/seeds-0-1.json     manifest of the runs runs/PAIR/METHOD/seedN.json
-    stages    results/SUITE/similarity/PAIR.json            teacher and student by stage and band
-    channels  results/SUITE/channels/A--B.json              two teachers of different modalities
+    tune      results/SUITE/tuned.json                      weights chosen from the cohorts PAIR/seeds-N.tune.json
+    stages    results/SUITE/similarity/BLOCK/PAIR.json      teacher and student by stage and band
+    channels  results/SUITE/channels/BLOCK/A--B.json        two teachers of different modalities
 
 A job declares only its manifest to Snakemake. Runs and checkpoints are undeclared, so that Snakemake neither deletes
 them before a job nor after a failure.
@@ -13,18 +14,20 @@ them before a job nor after a failure.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import importlib
 import itertools
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kdbench.errors import unknown
-from kdbench.registry import code_hash, method_info, module_files, reads_files
+from kdbench.registry import code_hash, method_info, module_files, reads_files, source_code
+from kdbench.suite import tuning_pair
 from kdbench.types import Block, MethodSpec, Pair, Suite
 
 RESULTS, TABLES = Path("results"), Path("tables")
@@ -48,6 +51,8 @@ class Run:
     """Hash of `config`."""
     stem: Path
     """Path of its files without suffix: .json (the result), .npz (predictions), .safetensors (weights)."""
+    tuned: dict[str, float] | None = None
+    """{parameter: value} that tuning chose, once it is known; its key is that of the tuning."""
 
     @property
     def result(self) -> Path:
@@ -56,7 +61,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Job:
-    """One process. `runs` is empty but for teacher and cohort jobs."""
+    """One process. `runs` are those that a teacher or cohort job trains, or that the tuning chooses from."""
 
     kind: str
     id: str
@@ -93,12 +98,16 @@ class Plan:
 
     def runs(self) -> dict[tuple[str, str, int], Run]:
         """{(pair id, method id, seed): run} of all students; teacher-free runs stand under 'none--STUDENT'."""
+        return self._runs
+
+    @functools.cached_property
+    def _runs(self) -> dict[tuple[str, str, int], Run]:
         return {(r.pair.id, r.method.id, r.seed): r for job in self.of("cohort") for r in job.runs}
 
     def run_of(self, pair: Pair, method: MethodSpec, seed: int) -> Run:
         """The run that fills a cell: for a method without a teacher, the one of the student alone."""
         pair = pair if method.needs_teacher else Pair(None, pair.student)
-        return self.runs()[pair.id, method.id, seed]
+        return self._runs[pair.id, method.id, seed]
 
     def teacher(self, model: str, seed: int) -> Run:
         return next(r for job in self.of("teacher") for r in job.runs if r.pair.student == model and r.seed == seed)
@@ -106,7 +115,10 @@ class Plan:
 
 def plan(suite: Suite) -> Plan:
     """Every job of a suite."""
-    return Plan(suite, (*_data_jobs(suite), *_teacher_jobs(suite), *_cohort_jobs(suite), *_similarity_jobs(suite)))
+    teachers = _teacher_jobs(suite)
+    cohorts = _cohort_jobs(suite, teachers)
+    similarities = _similarity_jobs(suite, teachers, cohorts)
+    return Plan(suite, (*_data_jobs(suite), *teachers, *_tune_jobs(suite, teachers), *cohorts, *similarities))
 
 
 def home(suite: Suite) -> Path:
@@ -117,11 +129,21 @@ def home(suite: Suite) -> Path:
 def data_folder(suite: Suite, name: str) -> Path:
     """Where a packed data set lies; its name changes with its arguments and its source's code."""
     spec = suite.data[name]
-    return RESULTS / "data" / f"{name}-{_hash([spec.source, spec.args, code_hash(f'data/{spec.source}.py')])[:8]}"
+    return RESULTS / "data" / f"{name}-{_hash([spec.source, spec.args, code_hash(*source_code(spec.source))])[:8]}"
+
+
+def reference_folder(suite: Suite) -> Path:
+    """Where the committed results of a suite lie: runs.csv and what belongs to it."""
+    return RESULTS / "reference" / suite.name
+
+
+def tuned_file(suite: Suite) -> Path:
+    """The weights that tuning chose."""
+    return home(suite) / "tuned.json"
 
 
 def table_files(suite: Suite) -> list[Path]:
-    return [TABLES / f"{suite.name}.{suffix}" for suffix in ("md", "tex", "csv")]
+    return [TABLES / f"{suite.name}.{suffix}" for suffix in ("md", "tex", "html", "csv")]
 
 
 # ---------------------------------------------------------------------------------------------------------------- jobs
@@ -132,72 +154,115 @@ def _data_jobs(suite: Suite) -> list[Job]:
     return [Job("data", data_folder(suite, n).name, data_folder(suite, n) / "meta.json", data=n) for n in used]
 
 
+Wanted = dict[Pair, dict[str, tuple[MethodSpec, set[int]]]]
+"""Pair -> method id -> the method and the seeds at which it trains; without a teacher under Pair(None, student)."""
+
+
 def _teacher_jobs(suite: Suite) -> list[Job]:
-    names = {pair.teacher: block.data for block in suite.blocks for pair in block.pairs}
-    return [_teacher_job(suite, name, data) for name, data in names.items()]
+    """A teacher is trained once a seed, wherever it teaches."""
+    wanted: Wanted = {}
+    for block in suite.blocks:
+        for pair in block.pairs:
+            tuning = {suite.tune.seed} if suite.tune and pair in suite.tune.pairs else set()
+            _want(wanted, Pair(None, pair.teacher), _scratch(), {*block.seeds, *tuning})
+    return _cut(suite, "teacher", wanted)
 
 
-def _teacher_job(suite: Suite, model: str, data: str) -> Job:
-    """A teacher is trained once a seed; its seeds share one process."""
-    return _training_job(suite, "teacher", Pair(None, model), (_scratch(),), data)
+def _cohort_jobs(suite: Suite, teachers: list[Job]) -> list[Job]:
+    """One cohort a pair for the methods that have a teacher, one a student for those that have none. Tuned twins, which
+    wait for the tuning, have cohorts of their own."""
+    plain: Wanted = {}
+    twins: Wanted = {}
+    for block in suite.blocks:
+        for pair, method in itertools.product(block.pairs, block.trained):
+            owner = pair if method.needs_teacher else Pair(None, pair.student)
+            _want(twins if method.tuned_from else plain, owner, method, block.seeds)
+    return [*_cut(suite, "cohort", plain, teachers), *_cut(suite, "cohort", twins, teachers, "tuned")]
 
 
-def _cohort_jobs(suite: Suite) -> list[Job]:
-    """One cohort a pair for the methods that have a teacher, one a student for those that have none."""
-    cohorts: dict[Pair, tuple[dict[str, MethodSpec], str]] = {}
+def _tune_jobs(suite: Suite, teachers: list[Job]) -> list[Job]:
+    """The cohorts that try every setting, and the job that chooses."""
+    wanted: Wanted = {}
     for block in suite.blocks:
         for pair, method in itertools.product(block.pairs, block.methods):
-            owner = pair if method.needs_teacher else Pair(None, pair.student)
-            cohorts.setdefault(owner, ({}, block.data))[0][method.id] = method
+            if method.tuned_from:
+                for setting in tuning_settings(suite, method):
+                    _want(wanted, tuning_pair(suite.tune, suite.models, pair), setting, {suite.tune.seed})
+    cohorts = _cut(suite, "cohort", wanted, teachers, "tune")
+    if not cohorts:
+        return []
+    runs = tuple(run for job in cohorts for run in job.runs)
+    return [*cohorts, Job("tune", "tuned", tuned_file(suite), tuple(job.output for job in cohorts), runs)]
+
+
+def tuning_settings(suite: Suite, twin: MethodSpec) -> list[MethodSpec]:
+    """What a tuned twin chooses from: its method with the main weight times each factor, in the factors' order."""
+    weight = method_info(twin.method).main_weight
     return [
-        job
-        for pair, (methods, data) in sorted(cohorts.items(), key=lambda item: item[0].teacher is not None)
-        for job in _cut(suite, pair, tuple(methods.values()), data)
+        dataclasses.replace(
+            twin,
+            id=f"{twin.tuned_from}@{factor:g}",
+            params=twin.params | {weight: factor * twin.params[weight]},
+            tuned_from=None,
+        )
+        for factor in suite.tune.factors
     ]
 
 
-def _cut(suite: Suite, pair: Pair, methods: tuple[MethodSpec, ...], data: str) -> Iterable[Job]:
-    size = suite.methods_per_job or len(methods)
-    for part in range(0, len(methods), size):
-        suffix = f".part-{part // size}" if size < len(methods) else ""
-        for seeds in _chunks(suite.seeds, suite.seeds_per_job):
-            yield _training_job(suite, "cohort", pair, methods[part : part + size], data, seeds, suffix)
+def _want(wanted: Wanted, pair: Pair, method: MethodSpec, seeds: Iterable[int]) -> None:
+    wanted.setdefault(pair, {}).setdefault(method.id, (method, set()))[1].update(seeds)
 
 
-def _training_job(
-    suite: Suite,
-    kind: str,
-    pair: Pair,
-    methods: tuple[MethodSpec, ...],
-    data: str,
-    seeds: tuple[int, ...] = (),
-    suffix: str = "",
-) -> Job:
-    seeds = seeds or suite.seeds
-    folder = home(suite) / ("teachers" if kind == "teacher" else "cohorts")
-    name = pair.student if kind == "teacher" else pair.id
-    part = "seeds-" + "-".join(map(str, seeds)) + suffix
-    inputs = [data_folder(suite, data) / "meta.json"]
-    if pair.teacher:
-        inputs.append(_teacher_job(suite, pair.teacher, data).output)
-    runs = tuple(_run(suite, pair, m, seed, data, kind == "teacher") for seed in seeds for m in methods)
-    return Job(kind, f"{name}/{part}", folder / name / f"{part}.json", tuple(inputs), runs, data, pair)
+def _cut(suite: Suite, kind: str, wanted: Wanted, teachers: Sequence[Job] = (), layer: str = "") -> list[Job]:
+    """Jobs of `seeds_per_job` seeds and `methods_per_job` methods each; those without a teacher first."""
+    folder = home(suite) / f"{kind}s"
+    jobs = []
+    for pair, methods in sorted(wanted.items(), key=lambda item: item[0].teacher is not None):
+        name = pair.student if kind == "teacher" else pair.id
+        data = suite.models[pair.student].data
+        size = suite.methods_per_job or len(methods)
+        for part, some in enumerate(_chunks(tuple(methods.values()), size)):
+            suffix = "".join(f".{s}" for s in (layer, f"part-{part}" if size < len(methods) else "") if s)
+            for seeds in _chunks(_in_order(suite, some), suite.seeds_per_job):
+                id = f"{name}/seeds-{'-'.join(map(str, seeds))}{suffix}"
+                runs = tuple(
+                    _run(suite, pair, method, seed, data, kind == "teacher")
+                    for seed in seeds
+                    for method, own_seeds in some
+                    if seed in own_seeds
+                )
+                inputs = [data_folder(suite, data) / "meta.json", *_outputs(teachers, pair.teacher, seeds)]
+                if layer == "tuned":
+                    inputs.append(tuned_file(suite))
+                jobs.append(Job(kind, id, folder / f"{id}.json", tuple(inputs), runs, data, pair))
+    return jobs
 
 
-def _similarity_jobs(suite: Suite) -> list[Job]:
-    cohorts = _cohort_jobs(suite)
+def _outputs(jobs: Iterable[Job], student: str | None, seeds: Iterable[int]) -> list[Path]:
+    """Outputs of the jobs that train this student alone at any of these seeds."""
+    return [j.output for j in jobs if j.pair.student == student and {r.seed for r in j.runs} & set(seeds)]
+
+
+def _in_order(suite: Suite, methods: Iterable[tuple[MethodSpec, set[int]]]) -> tuple[int, ...]:
+    seeds = (*suite.seeds, *((suite.tune.seed,) if suite.tune else ()))
+    return tuple(s for s in seeds if any(s in own for _, own in methods))
+
+
+def _similarity_jobs(suite: Suite, teachers: list[Job], cohorts: list[Job]) -> list[Job]:
     jobs = []
     for block in suite.blocks:
         inputs = {pair: suite.models[pair.teacher].input for pair in block.pairs}
         for pair in block.pairs:
             if inputs[pair] == suite.models[pair.student].input:
                 needed = [j.output for j in cohorts if j.pair in (pair, Pair(None, pair.student))]
-                output = home(suite) / "similarity" / f"{pair.id}.json"
-                jobs.append(Job("stages", pair.id, output, tuple(needed), (), block.data, pair, block.name))
+                id = f"{block.name}/{pair.id}"
+                output = home(suite) / "similarity" / f"{id}.json"
+                jobs.append(Job("stages", id, output, tuple(needed), (), block.data, pair, block.name))
         for a, b in modality_pairs(suite, block):
-            needed = [_teacher_job(suite, m, block.data).output for m in (a, b)]
-            output = home(suite) / "channels" / f"{a}--{b}.json"
-            jobs.append(Job("channels", f"{a}--{b}", output, tuple(needed), (), block.data, Pair(a, b), block.name))
+            needed = [output for m in (a, b) for output in _outputs(teachers, m, block.seeds)]
+            id = f"{block.name}/{a}--{b}"
+            output = home(suite) / "channels" / f"{id}.json"
+            jobs.append(Job("channels", id, output, tuple(needed), (), block.data, Pair(a, b), block.name))
     return jobs
 
 
@@ -229,12 +294,22 @@ def _run(suite: Suite, pair: Pair, method: MethodSpec, seed: int, data: str, is_
         teacher = _run(suite, Pair(None, pair.teacher), _scratch(), seed, data, True)
         config["teacher"] = dataclasses.asdict(suite.models[pair.teacher])
         config["teacher_key"] = teacher.key
-    files = (*ENGINE_FILES, f"data/{suite.data[data].source}.py", *module_files(method.method))
+    if method.tuned_from:
+        tried = tuning_runs(suite, pair, method)
+        config["tuning_key"] = _hash([[run.key for run in tried], code_hash("tune.py")])
+    files = (*ENGINE_FILES, *source_code(suite.data[data].source), *module_files(method.method))
     config["code_sha256"] = code_hash(*files)
     config = json.loads(json.dumps(config))
     folder = Path("teachers", pair.student) if is_teacher else Path("runs", pair.id, method.id)
     stem = home(suite) / folder / f"seed{seed}"
     return Run(pair, method, seed, data, is_teacher, config, _hash(config), stem)
+
+
+def tuning_runs(suite: Suite, pair: Pair, twin: MethodSpec) -> list[Run]:
+    """The runs among which tuning chooses the main weight of a tuned twin on a pair."""
+    judged = tuning_pair(suite.tune, suite.models, pair)
+    data = suite.models[judged.student].data
+    return [_run(suite, judged, setting, suite.tune.seed, data, False) for setting in tuning_settings(suite, twin)]
 
 
 def _chunks(items: tuple, size: int) -> Iterable[tuple]:

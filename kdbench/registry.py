@@ -18,6 +18,7 @@ import importlib.metadata
 import importlib.util
 import sys
 import types
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from kdbench.types import KdbenchError
 PACKAGE = Path(__file__).resolve().parent
 METHODS, SOURCES = PACKAGE / "methods", PACKAGE / "data"
 _NOT_METHODS = {"__init__", "base"}
-_NOT_SOURCES = {"__init__", "packed", "anchors"}
+_NOT_SOURCES = {"__init__", "packed", "anchors", "labelled", "cifar"}
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ class MethodInfo:
     """The parameter that tuning varies."""
     presets: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Parameters by the name of the harness that uses them; without a preset the defaults hold."""
+    readings: dict[str, tuple] = field(default_factory=dict)
+    """Of a reconstructed method: parameters whose values its sources leave open, with those values."""
 
 
 def _split_union(annotation: str) -> list[str]:
@@ -147,6 +150,7 @@ def method_info(name: str) -> MethodInfo:
         cls=cls,
         main_weight=constants.get("MAIN_WEIGHT"),
         presets=constants.get("PRESETS", {}),
+        readings=constants.get("READINGS", {}),
     )
 
 
@@ -168,7 +172,7 @@ def _locate(name: str) -> tuple[Path, str]:
     return Path(spec.origin), installed[name].attr or "Method"
 
 
-_CONSTANTS = {"TITLE", "GROUP", "MARK", "FOOTNOTE", "MAIN_WEIGHT", "PRESETS"}
+_CONSTANTS = {"TITLE", "GROUP", "MARK", "FOOTNOTE", "MAIN_WEIGHT", "PRESETS", "READINGS"}
 _LIGHT = {"__future__", "collections.abc", "dataclasses", "math", "typing", "kdbench.types", "kdbench.errors"}
 
 
@@ -248,12 +252,25 @@ def _meaning(file: str) -> str:
 @functools.cache
 def module_files(method: str) -> tuple[str, ...]:
     """Files that a method's numbers depend on: its own, and what it imports of this package (relative to it)."""
-    found: list[str] = []
     path = method_info(method).path
-    todo = [path.relative_to(PACKAGE).as_posix() if path.is_relative_to(PACKAGE) else str(path)]
+    start = path.relative_to(PACKAGE).as_posix() if path.is_relative_to(PACKAGE) else str(path)
+    return _reached(start, lambda file: file not in {"types.py", "errors.py", "torchvision_ops.py"})
+
+
+@functools.cache
+def source_code(source: str) -> tuple[str, ...]:
+    """Files that a data source's samples depend on: its own, and what it imports of kdbench/data but the packed form,
+    on which all runs depend."""
+    return _reached(f"data/{source}.py", lambda file: file.startswith("data/") and file != "data/packed.py")
+
+
+def _reached(start: str, wanted: Callable[[str], bool]) -> tuple[str, ...]:
+    """The wanted files of this package, relative to it, that a file imports or is, over wanted files only."""
+    found: list[str] = []
+    todo = [start]
     while todo:
         file = todo.pop()
-        if file in found or file in {"types.py", "errors.py", "torchvision_ops.py"}:
+        if file in found or not wanted(file):
             continue
         found.append(file)
         for node in ast.walk(ast.parse((PACKAGE / file).read_text(encoding="utf-8"))):

@@ -12,16 +12,18 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdbench import checkpoint
+from kdbench.data import packed
 from kdbench.plan import Plan, Run, data_folder
 from kdbench.registry import PACKAGE
-from kdbench.types import Block, KdbenchError, Pair
+from kdbench.types import Block, KdbenchError, MethodSpec, Pair
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
 SCHEMA = 1
@@ -41,6 +43,8 @@ def write_run(run: Run, record: Mapping[str, Any]) -> None:
         "seed": run.seed,
         "key": run.key,
     }
+    if run.tuned:
+        head["tuned"] = run.tuned
     tail = {"config": run.config, "finished_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
     checkpoint.write_json(run.result, _finite({**head, **record, **tail}))
 
@@ -62,8 +66,10 @@ def current(run: Run) -> dict[str, Any] | None:
     return record if record["key"] == run.key else None
 
 
-def finished(run: Run, data_sha256: str, teacher_sha256: str | None) -> dict[str, Any] | None:
-    """The run's record if it counts with this data and this teacher; None if it has to be trained.
+def finished(
+    run: Run, data_sha256: str, teacher_sha256: str | None, tuned: dict[str, Any] | None = None
+) -> dict[str, Any] | None:
+    """The run's record if it counts with this data, this teacher and these tuned weights; None if it must be trained.
 
     Raises KdbenchError for a damaged file, which is never trained over in silence.
     """
@@ -71,7 +77,7 @@ def finished(run: Run, data_sha256: str, teacher_sha256: str | None) -> dict[str
         return None
     record = read_run(run.result)
     known = record["key"] == run.key and record["hashes"].get("data") == data_sha256
-    if not known or record["hashes"].get("teacher") != teacher_sha256:
+    if not known or record["hashes"].get("teacher") != teacher_sha256 or record.get("tuned") != tuned:
         return None
     if record["status"] == FINISHED:
         weights = run.stem.with_suffix(".safetensors")
@@ -97,32 +103,35 @@ def teacher_record(plan: Plan, model: str, seed: int) -> dict[str, Any]:
     return record
 
 
-def collect(plan: Plan, block: Block) -> pd.DataFrame:
+def collect(plan: Plan, block: Block, methods: Sequence[MethodSpec] | None = None) -> pd.DataFrame:
     """One row per (pair, method, seed) that the block plans, whether there is a result or not.
 
     Columns: pair, teacher, student, method, seed, status, reason, val, test, best_test (percent), best_test_epoch,
     epochs, val_nll, test_nll, agreement (percent), teacher_val, teacher_test, seconds, peak_memory_mb,
-    extra_parameters, student_parameters, notes. A method without a teacher stands under every pair of its student.
+    extra_parameters, student_parameters, notes, label, key, finished_at, hardware. A method without a teacher stands
+    under every pair of its student.
+
+    methods: in place of the block's rows.
     """
     import pandas as pd
 
-    data = _data_sha256(plan, block)
-    teachers = {
-        (p.teacher, seed): _teacher_or_none(plan, p.teacher, seed) for p in block.pairs for seed in plan.suite.seeds
-    }
+    from kdbench.tune import Tuned
+
+    data, tuned = _data_sha256(plan, block), Tuned(plan)
+    teachers = {(p.teacher, seed): _teacher_or_none(plan, p.teacher, seed) for p in block.pairs for seed in block.seeds}
     rows = []
     for pair in block.pairs:
-        for method in block.methods:
-            for seed in plan.suite.seeds:
+        for method in methods or block.methods:
+            for seed in block.seeds:
                 teacher = teachers[pair.teacher, seed]
                 run = plan.run_of(pair, method, seed)
-                rows.append(_row(pair, run, teacher, _record_or_reason(run, data, teacher)))
+                rows.append(_row(pair, run, teacher, _record_or_reason(run, data, teacher, tuned.of(run))))
     return pd.DataFrame(rows)
 
 
 def _row(pair: Pair, run: Run, teacher: dict | None, record: dict | str) -> dict[str, Any]:
     row: dict[str, Any] = {"pair": pair.id, "teacher": pair.teacher, "student": pair.student}
-    row |= {"method": run.method.id, "seed": run.seed}
+    row |= {"method": run.method.id, "label": run.method.label, "seed": run.seed, "key": run.key}
     if teacher:
         row |= {"teacher_val": teacher["accuracy"]["val"], "teacher_test": teacher["accuracy"]["test"]}
     if isinstance(record, str):
@@ -134,10 +143,35 @@ def _row(pair: Pair, run: Run, teacher: dict | None, record: dict | str) -> dict
     row |= {k: cost.get(k) for k in ("seconds", "peak_memory_mb", "extra_parameters", "student_parameters")}
     row["epochs"] = len(record.get("history", []))
     row["agreement"] = (record.get("agreement") or {}).get("test")
+    row |= {"finished_at": record.get("finished_at"), "hardware": hardware_line(record["hardware"])}
     return row
 
 
-def _record_or_reason(run: Run, data: str | None, teacher: dict | None) -> dict | str:
+def correct_images(plan: Plan, block: Block) -> dict[tuple[str, str], np.ndarray]:
+    """(pair, method) -> which test images the run of the block's only seed gets right, bool (N,), where it finished."""
+    import numpy as np
+
+    labels = packed.load(data_folder(plan.suite, block.data)).labels("test")
+    found = {}
+    for pair in block.pairs:
+        for method in block.methods:
+            run = plan.run_of(pair, method, block.seeds[0])
+            if (current(run) or {}).get("status") == FINISHED:
+                with np.load(run.stem.with_suffix(".npz"), allow_pickle=False) as predictions:
+                    found[pair.id, method.id] = predictions["test_logits"].argmax(axis=1) == labels
+    return found
+
+
+def all_runs(plan: Plan) -> pd.DataFrame:
+    """One row per planned run of every block, readings of reconstructed methods among them: the columns of `collect`
+    without the notes, after `block`."""
+    import pandas as pd
+
+    frames = {block.name: collect(plan, block, block.trained) for block in plan.suite.blocks}
+    return pd.concat(frames, names=["block", None]).reset_index("block").drop(columns="notes")
+
+
+def _record_or_reason(run: Run, data: str | None, teacher: dict | None, tuned: dict | None) -> dict | str:
     if not run.result.exists():
         return "not trained yet"
     try:
@@ -150,6 +184,8 @@ def _record_or_reason(run: Run, data: str | None, teacher: dict | None) -> dict 
         return "its result comes from other data"
     if run.pair.teacher and (teacher is None or record["hashes"].get("teacher") != teacher["hashes"]["weights"]):
         return "its result comes from another teacher"
+    if record.get("tuned") != tuned:
+        return "its weight is not the one that tuning chose"
     return record
 
 
@@ -172,7 +208,7 @@ def histories(plan: Plan, block: Block) -> pd.DataFrame:
     rows = []
     for pair in block.pairs:
         for method in block.methods:
-            for seed in plan.suite.seeds:
+            for seed in block.seeds:
                 run = plan.run_of(pair, method, seed)
                 rows += [
                     {"pair": pair.id, "method": method.id, "seed": seed}
@@ -212,6 +248,11 @@ def hardware(device: Any, threads: int) -> dict[str, Any]:
     if device.type == "cuda":
         facts |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
     return facts
+
+
+def hardware_line(facts: Mapping[str, Any]) -> str:
+    """What a table says of the hardware of a run."""
+    return f"{facts.get('gpu') or facts['cpu']}, {facts['threads']} thread(s) a job"
 
 
 def _cpu_name() -> str:

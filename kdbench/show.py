@@ -30,18 +30,18 @@ def show(plan: Plan, pair: str | None, method: str | None, seed: int | None) -> 
     if method not in methods:
         raise unknown("method", method, methods, f"block {block.name}")
     if seed is None:
-        for s in plan.suite.seeds:
+        for s in block.seeds:
             print(f"seed {s}: {_line(plan, the_pair, methods[method], s)}")
         return
-    if seed not in plan.suite.seeds:
-        raise unknown("seed", seed, plan.suite.seeds, f"suite {plan.suite.name}")
+    if seed not in block.seeds:
+        raise unknown("seed", seed, block.seeds, f"block {block.name}")
     print(json.dumps(checkpoint.read_json(plan.run_of(the_pair, methods[method], seed).result), indent=1))
 
 
 def _cells(plan: Plan, block: Block, pair: Pair) -> None:
     print(f"  {pair.id}")
     for method in block.methods:
-        lines = [_line(plan, pair, method, seed) for seed in plan.suite.seeds]
+        lines = [_line(plan, pair, method, seed) for seed in block.seeds]
         print(f"    {method.label:44} {'  '.join(lines)}")
 
 

@@ -9,11 +9,14 @@ Two measures:
   both networks, which independently trained networks do not promise, and it sees any shared offset: hence the
   treatments of `channel_similarity`.
 
+And one description of a single network: the radial power spectrum of its maps, in cycles per image.
+
 The same seed gives the same numbers; no global random state is read or changed.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from kdbench.frequency import bands, coarser_grid, no_bands, split_channels
+from kdbench.frequency import bands, coarser_grid, frequencies, full_precision, no_bands, spectrum, split_channels
 from kdbench.types import KdbenchError
 
 QUANTILES = (0.025, 0.975)
@@ -108,6 +111,38 @@ def stage_similarity(
             why = None if value is not None else reason if band not in pairs else "a side does not vary in this band"
             rows.append({"stage": stage, "band": band, "cka": value, "null_low": low, "null_high": high, "reason": why})
     return rows
+
+
+# -------------------------------------------------------------------------------------------------------------- spectra
+
+
+def radial_power(maps: Tensor) -> dict[str, list[float | None]]:
+    """Power spectrum of maps (N, C, H, W) by radius in cycles per image, as shares, and that of white noise.
+
+    {"power": [...], "white": [...]}, each 1 + n long, n = the Nyquist frequency of the coarser axis (min(H, W) // 2; an
+    axis of one cell does not count). Entry 0 is the share of DC in the power up to n; entry r >= 1 is the share of the
+    ring of radius r (rounded) in the power of rings 1..n, so that these sum to 1 and networks of any scale and grid
+    compare. "white" is what independent cells give on this grid, "power" is None where nothing varies.
+
+    The mean map over samples is taken off first: what is the same for every input (biases, position embeddings, the
+    border's padding) is no feature of it, and CKA does not see it either. Power is summed over samples and channels.
+    """
+    maps = full_precision(maps)
+    varying = maps - maps.mean(dim=0)
+    varying *= varying.norm() > 1e-6 * maps.norm()  # less is the rounding of the mean
+    # In parts: the complex spectrum of all samples at once is the largest thing a similarity job would hold.
+    power = sum(spectrum(part).abs().square().sum(dim=(0, 1)).double() for part in varying.split(32)).cpu()
+    grid = (maps.shape[-2], maps.shape[-1])
+    radius = torch.hypot(*frequencies(grid)).round().long()
+    nyquist = min((cells // 2 for cells in grid if cells > 1), default=0)
+    kept = radius <= nyquist
+
+    def shares(values: Tensor) -> list[float | None]:
+        rings = torch.bincount(radius[kept], weights=values[kept], minlength=nyquist + 1)
+        each = torch.cat([rings[:1] / rings.sum(), rings[1:] / rings[1:].sum()])
+        return [x if math.isfinite(x) else None for x in each.tolist()]
+
+    return {"power": shares(power), "white": shares(torch.ones_like(power))}
 
 
 # --------------------------------------------------------------------------------------------------------------- cosine

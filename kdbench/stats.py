@@ -122,6 +122,22 @@ def detectable_difference(sd: float | None, n: int, alpha: float = ALPHA, power:
     return float(optimize.brentq(lack, 1e-6, 50 * critical) * sd / np.sqrt(n))
 
 
+def bootstrap_interval(
+    correct: np.ndarray, baseline: np.ndarray, confidence: float = 0.95, resamples: int = 10_000
+) -> tuple[float, float]:
+    """Percentile bootstrap over test images of the difference in accuracy of two networks, in points.
+
+    correct, baseline: bool (N,), which of the same images each network gets right. An image's difference is -1, 0 or 1,
+    so resampling the images is one multinomial draw of how many there are of each.
+    """
+    difference = correct.astype(int) - baseline.astype(int)
+    shares = [(difference == d).mean() for d in (-1, 0, 1)]
+    counts = np.random.default_rng(0).multinomial(len(difference), shares, size=resamples)
+    points = 100 * (counts[:, 2] - counts[:, 0]) / len(difference)
+    low, high = np.quantile(points, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
+
+
 def pooled_sd(samples: Iterable[Iterable[float | None]]) -> float | None:
     """Root of the variances' mean, weighted by degrees of freedom; None where no sample has two values."""
     arrays = [x for x in map(_finite, samples) if len(x) > 1]
@@ -191,13 +207,16 @@ def headline_pairs(frame: pd.DataFrame) -> pd.DataFrame:
     return gain
 
 
-def headline_differences(frame: pd.DataFrame, baseline: str) -> tuple[pd.DataFrame, dict[str, int]]:
+def headline_differences(
+    frame: pd.DataFrame, baseline: str, methods: Sequence[str] | None = None
+) -> tuple[pd.DataFrame, dict[str, int]]:
     """Per seed and method the difference to the baseline averaged over headline pairs, and how many pairs those are.
 
     A pair on which the method or the baseline is n/a is left out of that method's average; a seed in which any other
     run of the grid is absent is NaN, since an average over whatever happened to finish compares different things.
     """
     delta = differences(frame, baseline)
+    delta = delta[[m for m in delta.columns if methods is None or m in methods]]
     kinds = headline_pairs(frame)["kind"]
     excluded = set(map(tuple, frame.loc[frame["status"] == "n/a", ["pair", "method"]].to_numpy()))
     headline = [p for p in kinds.index[kinds == "headline"] if (p, baseline) not in excluded]
@@ -212,8 +231,8 @@ def headline_differences(frame: pd.DataFrame, baseline: str) -> tuple[pd.DataFra
     return result, pairs
 
 
-def verdict(frame: pd.DataFrame, baseline: str) -> pd.DataFrame:
-    """The verdict of a table, index method (the baseline left out), columns:
+def verdict(frame: pd.DataFrame, baseline: str, methods: Sequence[str] | None = None) -> pd.DataFrame:
+    """The verdict of a table, index method (the baseline left out), over all methods or these; columns:
 
     - difference, low, high: points, averaged over the headline pairs within a seed, 95 % t interval over seeds, or NaN
     - n, seeds: complete seeds used, seeds planned
@@ -223,7 +242,7 @@ def verdict(frame: pd.DataFrame, baseline: str) -> pd.DataFrame:
 
     Raises KdbenchError for a baseline that is not in the frame.
     """
-    means, pairs = headline_differences(frame, baseline)
+    means, pairs = headline_differences(frame, baseline, methods)
     headline = int((headline_pairs(frame)["kind"] == "headline").sum())
     rows = []
     for method in means.columns:
@@ -260,14 +279,14 @@ def _no_test(headline: int, pairs: int, n: int) -> str:
     return "the same difference in every seed, no spread to test against"
 
 
-def detectable(frame: pd.DataFrame, baseline: str) -> Detectable:
+def detectable(frame: pd.DataFrame, baseline: str, methods: Sequence[str] | None = None) -> Detectable:
     """Smallest detectable difference of the verdict and of a single cell, from the spread seen in this table.
 
     The verdict must pass Holm's first step, so its alpha is 5 % over the number of tested methods; a cell's interval
     is not adjusted. n is the most frequent number of complete seeds; sds are pooled over methods (and pairs).
     """
-    means, _ = headline_differences(frame, baseline)
-    cells = differences(frame, baseline).unstack("seed")
+    means, _ = headline_differences(frame, baseline, methods)
+    cells = differences(frame, baseline)[list(means.columns)].unstack("seed")
     cells = [cells[m].loc[pair] for m in dict.fromkeys(cells.columns.get_level_values(0)) for pair in cells.index]
     verdicts = [means[m] for m in means.columns]
     tested = sum(len(_finite(v)) > 1 for v in verdicts)
@@ -287,12 +306,17 @@ def _usual_n(samples: list[pd.Series]) -> int:
 
 
 def not_separated_from_best(frame: pd.DataFrame, pair: str) -> set[str]:
-    """The best method of a pair by mean test accuracy, and all that the 95 % interval of (best - method) includes.
+    """The methods that `near_best` finds on one pair."""
+    return near_best(wide(frame[frame["pair"] == pair]))
 
-    The best is sought among the methods with most seeds, lest one lucky seed win. A method that shares fewer than two
-    seeds with it cannot be compared and is left out. Empty where fewer than two methods can be compared.
+
+def near_best(values: pd.DataFrame) -> set[str]:
+    """The best method by its mean, and all for which the 95 % interval of (best - method) includes 0.
+
+    values: a row a seed, a column a method, NaN where a run does not count. The best is sought among the methods with
+    most seeds, lest one lucky seed win. A method that shares fewer than two seeds with it cannot be compared and is
+    left out. Empty where fewer than two methods can be compared.
     """
-    values = wide(frame[frame["pair"] == pair])
     n = values.notna().sum()
     if not len(n) or n.max() < 2:
         return set()

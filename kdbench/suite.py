@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import functools
 import importlib.util
+import itertools
 import re
 from collections.abc import Hashable
 from pathlib import Path
@@ -15,7 +16,7 @@ import yaml
 
 from kdbench.errors import unknown
 from kdbench.registry import SOURCES, Parameter, check_params, method_info, method_names, source_params
-from kdbench.types import Block, DataSpec, KdbenchError, MethodSpec, ModelSpec, Pair, Recipe, Suite
+from kdbench.types import Block, Claim, DataSpec, KdbenchError, MethodSpec, ModelSpec, Pair, Recipe, Suite, Tune
 
 CONFIG_FOLDER = Path("config")
 ADDED_KD = ("features", "cross-modal")
@@ -93,12 +94,12 @@ def check_suite(tree: Any, name: str, where: str) -> Suite:
     """A parsed YAML tree -> Suite."""
     tree = _mapping(tree, where)
     _name(name, where, reserved={"data", "reference"})
-    options = {f.name for f in dataclasses.fields(Suite)} - {"name", "blocks", "seeds", "data", "recipes", "models"}
-    sections = {"seeds", "data", "recipes", "models", "methods", "blocks"}
+    sections = {"seeds", "data", "recipes", "models", "methods", "blocks", "tune", "claims"}
+    options = {f.name for f in dataclasses.fields(Suite)} - sections - {"name"}
     for key in tree:
         if key not in options | sections:
             raise unknown("key", key, options | sections, where)
-    for key in sections - {"methods"}:
+    for key in sections - {"methods", "tune", "claims"}:
         if not tree.get(key):
             raise KdbenchError(f"{where}: the section {key!r} is missing or empty")
 
@@ -110,9 +111,18 @@ def check_suite(tree: Any, name: str, where: str) -> Suite:
     methods = {
         n: _method(n, v, f"{where}: methods.{n}") for n, v in _named(tree.get("methods", {}), f"{where}: methods")
     }
+    seeds = _seeds(tree["seeds"], where)
     blocks = tuple(
-        _block(n, v, data, models, methods, f"{where}: blocks.{n}")
+        _block(n, v, data, models, methods, seeds, f"{where}: blocks.{n}")
         for n, v in _named(tree["blocks"], f"{where}: blocks")
+    )
+    tune = None
+    if "tune" in tree:
+        tune = _tune(tree["tune"], blocks, seeds, f"{where}: tune")
+        blocks = tuple(_with_tuned(block, tune, models, f"{where}: blocks.{block.name}") for block in blocks)
+    claimable = {*methods, *method_names(), *(m.id for block in blocks for m in block.methods)}
+    claims = tuple(
+        _claim(n, v, claimable, f"{where}: claims.{n}") for n, v in _named(tree.get("claims", {}), f"{where}: claims")
     )
     suite = _dataclass(
         Suite,
@@ -120,10 +130,12 @@ def check_suite(tree: Any, name: str, where: str) -> Suite:
         where,
         name=name,
         blocks=blocks,
-        seeds=_seeds(tree["seeds"], where),
+        seeds=seeds,
         data=data,
         recipes=recipes,
         models=models,
+        tune=tune,
+        claims=claims,
     )
     for key in ("threads", "seeds_per_job", "methods_per_job", "minutes_per_job", "memory_mb"):
         value = getattr(suite, key)
@@ -219,11 +231,11 @@ def _method(name: str, tree: Any, where: str) -> MethodSpec:
     return MethodSpec(name, method, params, f"{title} ({label})" if label else title, info.group, info.footnote)
 
 
-def _block(name: str, tree: Any, data: dict, models: dict, methods: dict, where: str) -> Block:
+def _block(name: str, tree: Any, data: dict, models: dict, methods: dict, seeds: tuple[int, ...], where: str) -> Block:
     tree = _mapping(tree, where)
     for key in tree:
-        if key not in {"title", "data", "pairs", "methods"}:
-            raise unknown("key", key, ("title", "data", "pairs", "methods"), where)
+        if key not in (keys := ("title", "data", "pairs", "methods", "seeds", "readings", "table")):
+            raise unknown("key", key, keys, where)
     for key in ("data", "pairs", "methods"):
         if not tree.get(key):
             raise KdbenchError(f"{where}: the key {key!r} is missing or empty")
@@ -238,7 +250,115 @@ def _block(name: str, tree: Any, data: dict, models: dict, methods: dict, where:
         ids = [item.id for item in items]
         if repeated := sorted({i for i in ids if ids.count(i) > 1}):
             raise KdbenchError(f"{where}: {kind} {repeated[0]!r} is listed twice")
-    return Block(name, str(tree.get("title", name)), tree["data"], pairs, specs)
+    chosen = _seeds(tree["seeds"], where) if "seeds" in tree else seeds
+    for seed in chosen:
+        if seed not in seeds:
+            raise unknown("seed", seed, seeds, f"{where}: seeds (the suite's are {', '.join(map(str, seeds))})")
+    readings = tuple(
+        _readings(spec, f"{where}.readings")
+        for spec in (_method_of_block(m, methods, f"{where}.readings") for m in tree.get("readings") or ())
+    )
+    block = Block(name, str(tree.get("title", name)), tree["data"], pairs, specs, chosen, readings)
+    return _with_table(block, tree["table"], f"{where}.table") if "table" in tree else block
+
+
+def _with_table(block: Block, tree: Any, where: str) -> Block:
+    """What the table of a block shows: `rows` (methods), `columns` (pairs), `baselines` (methods)."""
+    methods = {m.id: m.id for m in block.methods}
+    pairs = {f"{p.teacher} -> {p.student}": p.id for p in block.pairs}
+    known = {"rows": methods, "columns": pairs, "baselines": methods}
+    picked = {}
+    for key, values in _mapping(tree, where).items():
+        if key not in known:
+            raise unknown("key", key, known, where)
+        for value in _list(values, f"{where}.{key}"):
+            if value not in known[key]:
+                raise unknown("pair" if key == "columns" else "method", value, known[key], f"{where}.{key}")
+        picked[key] = tuple(known[key][value] for value in values)
+    block = dataclasses.replace(block, **picked)
+    for baseline in picked.get("baselines", ()):
+        if baseline not in {m.id for m in block.shown.methods}:
+            raise KdbenchError(f"{where}.baselines: {baseline!r} is not among the rows")
+    return block
+
+
+def _readings(spec: MethodSpec, where: str) -> tuple[MethodSpec, tuple[MethodSpec, ...]]:
+    """A method and one spec for each combination of what its sources leave open."""
+    open_choices = method_info(spec.method).readings
+    if not open_choices:
+        raise KdbenchError(f"{where}: {spec.method!r} has one reading only: its file has no READINGS")
+    result = []
+    for values in itertools.product(*open_choices.values()):
+        params = spec.params | dict(zip(open_choices, values, strict=True))
+        check_params(spec.method, params, where)
+        words = ", ".join(map(str, values))
+        result.append(
+            dataclasses.replace(spec, id=f"{spec.id}@{'-'.join(map(str, values))}", params=params, label=words)
+        )
+    return spec, tuple(result)
+
+
+def _tune(tree: Any, blocks: tuple[Block, ...], seeds: tuple[int, ...], where: str) -> Tune:
+    args = dict(_mapping(tree, where))
+    texts = _list(args.pop("pairs", None), f"{where}.pairs")
+    known = {f"{p.teacher} -> {p.student}": p for block in blocks for p in block.pairs}
+    pairs = []
+    for text in texts:
+        normal = " -> ".join(part.strip() for part in str(text).split("->"))
+        if normal not in known:
+            raise unknown("pair", normal, known, f"{where}.pairs")
+        pairs.append(known[normal])
+    tune = _dataclass(Tune, args, where, pairs=tuple(pairs))
+    if tune.seed in seeds or tune.seed < 0:
+        raise KdbenchError(f"{where}.seed: must be a whole number that is not among the reported seeds {list(seeds)}")
+    if len(set(tune.factors)) < max(2, len(tune.factors)) or min(tune.factors) <= 0:
+        raise KdbenchError(f"{where}.factors: expected two or more different positive numbers, got {tune.factors}")
+    return tune
+
+
+def _claim(name: str, tree: Any, methods: set[str], where: str) -> Claim:
+    """Its methods need not meet in a block: a suite that extends another may take the claims and drop a block."""
+    claim = _dataclass(Claim, _mapping(tree, where), where, name=name)
+    for method in (claim.method, claim.control):
+        if method not in methods:
+            raise unknown("method", method, methods, where)
+    if claim.method == claim.control:
+        raise KdbenchError(f"{where}: {claim.method!r} is its own control")
+    return claim
+
+
+def tuning_pair(tune: Tune, models: dict[str, ModelSpec], pair: Pair) -> Pair | None:
+    """The pair on which the weights for this one are chosen: same data, same student family, both across modalities
+    or both within one."""
+
+    def kind(p: Pair) -> tuple:
+        teacher, student = models[p.teacher], models[p.student]
+        return student.data, student.family, teacher.input == student.input
+
+    return next((p for p in tune.pairs if kind(p) == kind(pair)), None)
+
+
+def _with_tuned(block: Block, tune: Tune, models: dict[str, ModelSpec], where: str) -> Block:
+    """The block with a tuned twin after each method that has a main weight; a block without a tuning pair as it is."""
+    found = {pair.id: tuning_pair(tune, models, pair) for pair in block.pairs}
+    if not any(found.values()):
+        return block
+    for pair in block.pairs:
+        if found[pair.id] is None:
+            raise KdbenchError(
+                f"{where}: no pair in tune.pairs can choose weights for {pair.teacher} -> {pair.student}: it takes one "
+                f"with a {models[pair.student].family} student on the same data"
+            )
+    methods: list[MethodSpec] = []
+    for spec in block.methods:
+        methods.append(spec)
+        weight = method_info(spec.method).main_weight
+        if weight and spec.needs_teacher and spec.params[weight]:
+            methods.append(
+                dataclasses.replace(spec, id=f"{spec.id}-tuned", label=f"{spec.label}, tuned", tuned_from=spec.id)
+            )
+    rows = block.rows and (*block.rows, *(m.id for m in methods if m.tuned_from in block.rows))
+    return dataclasses.replace(block, methods=tuple(methods), rows=rows)
 
 
 def _pair(text: Any, data: str, models: dict, where: str) -> Pair:
@@ -254,6 +374,8 @@ def _pair(text: Any, data: str, models: dict, where: str) -> Pair:
 
 
 def _method_of_block(name: Any, methods: dict, where: str) -> MethodSpec:
+    if not isinstance(name, str):
+        raise KdbenchError(f"{where}: expected the name of a method, got {name!r}")
     if name in methods:
         return methods[name]
     if name not in method_names():

@@ -1,17 +1,16 @@
-"""Tables as a person reads them: one description, written as Markdown, LaTeX and CSV.
+"""Tables as a person reads them: one description, written as Markdown, LaTeX, HTML and CSV.
 
-Read from bottom to top for the machine, from top to bottom for the content: `cells` turns the frame of a block into
-numbers (one row a cell, also the lines of the CSV), the functions after it lay them out as `Table`s, and three short
-renderers know nothing of distillation.
+`cells` turns the frame of a block into numbers (one row a cell, also the lines of the CSV), and the functions after it
+lay them out as the tables of a page, which kdbench/page.py renders.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import io
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -19,66 +18,21 @@ import pandas as pd
 
 from kdbench import stats
 from kdbench.checkpoint import write_text
-from kdbench.types import Block, MethodSpec, Suite
+from kdbench.page import Cell, Document, Group, Row, Section, Table, html, latex, markdown
+from kdbench.types import Block, Claim, MethodSpec, Suite
 
 MAX_COLUMNS = 7
 """Pairs that one table can hold before it is cut by the student's family."""
 
 MARKS = "†‡"
+ONE_SEED = (
+    "one seed, so in braces a 95 % bootstrap interval over the test images: it tells these two networks apart, not the "
+    "two methods, since another seed would give other networks"
+)
 FAMILIES = {"cnn": "CNN", "vit": "ViT", "mlp": "MLP"}
 
 
-@dataclass(frozen=True)
-class Cell:
-    text: str
-    bold: bool = False
-    letters: tuple[str, ...] = ()
-    """Footnotes of this cell."""
-
-
-@dataclass(frozen=True)
-class Row:
-    label: Cell
-    cells: tuple[Cell, ...]
-
-
-@dataclass(frozen=True)
-class Group:
-    """Rows under one heading; `title` is empty where there is only one group."""
-
-    title: str
-    rows: tuple[Row, ...]
-
-
-@dataclass(frozen=True)
-class Table:
-    title: str
-    corner: str
-    """Heading of the column of row labels."""
-    columns: tuple[tuple[str, ...], ...]
-    """Each column's heading, line by line."""
-    groups: tuple[Group, ...]
-    footnotes: tuple[tuple[str, str], ...] = ()
-    """(letter or mark, text)"""
-
-
-@dataclass(frozen=True)
-class Section:
-    title: str
-    parts: tuple[str | Table, ...]
-    """Paragraphs and tables in reading order."""
-
-
-@dataclass(frozen=True)
-class Document:
-    title: str
-    banner: tuple[str, ...]
-    """Warnings above everything else."""
-    sections: tuple[Section, ...]
-    footer: tuple[str, ...]
-
-
-def _letters(notes: dict[str, str], texts: Iterable[str]) -> tuple[str, ...]:
+def note_letters(notes: dict[str, str], texts: Iterable[str]) -> tuple[str, ...]:
     """Footnote letters in order of first use; `notes` remembers text -> letter, so that a text has one letter."""
     return tuple(notes.setdefault(text, _letter(len(notes))) for text in texts)
 
@@ -102,7 +56,11 @@ _MEANS = {
 }
 
 
-def cells(block: Block, frame: pd.DataFrame) -> pd.DataFrame:
+Correct = Mapping[tuple[str, str], np.ndarray]
+"""(pair, method) -> which test images its one run gets right, bool (N,)"""
+
+
+def cells(block: Block, frame: pd.DataFrame, correct: Correct = MappingProxyType({})) -> pd.DataFrame:
     """Index (pair, method) in the block's order; one row holds all that the tables say about that cell.
 
     Accuracies are percent, differences points, times seconds. `notes` is a list of sentences for the footnotes, `kind`
@@ -114,7 +72,7 @@ def cells(block: Block, frame: pd.DataFrame) -> pd.DataFrame:
         values["time"] = values["seconds"].div(values["seconds"]["scratch"], axis=0)
     means = {**_MEANS, "optimism_mean_decides_nothing": "optimism"}
     means |= {"seconds_over_scratch": "time"} if "time" in values else {}
-    baselines = {f"minus_{b}": stats.differences(frame, b) for b in _baselines(block)}
+    baselines = {f"minus_{b}": stats.differences(frame, b) for b in baselines_of(block)}
     kinds, teacher = stats.headline_pairs(frame)["kind"], stats.teachers(frame)
     runs = {key: rows for key, rows in frame.groupby(["pair", "method"])}  # noqa: C416, a GroupBy is no mapping
     records = []
@@ -140,13 +98,19 @@ def cells(block: Block, frame: pd.DataFrame) -> pd.DataFrame:
             record |= _named("test", stats.mean_sd(_seeds_of(values["test"], pair.id, method.id)))
             record["bold"] = method.id in best
             for name, delta in baselines.items():
-                interval = stats.paired_t_interval(_seeds_of(delta, pair.id, method.id))
-                record |= _named(name, interval)
+                record |= _named(name, stats.paired_t_interval(_seeds_of(delta, pair.id, method.id)))
+                one = record[f"{name}_n"] == 1 and _one_seed(correct, pair.id, method.id, name.removeprefix("minus_"))
+                record |= dict(zip((f"{name}_images_low", f"{name}_images_high"), one or (None, None), strict=True))
             for name, source in means.items():
                 record[name] = stats.mean_sd(_seeds_of(values[source], pair.id, method.id)).mean
             record["notes"] = _explanations(rows)
             records.append(record)
     return pd.DataFrame(records).set_index(["pair", "method"], drop=False).astype(object)
+
+
+def _one_seed(correct: Correct, pair: str, method: str, baseline: str) -> tuple[float, float] | None:
+    both = correct.get((pair, method)), correct.get((pair, baseline))
+    return None if both[0] is None or both[1] is None else stats.bootstrap_interval(*both)
 
 
 def _seeds_of(table: pd.DataFrame, pair: str, method: str) -> pd.Series:
@@ -204,12 +168,14 @@ def _known(value: Any) -> bool:
     return value is not None and bool(np.isfinite(value))
 
 
-def _signed(value: float) -> str:
-    return f"{value:+.1f}".replace("-", "−")
+def signed(value: float) -> str:
+    """Points with their sign and one digit."""
+    # A mean of zero up to rounding must not carry a sign that depends on the machine.
+    return f"{round(value, 1) + 0.0:+.1f}".replace("-", "−")
 
 
 def _accuracy(record: Mapping[str, Any], notes: dict[str, str]) -> Cell:
-    letters = _letters(notes, record["notes"])
+    letters = note_letters(notes, record["notes"])
     if record["test_n"]:
         sd = f" ± {record['test_sd']:.1f}" if _known(record["test_sd"]) else ""
         return Cell(f"{record['test_mean']:.1f}{sd} ({record['test_n']})", record["bold"], letters)
@@ -224,18 +190,25 @@ def _difference(record: Mapping[str, Any], baseline: str, notes: dict[str, str])
     name = f"minus_{baseline}"
     if not record[f"{name}_n"]:
         return Cell(_absent(record["status"]))
-    text, letters = _with_interval(*(record[f"{name}_{key}"] for key in ("mean", "low", "high", "n")), notes)
+    interval = [record[f"{name}_{key}"] for key in ("mean", "low", "high", "n")]
+    if record[f"{name}_images_low"] is not None:
+        images = (record[f"{name}_images_{end}"] for end in ("low", "high"))
+        text, letters = f"{signed(interval[0])} {{{', '.join(map(signed, images))}}}", note_letters(notes, [ONE_SEED])
+    else:
+        text, letters = with_interval(*interval, notes)
     return Cell(f"{text} ({record[f'{name}_n']})", letters=letters)
 
 
-def _with_interval(mean: float, low: Any, high: Any, n: int, notes: dict[str, str]) -> tuple[str, tuple[str, ...]]:
+def with_interval(mean: float, low: Any, high: Any, n: int, notes: dict[str, str]) -> tuple[str, tuple[str, ...]]:
+    """A difference with its interval, and the letter of the footnote that says why it has none."""
     if _known(low):
-        return f"{_signed(mean)} [{_signed(low)}, {_signed(high)}]", ()
+        return f"{signed(mean)} [{signed(low)}, {signed(high)}]", ()
     why = "one common seed" if n == 1 else "the same difference in every seed"
-    return _signed(mean), _letters(notes, [f"{why}: no interval"])
+    return signed(mean), note_letters(notes, [f"{why}: no interval"])
 
 
-def _list(names: Iterable[str]) -> str:
+def joined(names: Iterable[str]) -> str:
+    """Names in a row, or `none`."""
     return ", ".join(names) or "none"
 
 
@@ -250,7 +223,8 @@ def _say(value: Any) -> str:
 # --------------------------------------------------------------------------------------------- from numbers to tables
 
 
-def _by_group(methods: Iterable[MethodSpec], row: Callable[[MethodSpec], Row]) -> tuple[Group, ...]:
+def by_group(methods: Iterable[MethodSpec], row: Callable[[MethodSpec], Row]) -> tuple[Group, ...]:
+    """A row for each method, under the headings of their groups."""
     groups: dict[str, list[Row]] = {}
     for method in methods:
         groups.setdefault(method.group, []).append(row(method))
@@ -295,52 +269,87 @@ def _mark_notes(block: Block) -> tuple[tuple[str, str], ...]:
     return tuple(notes)
 
 
-def _pair_tables(suite: Suite, block: Block, frame: pd.DataFrame, data: pd.DataFrame, pairs: list[str]) -> list[Table]:
+def _pair_tables(
+    suite: Suite, block: Block, frame: pd.DataFrame, data: pd.DataFrame, readings: Readings, pairs: list[str]
+) -> list[Table]:
     """Accuracies, then the paired differences to each baseline, of these pairs."""
     result = []
     for suffix, part in _cut(suite, block, pairs).items():
         columns = tuple(_heading(suite, block, pair) for pair in part)
-        result.append(_accuracy_table(block, frame, data, part, columns, suffix))
-        result += [_difference_table(block, data, part, columns, suffix, baseline) for baseline in _baselines(block)]
+        result.append(_accuracy_table(block, frame, data, readings, part, columns, suffix))
+        result += [_difference_table(block, data, part, columns, suffix, baseline) for baseline in baselines_of(block)]
     return result
 
 
-def _accuracy_table(block, frame, data, pairs, columns, suffix: str) -> Table:
+def _accuracy_table(block, frame, data, readings: Readings, pairs, columns, suffix: str) -> Table:
     notes: dict[str, str] = {}
     teacher = Group("Teacher", (_teacher_row(stats.teachers(frame), pairs, notes), _gain_row(frame, pairs)))
-    groups = _by_group(
+    groups = by_group(
         block.methods, lambda m: Row(_label(m, notes), tuple(_accuracy(data.loc[(p, m.id)], notes) for p in pairs))
     )
-    footnotes = _mark_notes(block) + _listed(notes)
+    if readings:
+        rows = (_reading_row(method, own, found, pairs, notes) for method, own, found in readings)
+        groups += (Group("Range over readings of a reconstructed method", tuple(rows)),)
+    footnotes = _mark_notes(block) + note_list(notes)
     return Table(f"Test accuracy, %{suffix}", "Method", columns, (teacher, *groups), footnotes)
+
+
+Readings = Sequence[tuple[MethodSpec, Sequence[MethodSpec], pd.DataFrame]]
+"""(method, its readings, the frame of their runs)"""
+
+
+def _reading_row(method: MethodSpec, readings, frame: pd.DataFrame, pairs, notes: dict[str, str]) -> Row:
+    """Lowest and highest mean over seeds among the readings of a method; a footnote names the two."""
+    means, row = stats.wide(frame).groupby("pair").mean(), []
+    labels = {m.id: m.label for m in readings}
+    for pair in pairs:
+        found = means.loc[pair].dropna() if pair in means.index else pd.Series(dtype=float)
+        if not len(found):
+            row.append(Cell("—"))
+            continue
+        low, high = found.idxmin(), found.idxmax()
+        lacking = f"; {len(labels) - len(found)} of {len(labels)} without a result" if len(found) < len(labels) else ""
+        note = f"lowest: {labels[low]}; highest: {labels[high]}{lacking}"
+        row.append(Cell(f"{found[low]:.1f} to {found[high]:.1f}", letters=note_letters(notes, [note])))
+    return Row(Cell(f"{method.label}: {len(labels)} readings"), tuple(row))
 
 
 def _difference_table(block, data, pairs, columns, suffix: str, baseline: str) -> Table:
     notes: dict[str, str] = {}
-    groups = _by_group(
-        (m for m in block.methods if m.id != baseline),
+    groups = by_group(
+        rivals_of(block, baseline),
         lambda m: Row(Cell(m.label), tuple(_difference(data.loc[(p, m.id)], baseline, notes) for p in pairs)),
     )
-    title = f"Paired difference to {_name(block, baseline)}, points [95 % t interval]{suffix}"
-    return Table(title, "Method", columns, groups, _listed(notes))
+    title = f"Paired difference to {label_of(block, baseline)}, points [95 % t interval]{suffix}"
+    return Table(title, "Method", columns, groups, note_list(notes))
 
 
-def _listed(notes: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+def note_list(notes: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """The footnotes that `note_letters` has gathered."""
     return tuple((letter, text) for text, letter in notes.items())
 
 
-def _name(block: Block, method: str) -> str:
+def label_of(block: Block, method: str) -> str:
+    """A method as a person reads it."""
     return next(m.label for m in block.methods if m.id == method)
 
 
-def _baselines(block: Block) -> list[str]:
+def baselines_of(block: Block) -> list[str]:
+    """Ids of the methods that the block holds the others against."""
     ids = [m.id for m in block.methods]
-    return [b for b in ("kd", "scratch") if b in ids and len(ids) > 1]
+    return [b for b in block.baselines if b in ids and len(ids) > 1]
+
+
+def rivals_of(block: Block, baseline: str) -> list[MethodSpec]:
+    """The methods that are held against a baseline: tuned ones against tuned KD, the others against KD."""
+    tuned = next(m for m in block.methods if m.id == baseline).tuned_from
+    same = [m for m in block.methods if baseline == "scratch" or m.id == "scratch" or bool(m.tuned_from) == bool(tuned)]
+    return [m for m in same if m.id != baseline]
 
 
 def _label(method: MethodSpec, notes: dict[str, str]) -> Cell:
     marked = any(c in MARKS for c in method.label)
-    return Cell(method.label, letters=() if marked or not method.footnote else _letters(notes, [method.footnote]))
+    return Cell(method.label, letters=() if marked or not method.footnote else note_letters(notes, [method.footnote]))
 
 
 def _teacher_row(teacher: pd.Series, pairs: Sequence[str], notes: dict[str, str]) -> Row:
@@ -350,7 +359,9 @@ def _teacher_row(teacher: pd.Series, pairs: Sequence[str], notes: dict[str, str]
         if not n:
             row.append(Cell("—"))
         elif n > 1 and sd < 1e-9:
-            row.append(Cell(f"{mean:.1f} ({n})", letters=_letters(notes, ["the same teacher accuracy in every seed"])))
+            row.append(
+                Cell(f"{mean:.1f} ({n})", letters=note_letters(notes, ["the same teacher accuracy in every seed"]))
+            )
         else:
             row.append(Cell(f"{mean:.1f}{f' ± {sd:.1f}' if n > 1 else ''} ({n})"))
     return Row(Cell("test accuracy"), tuple(row))
@@ -358,7 +369,7 @@ def _teacher_row(teacher: pd.Series, pairs: Sequence[str], notes: dict[str, str]
 
 def _gain_row(frame: pd.DataFrame, pairs: Sequence[str]) -> Row:
     gains = stats.headline_pairs(frame)["gain"].reindex(pairs)
-    return Row(Cell("minus scratch, validation"), tuple(Cell(_signed(g) if _known(g) else "—") for g in gains))
+    return Row(Cell("minus scratch, validation"), tuple(Cell(signed(g) if _known(g) else "—") for g in gains))
 
 
 def _verdict_table(block: Block, verdict: pd.DataFrame, baseline: str) -> Table:
@@ -366,58 +377,127 @@ def _verdict_table(block: Block, verdict: pd.DataFrame, baseline: str) -> Table:
 
     def row(method: MethodSpec) -> Row:
         v = verdict.loc[method.id]
-        difference, letters = "—", ()
-        if v["n"]:
-            difference, letters = _with_interval(v["difference"], v["low"], v["high"], v["n"], notes)
         tested = np.isfinite(v["p_holm"])
-        return Row(
-            Cell(method.label),
-            (
-                Cell(difference, letters=letters),
-                Cell(f"{v['n']} of {v['seeds']}"),
-                Cell(f"{v['pairs']} of {v['headline']}"),
-                Cell(_p(v["p_holm"]) if tested else "—"),
-                Cell(v["verdict"], letters=() if tested else _letters(notes, [v["reason"]])),
-            ),
-        )
+        word = Cell(v["verdict"], letters=() if tested else note_letters(notes, [v["reason"]]))
+        return Row(Cell(method.label), (*_difference_cells(v, notes), _p(v["p_holm"]), word))
 
-    columns = (("difference, points", "[95 % t interval]"), ("complete", "seeds"), ("headline", "pairs"))
-    columns += (("p", "(Holm)"), ("verdict",))
-    groups = _by_group((m for m in block.methods if m.id in verdict.index), row)
+    columns = (*_DIFFERENCE_COLUMNS, ("p", "(Holm)"), ("verdict",))
+    groups = by_group((m for m in block.methods if m.id in verdict.index), row)
     return Table(
-        f"Verdict against {_name(block, baseline)}, over headline pairs", "Method", columns, groups, _listed(notes)
+        f"Verdict against {label_of(block, baseline)}, over headline pairs", "Method", columns, groups, note_list(notes)
     )
 
 
-def _p(p: float) -> str:
-    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+_DIFFERENCE_COLUMNS = (("difference, points", "[95 % t interval]"), ("complete", "seeds"), ("headline", "pairs"))
+
+
+def _difference_cells(v: pd.Series, notes: dict[str, str]) -> tuple[Cell, Cell, Cell]:
+    """What stands below _DIFFERENCE_COLUMNS of a row of stats.verdict."""
+    counts = Cell(f"{v['n']} of {v['seeds']}"), Cell(f"{v['pairs']} of {v['headline']}")
+    return difference_cell(v, notes), *counts
+
+
+def difference_cell(v: pd.Series, notes: dict[str, str]) -> Cell:
+    """The difference of a row of stats.verdict with its interval."""
+    if not v["n"]:
+        return Cell("—")
+    text, letters = with_interval(v["difference"], v["low"], v["high"], v["n"], notes)
+    return Cell(text, letters=letters)
+
+
+def _p(p: float, letters: tuple[str, ...] = ()) -> Cell:
+    return Cell("—" if np.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}", letters=letters)
+
+
+def claim_results(suite: Suite, block: Block, frame: pd.DataFrame) -> list[tuple[Claim, pd.Series]]:
+    """The claims that this block can test, each with the row of stats.verdict of its method against its control."""
+    ids = {m.id for m in block.methods}
+    return [
+        (claim, stats.verdict(frame, claim.control, [claim.method]).loc[claim.method])
+        for claim in suite.claims
+        if {claim.method, claim.control} <= ids
+    ]
+
+
+def claims_table(block: Block, results: Iterable[tuple[Claim, pd.Series]]) -> Table:
+    """Method minus control for the results of `claim_results`."""
+    notes: dict[str, str] = {}
+
+    def row(claim: Claim, v: pd.Series) -> Row:
+        label = Cell(f"{label_of(block, claim.method)} minus {label_of(block, claim.control)}")
+        cells = _difference_cells(v, notes)
+        why = () if np.isfinite(v["p"]) else note_letters(notes, [v["reason"]])
+        return Row(label, (*cells, _p(v["p"], why)))
+
+    columns = (*_DIFFERENCE_COLUMNS, ("p", "(unadjusted)"))
+    rows = tuple(row(claim, v) for claim, v in results)
+    return Table(
+        "Claims and their controls, over headline pairs", "Claim", columns, (Group("", rows),), note_list(notes)
+    )
 
 
 def _verdict_parts(block: Block, frame: pd.DataFrame, baseline: str) -> list[str | Table]:
-    verdict = stats.verdict(frame, baseline)
-    labels = {m.id: m.label for m in block.methods}
-    name = labels[baseline]
+    rivals = [m.id for m in rivals_of(block, baseline)]
+    verdict = stats.verdict(frame, baseline, rivals)
+    return [
+        _verdict_table(block, verdict, baseline),
+        verdict_sentence(block, verdict, baseline),
+        detectable_sentence(frame, baseline, rivals),
+    ]
+
+
+def verdict_sentence(block: Block, verdict: pd.DataFrame, baseline: str) -> str:
+    """Who is better than the baseline, who worse, and who neither."""
 
     def named(kind: str) -> str:
-        return _list(labels[m] for m in verdict.index[verdict["verdict"] == kind] if m in labels)
+        return joined(label_of(block, m) for m in verdict.index[verdict["verdict"] == kind])
 
-    summary = (
-        f"Better than {name}: {named('better')}. Worse: {named('worse')}. Not separated: {named('not separated')}. "
-        f"Without a test: {named('no test')}."
+    return (
+        f"Better than {label_of(block, baseline)}: {named('better')}. Worse: {named('worse')}. "
+        f"Not separated: {named('not separated')}. Without a test: {named('no test')}."
     )
-    found = stats.detectable(frame, baseline)
+
+
+def detectable_sentence(frame: pd.DataFrame, baseline: str, rivals: Sequence[str]) -> str:
+    """What differences to the baseline could have been found at all."""
+    found = stats.detectable(frame, baseline, rivals)
     sizes = []
     if found.verdict:
         family = f"Holm's first step over {found.methods} methods" if found.methods > 1 else "one method"
         sizes.append(f"{found.verdict:.1f} points in this verdict ({family}, n = {found.verdict_n})")
     if found.cell:
         sizes.append(f"{found.cell:.1f} points in a single cell (n = {found.cell_n})")
-    detectable = (
-        f"Smallest true difference that a two-sided paired t test at 5 % finds with 80 % power: {'; '.join(sizes)}."
-        if sizes
-        else "The smallest detectable difference cannot be estimated: it takes two complete seeds that differ."
+    if not sizes:
+        return "The smallest detectable difference cannot be estimated: it takes two complete seeds that differ."
+    return f"Smallest true difference that a two-sided paired t test at 5 % finds with 80 % power: {'; '.join(sizes)}."
+
+
+def _tuning_table(block: Block, choices: Sequence[Mapping[str, Any]]) -> Table:
+    """Per method and tuning pair the chosen weight, and what it and the default reached on validation."""
+    notes: dict[str, str] = {}
+    pairs = list(dict.fromkeys(c["pair"] for c in choices))
+    found = {(c["method"], c["pair"]): c for c in choices}
+
+    def cell(method: MethodSpec, pair: str) -> Cell:
+        choice = found.get((method.id, pair))
+        if choice is None:
+            return Cell("—")
+        by_factor = {t["factor"]: t for t in choice["tried"]}
+        lost = [t for t in choice["tried"] if t["val"] is None]
+        letters = note_letters(notes, [f"× {t['factor']:g}: {t['status']} ({t['reason']})" for t in lost])
+        gain = ""
+        if choice["factor"] != 1 and _known(by_factor.get(1, {}).get("val")):
+            gain = f", {signed(by_factor[choice['factor']]['val'] - by_factor[1]['val'])}"
+        return Cell(f"{choice['value']:.3g} (× {choice['factor']:g}{gain})", letters=letters)
+
+    methods = [m for m in block.methods if any(m.id == c["method"] for c in choices)]
+    return Table(
+        "Tuning: chosen main weight (times the default, points gained on validation)",
+        "Method",
+        tuple((*pair.split("--", 1),) for pair in pairs),
+        by_group(methods, lambda m: Row(Cell(m.label), tuple(cell(m, pair) for pair in pairs))),
+        note_list(notes),
     )
-    return [_verdict_table(block, verdict, baseline), summary, detectable]
 
 
 def _optimism_table(block: Block, data: pd.DataFrame) -> Table:
@@ -428,14 +508,14 @@ def _optimism_table(block: Block, data: pd.DataFrame) -> Table:
         if not len(own):
             return Row(Cell(method.label), (Cell("—"),) * 4)
         return Row(
-            Cell(method.label), (Cell(f"{last:.1f}"), Cell(f"{best:.1f}"), Cell(_signed(gap)), Cell(str(len(own))))
+            Cell(method.label), (Cell(f"{last:.1f}"), Cell(f"{best:.1f}"), Cell(signed(gap)), Cell(str(len(own))))
         )
 
     return Table(
         "DECIDES NOTHING: what choosing the epoch on the test set would add",
         "Method",
         (("last", "epoch, %"), ("best test", "epoch, %"), ("optimism,", "points"), ("pairs",)),
-        _by_group(block.methods, row),
+        by_group(block.methods, row),
     )
 
 
@@ -451,7 +531,7 @@ def _cost_table(block: Block, data: pd.DataFrame) -> Table:
 
     columns = (("extra", "parameters"), ("seconds", "a run"))
     columns += ((("time over", "scratch"),) if relative else ()) + (("peak memory,", "MB"),)
-    return Table("Cost of training, range over pairs", "Method", columns, _by_group(block.methods, row))
+    return Table("Cost of training, range over pairs", "Method", columns, by_group(block.methods, row))
 
 
 def _range(values: pd.Series, form: str = ",.0f", unit: str = "") -> str:
@@ -468,7 +548,7 @@ def _range(values: pd.Series, form: str = ",.0f", unit: str = "") -> str:
 def describe(suite: Suite, blocks: Sequence[tuple[Block, pd.DataFrame, Mapping, Mapping]]) -> Document:
     """The page of a suite: blocks are (block, frame, anchors, context) as kdbench/results.py makes them."""
     sections, partial = [], []
-    for block, frame, anchors, context in blocks:
+    for block, frame, anchors, context in map(_shown, blocks):
         missing = int((frame["status"] == "missing").sum())
         if missing:
             partial.append(f"{missing} of {len(frame)} runs of “{block.title}”")
@@ -483,8 +563,16 @@ def describe(suite: Suite, blocks: Sequence[tuple[Block, pd.DataFrame, Mapping, 
     return Document(suite.title or suite.name, tuple(banner), (Section("", (how,)), *sections), _footer(blocks))
 
 
+def _shown(block_frame_etc: tuple) -> tuple:
+    """The same with the block cut down to the rows and columns of its table. Runs of other methods stay, since scratch
+    tells headline pairs whether it is shown or not."""
+    block, frame, *rest = block_frame_etc
+    block = block.shown
+    return block, frame[frame["pair"].isin([p.id for p in block.pairs])], *rest
+
+
 def _sections(suite: Suite, block: Block, frame: pd.DataFrame, anchors: Mapping, context: Mapping) -> list[Section]:
-    data = cells(block, frame)
+    data, readings = cells(block, frame, context.get("correct") or {}), context.get("readings") or ()
     kinds = data.drop_duplicates("pair").set_index("pair")["kind"]
     pairs = {kind: [p for p in kinds.index if kinds[p] == kind] for kind in ("headline", "weak", "undecided")}
 
@@ -494,7 +582,7 @@ def _sections(suite: Suite, block: Block, frame: pd.DataFrame, anchors: Mapping,
     if frame["seed"].nunique() == 1:
         parts.append("One single seed: no interval and no test can be had, and nothing is bold.")
     if pairs["headline"]:
-        parts += _pair_tables(suite, block, frame, data, pairs["headline"])
+        parts += _pair_tables(suite, block, frame, data, readings, pairs["headline"])
     else:
         parts.append("No pair of this block is known to be a headline pair (teacher at least 3 points above scratch).")
     sections = [Section(f"{block.title} ({block.name})", tuple(parts))]
@@ -503,9 +591,13 @@ def _sections(suite: Suite, block: Block, frame: pd.DataFrame, anchors: Mapping,
         ("undecided", "Undecided", "Teacher or scratch not yet known on validation: not in the verdict."),
     ):
         if pairs[kind]:
-            tables = _pair_tables(suite, block, frame, data, pairs[kind])
+            tables = _pair_tables(suite, block, frame, data, readings, pairs[kind])
             sections.append(Section(f"{block.title}: {title.lower()}", (why, *tables)))
-    parts = [part for baseline in _baselines(block) for part in _verdict_parts(block, frame, baseline)]
+    parts = [part for baseline in baselines_of(block) for part in _verdict_parts(block, frame, baseline)]
+    if claims := claim_results(suite, block, frame):
+        parts.append(claims_table(block, claims))
+    if context.get("tuned"):
+        parts.append(_tuning_table(block, context["tuned"]))
     parts += [_optimism_table(block, data), _cost_table(block, data)]
     sections.append(Section(f"{block.title}: verdict, optimism and cost", tuple(parts)))
     return sections
@@ -529,7 +621,7 @@ def _facts(data: pd.DataFrame, anchors: Mapping, context: Mapping) -> list[str]:
         ]
         sizes = [f"{_say(anchor[f'{k}_used'])} {k}" for k in ("train", "test") if anchor.get(f"{k}_used")]
         used = f" (on {' and '.join(sizes)} samples)" if sizes else ""
-        lines.append(f"Without any network, {modality}: {_list(known)}{used}.")
+        lines.append(f"Without any network, {modality}: {joined(known)}{used}.")
     return lines
 
 
@@ -545,12 +637,12 @@ def _footer(blocks: Sequence[tuple]) -> tuple[str, ...]:
 def write_tables(
     suite: Suite, blocks: Sequence[tuple[Block, pd.DataFrame, Mapping, Mapping]], folder: Path
 ) -> list[Path]:
-    """Write folder/SUITE.md, .tex and .csv, each whole or not at all, and return their paths.
+    """Write folder/SUITE.md, .tex, .html and .csv, each whole or not at all, and return their paths.
 
     Raises KdbenchError where a file cannot be written or a (pair, method, seed) has two results.
     """
     page = describe(suite, blocks)
-    texts = {"md": markdown(page), "tex": latex(page), "csv": csv(suite, [(b, f) for b, f, *_ in blocks])}
+    texts = {"md": markdown(page), "tex": latex(page), "html": html(page), "csv": csv(suite, blocks)}
     paths = []
     for suffix, text in texts.items():
         path = Path(folder) / f"{suite.name}.{suffix}"
@@ -559,148 +651,23 @@ def write_tables(
     return paths
 
 
-# ------------------------------------------------------------------------------------------------------------ renderers
-
-
-def _one_line(text: Any) -> str:
-    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
-
-
-def _md(text: Any) -> str:
-    """Text that Markdown, and the HTML within it, shows as it is."""
-    safe = _one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_\[\]|~$#])", r"\\\1", safe)
-
-
-def markdown(page: Document) -> str:
-    lines = [f"# {_md(page.title)}", ""]
-    lines += [f"> **{_md(text)}**\n" for text in page.banner]
-    for section in page.sections:
-        if section.title:
-            lines += [f"## {_md(section.title)}", ""]
-        for part in section.parts:
-            lines += [_md(part), ""] if isinstance(part, str) else _md_table(part)
-    return "\n".join([*lines, "---", "", *(f"{_md(line)}<br>" for line in page.footer)]).rstrip() + "\n"
-
-
-def _md_table(table: Table) -> list[str]:
-    heads = [table.corner, *("<br>".join(map(_md, column)) for column in table.columns)]
-    lines = [f"### {_md(table.title)}", "", _md_row(heads), _md_row(["---", *["---:"] * len(table.columns)])]
-    for group in table.groups:
-        if group.title and len(table.groups) > 1:
-            lines.append(_md_row([f"*{_md(group.title)}*", *[""] * len(table.columns)]))
-        lines += [_md_row([_md_cell(cell) for cell in (row.label, *row.cells)]) for row in group.rows]
-    notes = [f"<sup>{_md(mark)}</sup> {_md(text)}<br>" for mark, text in table.footnotes]
-    return [*lines, "", *notes, *([""] if notes else [])]
-
-
-def _md_row(texts: Sequence[str]) -> str:
-    return f"| {' | '.join(texts)} |"
-
-
-def _md_cell(cell: Cell) -> str:
-    text = f"**{_md(cell.text)}**" if cell.bold else _md(cell.text)
-    return text + (f" <sup>{','.join(cell.letters)}</sup>" if cell.letters else "")
-
-
-_TEX = {
-    "\\": r"\textbackslash{}",
-    "^": r"\textasciicircum{}",
-    "~": r"\textasciitilde{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "`": r"\textasciigrave{}",
-    '"': "''",
-    "[": "{[}",  # a bracket after \\ would be taken for its argument
-    "]": "{]}",
-    "±": r"$\pm$",
-    "−": "$-$",
-    "→": r"$\rightarrow$",
-    "×": r"$\times$",
-    "†": r"\textdagger{}",
-    "‡": r"\textdaggerdbl{}",
-    "—": "---",
-    "–": "--",
-    "“": "``",
-    "”": "''",
-    "’": "'",
-    **{c: "\\" + c for c in "&%$#_{}"},
-}
-_TEX_LETTERS = set("ÀÁÂÃÄÇÈÉÊËÌÍÎÏÑÒÓÔÕÖÙÚÛÜÝàáâãäçèéêëìíîïñòóôõöùúûüýÿßÆæØøÅå")
-
-
-def _tex(text: Any) -> str:
-    return "".join(_TEX.get(c) or _tex_letter(c) for c in _one_line(text))
-
-
-def _tex_letter(c: str) -> str:
-    """Plain pdflatex knows ASCII and accented letters; anything else is shown by its number rather than refused."""
-    return c if c.isascii() or c in _TEX_LETTERS else rf"\texttt{{U+{ord(c):04X}}}"
-
-
-def latex(page: Document) -> str:
-    """A complete document for pdflatex; its tabulars can be copied into a paper that loads booktabs and graphicx."""
-    lines = [
-        r"\documentclass[10pt]{article}",
-        r"\usepackage[a4paper,landscape,margin=15mm]{geometry}",
-        r"\usepackage{booktabs,graphicx}",
-        r"\setlength{\parindent}{0pt}\setlength{\parskip}{4pt}\raggedright",
-        r"\begin{document}",
-        rf"{{\LARGE {_tex(page.title)}}}",
-        "",
-        *(rf"\fbox{{\parbox{{0.97\linewidth}}{{\bfseries {_tex(text)}}}}}" + "\n" for text in page.banner),
-    ]
-    for section in page.sections:
-        if section.title:
-            lines += [rf"\section*{{{_tex(section.title)}}}"]
-        for part in section.parts:
-            lines += [_tex(part), ""] if isinstance(part, str) else _tex_table(part)
-    return "\n".join(
-        [*lines, r"\medskip\footnotesize", *(_tex(t) + r"\par" for t in page.footer), r"\end{document}", ""]
-    )
-
-
-def _tex_table(table: Table) -> list[str]:
-    width = len(table.columns)
-    depth = max((len(column) for column in table.columns), default=1)
-    heads = [(*column, *[""] * (depth - len(column))) for column in table.columns]
-    lines = [
-        r"\medskip",
-        rf"\begin{{minipage}}{{\linewidth}}\subsection*{{{_tex(table.title)}}}\small",
-        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-        rf"\begin{{tabular}}{{@{{}}l{'r' * width}@{{}}}}",
-        r"\toprule",
-    ]
-    for i in range(depth):
-        lines.append(_tex_row([_tex(table.corner) if i == 0 else "", *(_tex(head[i]) for head in heads)]))
-    for group in table.groups:
-        lines.append(r"\midrule")
-        if group.title and len(table.groups) > 1:
-            lines.append(rf"\multicolumn{{{width + 1}}}{{@{{}}l}}{{\textit{{{_tex(group.title)}}}}} \\")
-        lines += [_tex_row([_tex_cell(cell) for cell in (row.label, *row.cells)]) for row in group.rows]
-    lines += [r"\bottomrule", r"\end{tabular}}\par\smallskip\footnotesize"]
-    lines += [rf"\textsuperscript{{{_tex(mark)}}} {_tex(text)}\par" for mark, text in table.footnotes]
-    return [*lines, r"\end{minipage}", "", r"\medskip", ""]
-
-
-def _tex_row(texts: Sequence[str]) -> str:
-    return " & ".join(texts) + r" \\"
-
-
-def _tex_cell(cell: Cell) -> str:
-    text = rf"\textbf{{{_tex(cell.text)}}}" if cell.bold else _tex(cell.text)
-    return text + (rf"\textsuperscript{{{','.join(cell.letters)}}}" if cell.letters else "")
-
-
-def csv(suite: Suite, blocks: Sequence[tuple[Block, pd.DataFrame]]) -> str:
-    """Long form, unrounded. `line` is `cell` (one a pair and method) or `verdict` (one a method and baseline)."""
+def csv(suite: Suite, blocks: Sequence[tuple[Block, pd.DataFrame, Mapping, Mapping]]) -> str:
+    """Long form, unrounded. `line` is `cell` (one a pair and method), `reading` (the same for the readings of a
+    reconstructed method) or `verdict` (one a method and baseline)."""
     lines = []
-    for block, frame in blocks:
-        lines.append(cells(block, frame).assign(line="cell", notes=lambda d: d["notes"].map("; ".join)))
+    for block, frame, _, context in map(_shown, blocks):
+        for _, readings, found in context.get("readings") or ():
+            own = cells(dataclasses.replace(block, methods=tuple(readings)), found)
+            lines.append(own.assign(line="reading", notes=lambda d: d["notes"].map("; ".join)))
+        lines.append(
+            cells(block, frame, context.get("correct") or {}).assign(
+                line="cell", notes=lambda d: d["notes"].map("; ".join)
+            )
+        )
         labels = pd.DataFrame([{"method": m.id, "label": m.label, "group": m.group} for m in block.methods])
-        for baseline in _baselines(block):
-            found = stats.verdict(frame, baseline).add_prefix("verdict_").reset_index()
+        for baseline in baselines_of(block):
+            rivals = [m.id for m in rivals_of(block, baseline)]
+            found = stats.verdict(frame, baseline, rivals).add_prefix("verdict_").reset_index()
             lines.append(labels.merge(found).assign(line="verdict", block=block.name, baseline=baseline).astype(object))
     table = pd.concat(lines, ignore_index=True).assign(suite=suite.name)
     first = ["suite", "block", "line", "baseline"]

@@ -9,7 +9,7 @@ Nothing here imports torch, so that the Snakefile can be parsed in a second.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -79,7 +79,8 @@ class ModelSpec:
     family: str | None = None
     """`cnn`, `vit` or `mlp`; by default read off the timm module."""
     stem: str = "timm"
-    """`small`: replace a ResNet stem by a 3x3 stride-1 convolution without max-pooling, for inputs up to 64 px."""
+    """`small`: replace a ResNet stem by a 3x3 stride-1 convolution without max-pooling, for inputs up to 64 px. It has
+    `stem_width` channels where `args` give it (timm itself reads that for deep stems only), else timm's 64."""
     pos_std: float | None = None
     """Standard deviation of the position embedding at the start (timm: 0.02, too small on tiny inputs)."""
 
@@ -96,6 +97,8 @@ class MethodSpec:
     group: str
     """The heading under which tables list it."""
     footnote: str | None = None
+    tuned_from: str | None = None
+    """Id of the method whose twin this is: the same, but for its main weight, which the suite's tuning chooses."""
 
     @property
     def needs_teacher(self) -> bool:
@@ -123,6 +126,51 @@ class Block:
     data: str
     pairs: tuple[Pair, ...]
     methods: tuple[MethodSpec, ...]
+    seeds: tuple[int, ...]
+    """The suite's, or some of them."""
+    readings: tuple[tuple[MethodSpec, tuple[MethodSpec, ...]], ...] = ()
+    """Reconstructed methods with all their readings, of which the table shows the range."""
+    baselines: tuple[str, ...] = ("kd", "kd-tuned", "scratch")
+    """Methods that the table holds the others against, where it has them."""
+    rows: tuple[str, ...] = ()
+    """Ids of the methods that the table shows; all where empty."""
+    columns: tuple[str, ...] = ()
+    """Ids of the pairs that the table shows; all where empty."""
+
+    @property
+    def trained(self) -> tuple[MethodSpec, ...]:
+        """All that is trained for this table: its rows and the readings."""
+        return self.methods + tuple(reading for _, readings in self.readings for reading in readings)
+
+    @property
+    def shown(self) -> Block:
+        """The block cut down to the rows and columns of its table."""
+        methods = tuple(m for m in self.methods if not self.rows or m.id in self.rows)
+        pairs = tuple(p for p in self.pairs if not self.columns or p.id in self.columns)
+        return replace(self, methods=methods, pairs=pairs)
+
+
+@dataclass(frozen=True)
+class Tune:
+    """Equal tuning: every method tries its main weight times each factor, once a student family."""
+
+    seed: int
+    """Outside the reported seeds; trains teachers of its own."""
+    pairs: tuple[Pair, ...]
+    """Where settings are judged, on validation: one pair a student family."""
+    factors: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A method held against its control, in every block that has both."""
+
+    name: str
+    method: str
+    control: str
+    """The same without what the claim is about."""
+    question: str
+    """Which a difference between the two answers, and which goes before that answer."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +200,8 @@ class Suite:
     """What a cluster profile asks for, a job."""
     minutes_per_job: int = 60
     """What a cluster profile asks for, a job."""
+    tune: Tune | None = None
+    claims: tuple[Claim, ...] = ()
 
 
 # ------------------------------------------------------------------------------------------- what networks tell methods

@@ -1,31 +1,26 @@
 """C2KD and PAT: golden values, formulas of their own, and what their adopted teachers do."""
 
 import dataclasses
-import json
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from builders import adopted
 from conftest import run_jobs, tiny_plan
-from test_losses import softmax
+from test_losses import CASES, GOLDENS, SETTINGS, given, softmax
 from test_models import SMALL, spec
 
-from kdbench import conformance, engine, models, results
-from kdbench.conformance import ALL_PAIRS, CLASSES, MODELS, check
+from kdbench import engine, models, results
+from kdbench.conformance import ALL_PAIRS, CLASSES, LABELS, MODELS, check
 from kdbench.methods import c2kd, pat
 from kdbench.signals import Reader, probe
 from kdbench.types import KdbenchError, PairShapes
 
-GOLDENS = np.load(Path(__file__).parent / "data" / "losses.npz")
-SETTINGS = json.loads(str(GOLDENS["hyperparameters"]))
-CASES = range(len(SETTINGS))
 RNG = np.random.default_rng(0)
 STUDENT, TEACHER = RNG.normal(size=(2, 7, 5)) * 3
 TARGET = np.array([0, 4, 2, 2, 1, 3, 0])
-LABELS = tuple(i % CLASSES for i in range(30))
 
 
 def tensors(*arrays):
@@ -37,9 +32,7 @@ def tensors(*arrays):
 
 @pytest.mark.parametrize("case", CASES)
 def test_ntkl_golden(case):
-    student, teacher, target = (
-        torch.from_numpy(GOLDENS[f"{case}/in/{name}"]) for name in ("student_logits", "teacher_logits", "target")
-    )
+    student, teacher, target = given(case, "student_logits", "teacher_logits", "target")
     student.requires_grad_()
     tau = c2kd.kendall_tau(student, teacher)
     np.testing.assert_allclose(tau.numpy(), GOLDENS[f"{case}/out/c2kd.kendall"], rtol=1e-9, atol=1e-12)
@@ -117,24 +110,6 @@ def test_ntkl_of_logit_gaps_of_200_is_finite(dtype, masking):
     (gradient,) = torch.autograd.grad(value, student, retain_graph=True)
     assert value.dtype == torch.float32 and value.isfinite() and gradient.isfinite().all()
     assert torch.autograd.grad(value, teacher, allow_unused=True) == (None,)
-
-
-def adopted(method, params, teacher, student, model=None):
-    """A distiller with its own copy of a teacher, and signals of both on one batch."""
-    shape = conformance.SHAPE
-    if model is None:
-        model = models.build(teacher, shape, CLASSES, 1)
-    side, last = probe(model, shape, teacher.family)
-    student_model = models.build(student, shape, CLASSES, 0)
-    own_side, own_last = probe(student_model, shape, student.family)
-    torch.manual_seed(0)
-    distiller = method.Method(params, PairShapes(own_side, side, CLASSES, LABELS))
-    read = Reader(model.requires_grad_(False).eval(), engine.EVERYTHING, last)
-    x = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        shown = read(x)
-    distiller.adopt(model, read)
-    return distiller, Reader(student_model, method.Method.needs(params), own_last)(x), shown
 
 
 def test_c2kds_terms_are_those_of_the_released_loss():

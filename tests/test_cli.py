@@ -35,7 +35,7 @@ def test_the_whole_plan_without_snakemake(trained, capsys):
     assert run("show", "tiny", "cnn-t--vit-s", "kd", "0") == 0
     assert json.loads(capsys.readouterr().out)["method"] == "kd"
     assert run("plan", "tiny") == 0
-    assert "2 of 2 runs" in capsys.readouterr().out
+    assert "1 of 1 runs" in capsys.readouterr().out
 
     damaged = plan.runs()["cnn-t--vit-s", "kd", 1].result
     damaged.write_text(damaged.read_text()[:100])
@@ -61,7 +61,7 @@ def test_the_whole_plan_without_snakemake(trained, capsys):
         (["distill", "tiny", "cnn-t--vit-s", "--expect", "0000"], "changed since this workflow was started"),
         (["distill", "tiny", "cnn-t--vit-s", "--threads", "3"], "threads: 1, but this job got 3"),
         (["data", "tiny", "digit"], "did you mean 'digits'"),
-        (["similarity", "tiny", "cnn-t--vit-x"], "did you mean 'cnn-t--vit-s'"),
+        (["similarity", "tiny", "cnn-t--vit-x"], "did you mean 'main/cnn-t--vit-s'"),
         (["show", "tiny", "cnn-t--vit-s", "kdd"], "did you mean 'kd'"),
         (["show", "tiny", "cnn-t--vit-s", "kd", "5"], "unknown seed '5'"),
         (["show", "tiny", "cnn-t--vit-s", "kd", "0"], "does not exist"),

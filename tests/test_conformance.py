@@ -153,6 +153,18 @@ class Unreadable(Good):
         pass
 
 
+class SharesItsMemory(Good):
+    """Early in training it looks at whose turn was last."""
+
+    last = None
+
+    def forward(self, student, teacher, target, progress):
+        terms = super().forward(student, teacher, target, progress)
+        factor = 2 if progress < 0.7 and SharesItsMemory.last is not self else 1
+        SharesItsMemory.last = self
+        return {**terms, "good": factor * terms["good"]}
+
+
 class NoBf16(Good):
     def own(self, student, teacher, target):
         assert student.logits.dtype == torch.float32, "half a number"
@@ -215,6 +227,7 @@ PLANTED = {
     OnceOnly: "at the second step: AssertionError: used twice",
     Forgetful: r"a run resumed from its state goes on differently \(good\)",
     Unreadable: "its state cannot be written and read again",
+    SharesItsMemory: "beside another run it trains otherwise than alone",
     NoBf16: "fails in bf16 autocast: AssertionError: half a number",
     Unasked: "it fails: AttributeError",
     AsksTooMuch: r"needs\(\) asks for gradients",

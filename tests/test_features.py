@@ -1,21 +1,17 @@
 """FitNet, CRD, RSD, PKD and MFH: losses against golden values and independent formulas, conformance, properties."""
 
-import json
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from test_methods import BATCH, CLASSES, FAMILIES, SIDES, build, conforms, only, signals, tensors
+from builders import BATCH, CLASSES, FAMILIES, SIDES, build, conforms, only, signals, tensors
+from test_losses import CASES, GOLDENS, SETTINGS, given
 
 from kdbench.methods import crd, fitnet, mfh, pkd, rsd
 from kdbench.types import KdbenchError, PairShapes
 
-GOLDENS = np.load(Path(__file__).parent / "data" / "losses.npz")
-SETTINGS = json.loads(str(GOLDENS["hyperparameters"]))
-CASES = range(len(SETTINGS))
 TARGET = torch.arange(BATCH) % CLASSES
 
 VARIANTS = {
@@ -25,10 +21,6 @@ VARIANTS = {
     "pkd": [{}, {"feature": "map"}, {"kd_weight": 1.0}],
 }
 VARIED = [(name, changes) for name, variants in VARIANTS.items() for changes in variants]
-
-
-def given(case, *names):
-    return [torch.from_numpy(GOLDENS[f"{case}/in/{name}"]) for name in names]
 
 
 def expect(actual, case, name, tolerance):

@@ -3,6 +3,7 @@
 import html
 import itertools
 import re
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 from test_tables import HOSTILE, METHODS, change, make
 
-from kdbench import figures
+from kdbench import figures, stats
 from kdbench.types import KdbenchError
 
 MANY = (*METHODS, *(f"m{i}" for i in range(14)))
@@ -31,7 +32,22 @@ def stages(block, seeds=2, reason="the coarser grid is 4 x 4, below 8"):
                 | {"null_low": -0.03 if known else None, "null_high": 0.04 if known else None}
                 | {"reason": None if known else reason}
             )
-        documents.append({"pair": pair.id, "block": block.name, "kind": "stages", "rows": rows})
+        spectra = [
+            {
+                "seed": seed,
+                "role": "student" if method else "teacher",
+                "model": pair.student if method else pair.teacher,
+            }
+            | {
+                "method": method,
+                "stage": stage,
+                "power": [0.4, 0.5 - 0.01 * i, 0.5 + 0.01 * i],
+                "white": [0.2, 0.3, 0.7],
+            }
+            for i, method in enumerate([None, "before", *(m.id for m in block.methods)])
+            for seed, stage in itertools.product(range(seeds), range(1, 5))
+        ]
+        documents.append({"pair": pair.id, "block": block.name, "kind": "stages", "rows": rows, "spectra": spectra})
     return documents
 
 
@@ -56,14 +72,21 @@ def curves(block, seeds=2):
 
 
 def draw(kind, suite, block, frame, stem):
-    numbers = {"stages": stages, "channels": channels, "learning": curves}
-    function = {
-        "stages": figures.stage_figure,
-        "channels": figures.channel_figure,
-        "accuracy": figures.accuracy_figure,
-        "learning": figures.learning_figure,
-    }[kind]
-    return function(suite, block, frame if kind == "accuracy" else numbers[kind](block), stem)
+    numbers = {"channel": channels, "learning": curves, "accuracy": lambda _: frame, "cost": lambda _: frame}
+    return getattr(figures, f"{kind}_figure")(suite, block, numbers.get(kind, stages)(block), stem)
+
+
+@pytest.fixture
+def drawn(monkeypatch, tmp_path):
+    """Draws without writing: (kind, suite, block, numbers) -> the figure."""
+    kept = []
+    monkeypatch.setattr(figures, "_write", lambda figure, stem: kept.append(figure) or [])
+
+    def call(kind, suite, block, numbers):
+        getattr(figures, f"{kind}_figure")(suite, block, numbers, tmp_path / "x")
+        return kept.pop()
+
+    return call
 
 
 def words(path):
@@ -76,17 +99,26 @@ def words(path):
     ("kind", "labels"),
     [
         (
-            "stages",
+            "stage",
             ["vit-t → cnn-s", "UHKD† (C0)", "before training", "shuffled pairs (null)", "4 x 4, below 8", "CKA"],
         ),
         (
-            "channels",
+            "channel",
             ["raster-t and outline-t", "DC removed", "null prediction", "low channel band", "cosine", "2 seeds"],
         ),
         (
             "accuracy",
             ["vit-t → cnn-s", "UHKD† (C0)", "mean of 2 headline pairs", "difference to KD", "points", "3 seeds"],
         ),
+        (
+            "summary",
+            ["vit-t → cnn-s", "UHKD† (C0)", "CKA before training", "low frequencies", "change of CKA", "Hatched"],
+        ),
+        (
+            "spectra",
+            ["vit-t → cnn-s", "UHKD† (C0)", "cnn-t (teacher)", "cnn-s (Scratch)", "stage 4", "cycles per image"],
+        ),
+        ("cost", ["UHKD† (C0)", "training time, × Scratch", "difference to KD, points", "(mean of 2 headline pairs)"]),
         ("learning", ["vit-t → cnn-s", "FD-CMKD‡", "step", "test accuracy, %", "2 seeds"]),
     ],
 )
@@ -102,8 +134,14 @@ def test_both_files_with_their_labels_and_the_same_bytes_again(kind, labels, tmp
     assert [p.read_bytes() for p in again] == [p.read_bytes() for p in paths]
 
 
-@pytest.mark.parametrize("kind", ["stages", "channels", "accuracy", "learning"])
-@pytest.mark.parametrize(("pairs", "methods"), [(1, MANY), (5, tuple(METHODS))])
+KINDS = ("stage", "summary", "spectra", "channel", "accuracy", "cost", "learning")
+
+
+@pytest.mark.parametrize(
+    ("kind", "pairs", "methods"),
+    [(kind, *size) for kind in KINDS for size in ((1, MANY), (5, tuple(METHODS)))]
+    + [(kind, 9, MANY) for kind in ("summary", "accuracy", "cost")],
+)
 def test_nothing_overlaps(kind, pairs, methods, tmp_path, monkeypatch):
     kept = []
     monkeypatch.setattr(figures, "_write", lambda figure, stem: kept.append(figure) or [])
@@ -117,9 +155,17 @@ def test_nothing_overlaps(kind, pairs, methods, tmp_path, monkeypatch):
     panels = [axes.get_tightbbox() for axes in figure.axes if axes.get_visible()]
     around = [legend.get_window_extent() for legend in figure.legends]
     around += [t.get_window_extent() for t in (figure._suptitle, figure._supxlabel)]
-    for one, other in itertools.combinations(panels + around, 2):
-        inside = min(one.x1, other.x1) - max(one.x0, other.x0), min(one.y1, other.y1) - max(one.y0, other.y0)
-        assert min(inside) <= 1, (one, other)
+    labels = [
+        [t.get_window_extent() for t in ticks if t.get_visible() and t.get_text()]
+        for axes in figure.axes
+        if axes.get_visible()
+        for ticks in (axes.get_xticklabels(), axes.get_yticklabels())
+    ]
+    labels += [[t.get_window_extent() for t in legend.get_texts()] for legend in figure.legends]
+    for boxes in (panels + around, *labels):
+        for one, other in itertools.combinations(boxes, 2):
+            inside = min(one.x1, other.x1) - max(one.x0, other.x0), min(one.y1, other.y1) - max(one.y0, other.y0)
+            assert min(inside) <= 1, (one, other)
     for box in panels + around:
         assert box.x0 >= -1 and box.y0 >= -1 and box.x1 <= figure.bbox.x1 + 1 and box.y1 <= figure.bbox.y1 + 1
 
@@ -156,6 +202,8 @@ def test_nothing_to_draw_is_an_error(tmp_path):
         figures.channel_figure(suite, block, stages(block), tmp_path / "x")
     with pytest.raises(KdbenchError, match="no learning curve"):
         figures.learning_figure(suite, block, curves(block).iloc[:0], tmp_path / "x")
+    with pytest.raises(KdbenchError, match="no spectra for block 'main'"):
+        figures.spectra_figure(suite, block, [{**d, "spectra": []} for d in stages(block)], tmp_path / "x")
 
 
 def test_hostile_names_are_text(tmp_path):
@@ -165,10 +213,110 @@ def test_hostile_names_are_text(tmp_path):
     assert "<script>alert(1)</script>" in " ".join(words(path)) and "_hidden" in words(path)
 
 
+def test_views_of_the_stages_show_one_pair_or_one_method_in_one_band(tmp_path):
+    suite, block, _ = make(pairs=2)
+    paths = {p.relative_to(tmp_path).as_posix(): p for p in figures.stage_views(suite, block, stages(block), tmp_path)}
+    names = [f"by-pair/{p.id}" for p in block.pairs] + [f"by-method/{m.id}" for m in block.methods]
+    assert sorted(paths) == sorted(f"{name}-{band}.svg" for name in names for band in ("low", "high"))
+    pair, other = (f"{p.teacher} → {p.student}" for p in block.pairs)
+    text = " ".join(words(paths[f"by-pair/{block.pairs[0].id}-low.svg"]))
+    assert pair in text and other not in text and "KD" in text and "UHKD†" in text and "low frequencies" in text
+    text = " ".join(words(paths["by-method/kd-high.svg"]))
+    assert pair in text and other in text and "UHKD†" not in text and "before training" in text
+
+
 def test_twenty_methods_differ_and_agree_between_figures():
     suite, *_ = make(methods=MANY)
     styles = figures.method_styles(suite)
     assert len(styles) == 20 and len({(s["color"], s["marker"]) for s in styles.values()}) == 20
-    assert len({s["marker"] for s in styles.values() if s["marker"] not in "so"}) >= 16
+    assert len({s["marker"] for s in styles.values()}) == 18
     assert styles == figures.method_styles(suite)
     assert styles["kd"]["color"] == "#000000"
+
+
+def test_a_tuned_twin_has_the_colour_of_its_method():
+    suite, block, _ = make(methods=MANY)
+    plain = figures.method_styles(suite)
+    twins = tuple(replace(m, id=f"{m.id}-tuned", tuned_from=m.id) for m in block.methods)
+    styles = figures.method_styles(replace(suite, blocks=(replace(block, methods=block.methods + twins),)))
+    assert {m: styles[m] for m in plain} == plain
+    assert all(styles[f"{m}-tuned"]["color"] == plain[m]["color"] for m in plain)
+    assert len({(s["color"], s["marker"]) for s in styles.values()}) == 40
+
+
+def cells(axes):
+    """{(method label, column): text} of one half of the heat map, and how many cells are hatched."""
+    rows = [t.get_text() for t in axes.get_yticklabels()]
+    texts = {(rows[t.get_position()[1]], t.get_position()[0]): t.get_text() for t in axes.texts}
+    return texts, sum(bool(patch.get_hatch()) for patch in axes.patches)
+
+
+def test_summary_shows_the_paired_change_and_hatches_what_has_no_number(drawn):
+    suite, block, _ = make(pairs=2, methods=("scratch", "kd", "ofa", "uhkd"))
+    documents = stages(block)
+    levels = {"before": 0.5, "scratch": 0.5, "kd": 0.62, "ofa": 0.3, "uhkd": 0.9}
+    for row in documents[0]["rows"]:
+        # Odd stages only; the second seed's level must cancel out of the differences, not out of the first row.
+        row["cka"] = levels[row["method"]] + 0.2 * row["seed"] if row["band"] == "low" and row["stage"] % 2 else None
+        if (row["method"], row["stage"]) == ("uhkd", 3):
+            row["cka"] = None
+    documents[1]["rows"] = [r for r in documents[1]["rows"] if r["method"] != "ofa"]
+    low, high, bar = drawn("summary", suite, block, documents).axes
+    texts, hatched = cells(low)
+    expected = {"CKA before training": ".60", "Scratch": ".00", "KD": "+.12", "OFA": "−.20"}
+    assert {label: text for (label, pair), text in texts.items() if pair == 0} == expected
+    assert ("KD", 1) in texts and ("OFA", 1) not in texts and hatched == 2
+    assert [t.get_text() for t in high.get_xticklabels()] == [f"{p.teacher} → {p.student}" for p in block.pairs]
+    assert cells(high) == ({}, 10)
+    image = low.images[0].get_array()
+    assert image.shape == (5, 2) and image.mask[0].all() and image[2, 0] == pytest.approx(0.12)
+    assert bar.get_xlabel() == "change of CKA, mean over stages"
+
+
+def test_cost_is_time_over_scratch_against_the_verdict(drawn):
+    suite, block, frame = make(pairs=3)
+    frame["seconds"] = frame["seconds"] * (1 + frame["seed"])  # what makes all of a seed slow is no cost of a method
+    weak = block.pairs[2].id
+    frame.loc[(frame["pair"] == weak) & (frame["method"] != "scratch"), "teacher_val"] = 80.0
+    frame.loc[(frame["pair"] == weak), "seconds"] = 1000.0
+    for pair in block.pairs:
+        frame = change(frame, pair.id, "uhkd", seed=1, status="diverged", reason="step 3")
+        frame = change(frame, pair.id, "ofa", status="diverged", reason="step 3")
+    figure = drawn("cost", suite, block, frame)
+    points = {tuple(line.get_xydata()[0]) for line in figure.axes[0].lines if line.get_marker() != "None"}
+    gains = stats.verdict(frame, "kd")["difference"]
+    expected = {(1.0, gains["scratch"]), (2.0, 0.0), (4.0, gains["uhkd"]), (5.0, gains["uhkd-c0"])}
+    expected |= {(6.0, gains["fdcmkd"])}
+    assert np.array(sorted(points)) == pytest.approx(np.array(sorted(expected)))
+    assert "OFA" not in [t.get_text() for t in figure.legends[0].get_texts()]
+    assert "Without a complete seed on the headline pairs: OFA." in figure._supxlabel.get_text()
+
+
+def test_cost_without_scratch_headline_pairs_or_results(drawn):
+    suite, block, frame = make(pairs=1, seeds=1, methods=("kd", "ofa"))
+    assert [t.get_text() for t in drawn("cost", suite, block, frame).axes[0].texts] == ["no headline pair"]
+    suite, block, frame = make(pairs=1, seeds=1, methods=("scratch", "kd", "ofa"))
+    one = drawn("cost", suite, block, frame).axes[0]
+    assert [line.get_markerfacecolor() for line in one.lines[1:]] == ["white", "#000000", "white"]
+    for method in ("kd", "ofa"):
+        frame = change(frame, block.pairs[0].id, method, status="missing")
+    assert "no complete seed" in [t.get_text() for t in drawn("cost", suite, block, frame).axes[0].texts]
+
+
+def test_spectra_are_those_of_the_documents(drawn):
+    suite, block, _ = make(pairs=2)
+    documents = stages(block)
+    documents[1]["spectra"] = []
+    grid = np.array(drawn("spectra", suite, block, documents).axes).reshape(3, 4)
+    lines = {line.get_color(): line for line in grid[1, 2].lines if line.get_linestyle() != "None"}
+    styles = figures.method_styles(suite)
+    for i, method in enumerate(["before", *(m.id for m in block.methods)], start=1):
+        own = method in ("before", "scratch", "kd", "uhkd", "uhkd-c0")
+        colour = "#aaaaaa" if method == "before" else styles[method]["color"]
+        assert (colour in lines) == own, method
+        if own:
+            assert lines[colour].get_xydata().ravel() == pytest.approx([1, 0.5 - 0.01 * i, 2, 0.5 + 0.01 * i])
+    (others,) = grid[1, 2].collections
+    assert others.get_datalim(grid[1, 2].transData).intervaly == pytest.approx([0.43, 0.57])
+    assert [t.get_text() for t in grid[2, 0].texts] == ["n/a: fewer\nthan four\nstages"]
+    assert grid[0, 0].get_yscale() == "log"

@@ -1,30 +1,22 @@
 """Every method, variant and control on every mix of families, with made-up signals of plausible shapes."""
 
 import importlib
+import itertools
 from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from builders import BATCH, CLASSES, FAMILIES, SIDES, build, conforms, signals
+from conftest import run_jobs
+from test_engine import interrupted, plan_for
 
+from kdbench import registry, results
+from kdbench.conformance import MODELS, check
 from kdbench.methods import fdcmkd, ofa, uhkd
-from kdbench.types import KdbenchError, PairShapes, Side, Signals
+from kdbench.types import KdbenchError, PairShapes, Side
 
-CLASSES, BATCH = 5, 6
-
-SIDES = {
-    "cnn": Side("cnn", ((8, 16, 16), (12, 8, 8), (16, 4, 4), (24, 2, 2)), prefix=0, pooled=24, pooled_preact=24),
-    "vit": Side("vit", ((16, 8, 8),) * 4, prefix=1, pooled=16, pooled_preact=16),
-    "mlp": Side("mlp", ((24, 7, 7),) * 4, prefix=0, pooled=24, pooled_preact=24),
-    "cnn 1x1": Side("cnn", ((8, 5, 5), (8, 3, 3), (12, 2, 2), (16, 1, 1)), prefix=0, pooled=18, pooled_preact=16),
-    "swin": Side("vit", ((8, 15, 15), (16, 8, 8), (32, 4, 4), (64, 2, 2)), prefix=0, pooled=64, pooled_preact=64),
-    "registers": Side("vit", ((30, 4, 4),) * 4, prefix=3, pooled=30, pooled_preact=30),
-    "sequence": Side("mlp", ((12, 1, 65),) * 4, prefix=0, pooled=12, pooled_preact=12),
-    "sequence cnn": Side(
-        "cnn", ((8, 1, 64), (12, 1, 32), (16, 1, 16), (24, 1, 8)), prefix=0, pooled=24, pooled_preact=24
-    ),
-}
-FAMILIES = ("cnn", "vit", "mlp")
+ONE_PAIR = [(MODELS["teacher-cnn"], MODELS["student-vit"])]
 
 VARIANTS = {
     "scratch": [{}],
@@ -32,6 +24,7 @@ VARIANTS = {
     "ofa": [{}, {"eps": (1.0, 1.1, 1.2, 1.3, 1.5), "ofa_loss_weight": 0.1, "temperature": 2.0}],
     "fdcmkd": [
         {},
+        {"weight": 30.0},
         {"variant": "paper", "times_width": True},
         {"teacher": False},
         {"teacher": False, "variant": "paper"},
@@ -67,70 +60,6 @@ VARIANTS = {
 }
 CASES = [(name, changes) for name, variants in VARIANTS.items() for changes in variants]
 IDS = ["-".join([name, *(f"{k}={v}" for k, v in changes.items())]) for name, changes in CASES]
-
-
-def signals(side, batch=BATCH, dtype=torch.float32, seed=0):
-    """Signals of a network with these shapes; each tensor is a leaf with a gradient."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def leaf(*shape):
-        return torch.randn(batch, *shape, generator=generator).to(dtype).requires_grad_()
-
-    return Signals(
-        logits=leaf(CLASSES),
-        stages=tuple(leaf(*shape) for shape in side.stages),
-        prefix=tuple(leaf(side.prefix, shape[0]) for shape in side.stages),
-        pooled=leaf(side.pooled),
-        pooled_preact=leaf(side.pooled_preact),
-        index=torch.arange(batch),
-    )
-
-
-def tensors(s):
-    return [s.logits, *s.stages, *s.prefix, s.pooled, s.pooled_preact]
-
-
-def build(name, changes, student, teacher):
-    """A distiller as the engine builds it, its teacher statistics prepared."""
-    method = importlib.import_module(f"kdbench.methods.{name}").Method
-    params = method.Params(**changes)
-    without = getattr(params, "teacher", True) is False
-    labels = tuple(i % CLASSES for i in range(100))
-    pair = PairShapes(SIDES[student], None if without else SIDES[teacher], CLASSES, labels)
-    assert method.supports(params, pair) is None
-    assert method.needs(params) <= {"logits", "stages", "prefix", "pooled", "pooled_preact", "index"}
-    torch.manual_seed(0)
-    distiller = method(params, pair)
-    if distiller.wants_prepare:
-        distiller.prepare(signals(SIDES[teacher], seed=seed) for seed in range(2, 5))
-    return distiller
-
-
-def only(needed, s):
-    """What the engine hands over: the needed fields, None for the rest."""
-    return replace(s, **{f: None for f in ("stages", "prefix", "pooled", "pooled_preact", "index") if f not in needed})
-
-
-def conforms(name, changes, student, teacher, dtype=torch.float32):
-    distiller = build(name, changes, student, teacher)
-    needed = distiller.needs(distiller.params)
-    ours, theirs = signals(SIDES[student], dtype=dtype), signals(SIDES[teacher], dtype=dtype, seed=1)
-    hard = torch.arange(BATCH) % CLASSES
-    soft = 0.7 * F.one_hot(hard, CLASSES) + 0.06
-    total = 0.0
-    for target in (hard, soft):
-        terms = distiller(only(needed, ours), only(needed, theirs) if distiller.pair.teacher else None, target, 0.4)
-        assert all(term.ndim == 0 and term.isfinite() for term in terms.values()), terms
-        assert all(term.dtype == torch.float32 for term in terms.values())
-        total = total + sum(terms.values())
-    total.backward()
-    assert ours.logits.grad.isfinite().all() and ours.logits.grad.any()
-    assert all(t.grad is None for t in tensors(theirs))
-    reached = [t.grad for t in tensors(ours) if t.grad is not None]
-    assert all(gradient.isfinite().all() for gradient in reached)
-    own = {n: p.grad for n, p in distiller.named_parameters()}
-    assert all(gradient is not None and gradient.isfinite().all() for gradient in own.values()), own
-    return ours, distiller
 
 
 @pytest.mark.parametrize("teacher", FAMILIES)
@@ -226,6 +155,9 @@ def test_fdcmkd_terms_by_variant():
 
     code = {"ce", "ce_low", "ce_high", "low", "high", "align_low", "align_high"}
     assert set(terms()) == code
+    heavy, plain = terms(weight=3.0), terms()
+    assert all(heavy[band].item() == pytest.approx(3 * plain[band].item()) for band in ("low", "high"))
+    assert all(torch.equal(heavy[name], plain[name]) for name in code - {"low", "high"})
     assert set(terms(variant="paper")) == code - {"ce_low", "ce_high"}
     assert set(terms(teacher=False)) == {"ce", "ce_low", "ce_high"}
     assert set(terms(align_weight=0.0)) == code - {"align_low", "align_high"}
@@ -367,6 +299,97 @@ def test_ramp_and_weights():
     assert terms(0.0, beta=3.0)["stage4"].item() == pytest.approx(3 * full["stage4"].item())
     assert set(terms(0.0, alpha=0.0)) == set(full) - {"kd"}
     assert set(terms(0.0, levels="last_two")) == {"ce", "kd", "stage3", "stage4"}
+
+
+@pytest.mark.parametrize("choice", list(itertools.product(*uhkd.READINGS.values())), ids="-".join)
+def test_all_eight_readings_run(choice):
+    reading = dict(zip(uhkd.READINGS, choice, strict=True))
+    assert check("uhkd", reading, ONE_PAIR, thorough=False) == []
+
+
+def test_readings_are_choices_of_the_defaults_and_their_fallbacks():
+    info = registry.method_info("uhkd")
+    for name, values in uhkd.READINGS.items():
+        assert all(info.params[name].check(value, name) == value for value in values)
+        assert info.params[name].default == values[0]
+    assert len(list(itertools.product(*uhkd.READINGS.values()))) == 8
+
+
+def first_step(changes, shown=None):
+    """A distiller after its first step, and the terms of that."""
+    distiller = build("uhkd", changes, "cnn", "vit")
+    shown = shown or signals(SIDES["vit"], seed=1)
+    return distiller, distiller(signals(SIDES["cnn"]), shown, torch.arange(BATCH) % CLASSES, 0.0)
+
+
+def test_diagnostics_are_those_of_the_first_step():
+    distiller, terms = first_step({"beta": 3.0})
+    found = distiller.diagnostics()
+    kinds = ("loss", "dc_share", "shuffled_loss")
+    assert set(found) == {f"{kind}_{stage}-{stage}" for stage in (1, 2, 3, 4) for kind in kinds}
+    for stage in (1, 2, 3, 4):
+        assert 3 / 4 * found[f"loss_{stage}-{stage}"] == pytest.approx(terms[f"stage{stage}"].item())
+    assert all(0 < found[f"dc_share_{stage}-{stage}"] < 1 for stage in (1, 2, 3))
+    assert found["dc_share_4-4"] == 1
+    distiller(signals(SIDES["cnn"], seed=8), signals(SIDES["vit"], seed=9), torch.arange(BATCH) % CLASSES, 0.1)
+    assert distiller.diagnostics() == found
+    again = build("uhkd", {"beta": 3.0}, "cnn", "vit")
+    assert again.diagnostics() == {}
+    again.load_state_dict(distiller.state_dict())
+    assert again.diagnostics() == found
+
+
+def test_the_shuffled_loss_is_that_of_the_sample_half_a_batch_away():
+    theirs = signals(SIDES["vit"], seed=1)
+    rolled = replace(theirs, stages=tuple(stage.roll(BATCH // 2, 0) for stage in theirs.stages))
+    straight, shuffled = (first_step({}, shown)[0].diagnostics() for shown in (theirs, rolled))
+    for stage in (1, 2, 3, 4):
+        expected = shuffled[f"loss_{stage}-{stage}"]
+        assert straight[f"shuffled_loss_{stage}-{stage}"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"representation": "complex"},
+        {"control": "C3"},
+        {"control": "C6"},
+        {"transform": "rfft2"},
+        {"tokens": "sequence"},
+        {"norm": "forward"},
+        {"refine": "gaussian"},
+    ],
+)
+def test_dc_is_one_bin(changes):
+    assert build("uhkd", changes, "cnn", "vit").levels["1-1"].dc.sum() == 1
+
+
+def test_dc_of_a_crop_is_its_middle_and_a_grid_has_none():
+    level = build("uhkd", {}, "cnn", "vit").levels["1-1"]
+    assert level.dc.argmax() == len(level.dc) // 2
+    for control in ("C0", "C5"):
+        found = first_step({"control": control})[0].diagnostics()
+        assert set(found) == {f"{kind}_{stage}-{stage}" for stage in (1, 2, 3, 4) for kind in ("loss", "shuffled_loss")}
+
+
+def test_diagnostics_are_recorded_and_the_same_in_company_alone_and_resumed(trained, monkeypatch):
+    def found(plan):
+        record = results.read_run(plan.runs()["cnn-t--vit-s", "uhkd", 0].result)
+        for run in plan.runs().values():
+            run.result.unlink()
+        return record["diagnostics"]
+
+    changes = {"seeds": [0], "checkpoint_seconds": 0, "recipes__student__steps": 6}
+    together, alone = plan_for(["kd", "uhkd"], **changes), plan_for(["uhkd"], **changes)
+    run_jobs(together, "cohort")
+    in_company = found(together)
+    assert len(in_company) == 12 and all(value > 0 for value in in_company.values())
+    run_jobs(alone, "cohort")
+    assert found(alone) == in_company
+    interrupted(alone, monkeypatch, at_step=3)
+    run_jobs(alone, "cohort")
+    assert found(alone) == in_company
 
 
 def test_notes_tell_of_stages_without_a_spectrum():

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from builders import BATCH, CLASSES, FAMILIES, SIDES, build, conforms, signals
 from test_losses import CASES, SETTINGS, check, given, softmax
-from test_methods import BATCH, CLASSES, FAMILIES, SIDES, build, conforms, signals
 
 from kdbench import registry
 from kdbench.methods import at, cc, dist, dkd, pkt, rkd, sp, vid

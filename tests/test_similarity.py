@@ -5,7 +5,15 @@ import pytest
 import torch
 
 from kdbench.frequency import split_channels
-from kdbench.similarity import channel_similarity, cka, cka_with_null, mean_cosine, null_prediction, stage_similarity
+from kdbench.similarity import (
+    channel_similarity,
+    cka,
+    cka_with_null,
+    mean_cosine,
+    null_prediction,
+    radial_power,
+    stage_similarity,
+)
 from kdbench.types import KdbenchError
 
 
@@ -103,6 +111,45 @@ def test_stage_similarity_sees_the_shared_band():
     assert abs(by[1, "high"]["cka"]) < 0.3
     assert "4x4" in by[3, "low"]["reason"] and by[3, "low"]["cka"] is None
     assert by[4, "dc"]["cka"] == pytest.approx(1) and by[4, "dc"]["reason"] is None
+
+
+def waves(grid, amplitudes, n=30):
+    """Maps (n, 2, *grid): an own sum of horizontal cosines {cycles per image: amplitude} for each sample."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.arange(grid[1]) / grid[1]
+    parts = [
+        a * torch.randn(n, 2, 1, 1, generator=generator) * torch.cos(2 * torch.pi * f * x)
+        for f, a in amplitudes.items()
+    ]
+    return sum(parts).expand(n, 2, *grid).double()
+
+
+def test_radial_power_is_that_of_the_waves_in_it_on_any_grid():
+    alone = [radial_power(waves((16, 16), {f: a}))["power"] for f, a in ((1, 1.0), (3, 0.5))]
+    assert [len(p) for p in alone] == [9, 9]
+    assert alone[0][1] == pytest.approx(1) and alone[1][3] == pytest.approx(1)
+    coarse, fine, sequence = (
+        radial_power(waves(grid, {0: 1.0, 1: 1.0, 3: 0.5})) for grid in ((8, 8), (16, 16), (1, 64))
+    )
+    assert coarse["power"] == pytest.approx(fine["power"][:5], abs=1e-6)
+    assert sequence["power"][:5] == pytest.approx(fine["power"][:5], abs=1e-6) and len(sequence["power"]) == 33
+    assert sum(fine["power"][1:]) == pytest.approx(1) and 0 < fine["power"][0] < 1
+    # A cosine's power lies in two bins of a quarter each, DC's in one.
+    own = waves((8, 8), {0: 1.0}), waves((8, 8), {0: 0.0, 1: 1.0})
+    energies = [float((w - w.mean(0)).square().sum()) for w in own]
+    both = radial_power(torch.cat([own[0], own[1]], dim=1))["power"]
+    assert both[0] == pytest.approx(energies[0] / sum(energies), rel=1e-6)
+
+
+def test_radial_power_of_noise_is_white_and_scale_and_constant_maps_do_not_count():
+    noise = torch.randn(200, 4, 12, 12, generator=torch.Generator().manual_seed(1))
+    found = radial_power(noise)
+    assert found["white"][0] == pytest.approx(1 / 127) and sum(found["white"][1:]) == pytest.approx(1)
+    assert found["power"] == pytest.approx(found["white"], rel=0.1)
+    constant = 50 * torch.randn(1, 4, 12, 12)
+    assert radial_power(7 * noise + constant)["power"] == pytest.approx(found["power"], rel=1e-4)
+    assert radial_power(constant.expand(20, 4, 12, 12))["power"] == [None] * 7
+    assert radial_power(torch.randn(20, 4, 1, 1)) == {"power": [1.0], "white": [1.0]}
 
 
 @pytest.fixture(scope="module")

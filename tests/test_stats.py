@@ -218,3 +218,15 @@ def test_the_simulated_path_is_the_verdict_of_a_frame():
     table = stats.verdict(frame({(f"p{j}", m): [*accuracy[i, j]] for i, m in enumerate(names) for j in range(3)}), "kd")
     differences = (accuracy[1:] - accuracy[:1]).mean(axis=1)
     assert table["p_holm"].to_numpy() == pytest.approx(stats.holm(stats.paired_p(differences)))
+
+
+def test_the_bootstrap_over_images_agrees_with_resampling_them():
+    rng = np.random.default_rng(1)
+    ours, base = rng.random(400) < 0.7, rng.random(400) < 0.6
+    low, high = stats.bootstrap_interval(ours, base)
+    index = rng.integers(0, 400, size=(4000, 400))
+    points = 100 * (ours[index].mean(axis=1) - base[index].mean(axis=1))
+    assert (low, high) == pytest.approx(tuple(np.quantile(points, [0.025, 0.975])), abs=0.5)
+    assert stats.bootstrap_interval(base, base) == (0, 0)
+    back = stats.bootstrap_interval(base, ours)
+    assert (-back[1], -back[0]) == pytest.approx((low, high), abs=0.5)

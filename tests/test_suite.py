@@ -58,6 +58,16 @@ def complaint(**changes) -> str:
         ({"models": {"a--b": TINY["models"]["cnn-t"]}}, ["'--'"]),
         ({"models": {"../x": TINY["models"]["cnn-t"]}}, ["cannot be a name"]),
         ({"blocks": {}}, ["'blocks'", "missing or empty"]),
+        ({"blocks__main__table": {"row": ["kd"]}}, ["blocks.main.table", "'row'", "'rows'"]),
+        ({"blocks__main__table": {"rows": ["kdd"]}}, ["blocks.main.table.rows", "'kdd'", "'kd'"]),
+        ({"blocks__main__table": {"columns": ["cnn-t -> vit-x"]}}, ["table.columns", "'cnn-t -> vit-s'"]),
+        ({"claims": {"a": {"method": "kdd", "control": "kd", "question": "?"}}}, ["claims.a", "'kdd'", "'kd'"]),
+        ({"claims": {"a": {"method": "kd", "control": "kd", "question": "?"}}}, ["claims.a", "its own control"]),
+        ({"claims": {"a": {"method": "uhkd", "controll": "kd"}}}, ["claims.a", "'controll'", "'control'"]),
+        ({"claims": {"a": {"method": "uhkd", "control": "kd"}}}, ["claims.a", "'question' is missing"]),
+        ({"claims": {"a": {"method": "uhkd", "control": "kd", "question": 3}}}, ["claims.a.question", "expected str"]),
+        ({"claims": ["uhkd"]}, ["claims", "expected keys and values"]),
+        ({"blocks__main__table": {"rows": ["kd"], "baselines": ["scratch"]}}, ["'scratch' is not among the rows"]),
     ],
 )
 def test_mistakes_are_named(changes, words):
@@ -159,7 +169,7 @@ def test_paths_are_the_documented_ones():
     assert plan.runs()["cnn-t--vit-s", "kd", 1].result.as_posix() == "results/tiny/runs/cnn-t--vit-s/kd/seed1.json"
     assert plan.teacher("cnn-t", 0).result.as_posix() == "results/tiny/teachers/cnn-t/seed0.json"
     assert [p.as_posix() for p in planning.table_files(plan.suite)] == [
-        f"tables/tiny.{s}" for s in ("md", "tex", "csv")
+        f"tables/tiny.{s}" for s in ("md", "tex", "html", "csv")
     ]
 
 

@@ -1,17 +1,21 @@
 """One description in three files: what stands in them, what is escaped, and what every kind of cell looks like."""
 
+import dataclasses
 import io
 import math
 import re
 import shutil
 import subprocess
+from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats as st
 
 from kdbench import stats, tables
-from kdbench.types import Block, KdbenchError, MethodSpec, ModelSpec, Pair, Suite
+from kdbench.page import html, latex, markdown
+from kdbench.types import Block, Claim, KdbenchError, MethodSpec, ModelSpec, Pair, Suite
 
 METHODS = {
     "scratch": ("Scratch", "reference", None),
@@ -41,7 +45,7 @@ def make(pairs=3, methods=tuple(METHODS), seeds=3, names=None):
         label, group, footnote = METHODS.get(id, (f"Method {id}", "features", None))
         specs.append(MethodSpec(id, id, {}, (names or {}).get(id, label), group, footnote))
     models = {m: ModelSpec(m, "ResNet", "digits", "r", family=m[:3]) for m in (*teachers, *students)}
-    block = Block("main", "Main block", "digits", grid, tuple(specs))
+    block = Block("main", "Main block", "digits", grid, tuple(specs), tuple(range(seeds)))
     suite = Suite(
         "tiny", (block,), tuple(range(seeds)), {}, {}, models, title="Tiny suite", banner="Too small to rank."
     )
@@ -75,7 +79,7 @@ def change(frame, pair, method, seed=None, **values):
 
 
 def page(suite, block, frame):
-    return tables.markdown(tables.describe(suite, [(block, frame, ANCHORS, CONTEXT)]))
+    return markdown(tables.describe(suite, [(block, frame, ANCHORS, CONTEXT)]))
 
 
 def row(text, label, heading="### Test accuracy"):
@@ -203,15 +207,15 @@ def test_wide_tables_are_cut_by_student_family():
 
 def test_footnote_letters_go_on_after_z():
     notes = {}
-    letters = tables._letters(notes, [str(i) for i in range(28)])
+    letters = tables.note_letters(notes, [str(i) for i in range(28)])
     assert letters[0] == "a" and letters[25:] == ("z", "aa", "ab")
-    assert tables._letters(notes, ["1"]) == ("b",)
+    assert tables.note_letters(notes, ["1"]) == ("b",)
 
 
 def test_csv_round_trips():
     suite, block, frame = make()
     frame = change(frame, block.pairs[0].id, "ofa", status="n/a", reason='with "quotes", commas\nand a line')
-    again = pd.read_csv(io.StringIO(tables.csv(suite, [(block, frame)])), dtype=str, keep_default_na=False)
+    again = pd.read_csv(io.StringIO(tables.csv(suite, [(block, frame, {}, {})])), dtype=str, keep_default_na=False)
     data = again[again["line"] == "cell"].set_index(["pair", "method"])
     assert len(data) == 18 and len(again[again["line"] == "verdict"]) == 10
     expected = tables.cells(block, frame)
@@ -228,20 +232,54 @@ def test_hostile_names_are_shown_not_run():
     suite, block, frame = make(pairs=1, names={"ofa": HOSTILE})
     frame = change(frame, block.pairs[0].id, "uhkd", status="n/a", reason=HOSTILE)
     described = tables.describe(suite, [(block, frame, ANCHORS, CONTEXT)])
-    text = tables.markdown(described)
+    text = markdown(described)
     assert "<script>" not in text and "&lt;script&gt;" in text and r"a\_b" in text
     line = next(line for line in text.splitlines() if line.startswith(r"| a\_b"))
     assert len(re.findall(r"(?<!\\)\|", line)) == 3
-    tex = tables.latex(described)
+    tex = latex(described)
     assert r"a\_b \& c\textbar{}d" in tex and r"\textbackslash{}input\{z\}" in tex and r"\texttt{U+8A9E}" in tex
     assert r"\input" not in tex.replace(r"\textbackslash{}input", "")
+    assert "<script" not in html(described) and "&lt;script&gt;" in html(described)
+
+
+class Grid(HTMLParser):
+    """The texts of all table cells of an HTML page, row by row, without footnote letters."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.rows, self.open = [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.open = tag
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_endtag(self, tag):
+        self.open = ""
+
+    def handle_data(self, data):
+        if self.open in ("td", "th", "b"):
+            self.rows[-1][-1] += data
+
+
+def test_html_holds_the_same_rows_as_markdown_and_asks_nothing_of_the_network():
+    suite, block, frame = make(pairs=2)
+    described = tables.describe(suite, [(block, frame, ANCHORS, CONTEXT)])
+    text = html(described)
+    assert not re.search(r"(src|href)=|@import|url\(|<script", text)
+    lines = [line for line in markdown(described).splitlines() if line.startswith("| UHKD† |")]
+    plain = [re.sub(r" <sup>.*?</sup>|[*\\]", "", line).strip("| ").split(" | ") for line in lines]
+    assert len(plain) > 3 and plain == [row for row in Grid(text).rows if row[:1] == ["UHKD†"]]
 
 
 def test_files_are_whole_and_twice_is_an_error(tmp_path):
     suite, block, frame = make(pairs=1)
     paths = tables.write_tables(suite, [(block, frame, ANCHORS, CONTEXT)], tmp_path / "tables")
-    assert [p.name for p in paths] == ["tiny.md", "tiny.tex", "tiny.csv"]
-    assert sorted(p.name for p in (tmp_path / "tables").iterdir()) == ["tiny.csv", "tiny.md", "tiny.tex"]
+    assert [p.name for p in paths] == ["tiny.md", "tiny.tex", "tiny.html", "tiny.csv"]
+    assert sorted(p.name for p in (tmp_path / "tables").iterdir()) == ["tiny.csv", "tiny.html", "tiny.md", "tiny.tex"]
     before = paths[0].read_bytes()
     with pytest.raises(KdbenchError, match="two results"):
         tables.write_tables(suite, [(block, pd.concat([frame, frame]), ANCHORS, CONTEXT)], tmp_path / "tables")
@@ -258,3 +296,51 @@ def test_latex_compiles(tmp_path):
     assert done.returncode == 0, done.stdout[-2000:]
     assert (tmp_path / "tiny.pdf").stat().st_size > 10_000
     assert "Overfull" not in done.stdout
+
+
+def test_a_table_shows_the_rows_columns_and_baselines_it_is_asked_for():
+    suite, block, frame = make(pairs=3, methods=("scratch", "kd", "ofa", "uhkd"))
+    one, two = block.pairs[0], block.pairs[2]
+    picked = dataclasses.replace(block, rows=("kd", "uhkd"), columns=(one.id, two.id), baselines=("kd",))
+    text = page(suite, picked, frame)
+    assert "OFA" not in text and "| Scratch |" not in text and "Paired difference to Scratch" not in text
+    heads = [line for line in text.splitlines() if line.startswith("| Method | CNN")]
+    assert heads and all(block.pairs[1].teacher not in head and len(head.split("|")) == 5 for head in heads)
+    # Headline pairs are still told by scratch, and the verdict's family is the shown methods alone.
+    table = tables.csv(suite, [(picked, frame, {}, {})])
+    lines = pd.read_csv(io.StringIO(table))
+    assert set(lines[lines["line"] == "cell"]["kind"]) == {"headline"}
+    verdicts = lines[lines["line"] == "verdict"]
+    assert verdicts["method"].tolist() == ["uhkd"]
+    assert verdicts["verdict_p_holm"].iloc[0] == verdicts["verdict_p"].iloc[0]
+
+
+def test_claims_stand_below_the_verdict_with_an_unadjusted_test():
+    suite, block, frame = make()
+    claims = (Claim("spectrum", "uhkd", "uhkd-c0", "?"), Claim("teacher", "fdcmkd", "fd-heads", "?"))
+    text = page(dataclasses.replace(suite, claims=claims), block, frame)
+    assert "FD-CMKD‡ minus" not in text and "Claims and" not in page(suite, block, frame)
+    tests = frame.pivot_table(index="seed", columns="method", values="test")  # the same pairs in every seed
+    test = st.ttest_rel(tests["uhkd"], tests["uhkd-c0"])
+    low, high = test.confidence_interval(0.95)
+    told = f"{(tests['uhkd'] - tests['uhkd-c0']).mean():+.1f} \\[{low:+.1f}, {high:+.1f}\\]".replace("-", "−")
+    cells = row(text, "UHKD† minus UHKD† (C0)", "### Claims and their controls")
+    assert cells == [told, "3 of 3", "3 of 3", f"{test.pvalue:.3f}"]
+    frame = change(frame, block.pairs[0].id, "uhkd", 0, status="missing")
+    frame = change(frame, block.pairs[0].id, "uhkd", 1, status="missing")
+    text = page(dataclasses.replace(suite, claims=claims), block, frame)
+    cells = row(text, "UHKD† minus UHKD† (C0)", "### Claims and their controls")
+    assert cells[1:] == ["1 of 3", "3 of 3", "— <sup>b</sup>"] and "1 complete seed, two are needed" in text
+
+
+def test_one_seed_gets_an_interval_over_test_images_and_says_so():
+    suite, block, frame = make(pairs=1, methods=("scratch", "kd", "ofa"), seeds=1)
+    pair, rng = block.pairs[0].id, np.random.default_rng(0)
+    kd = rng.random(540) < 0.8
+    correct = {(pair, "kd"): kd, (pair, "ofa"): kd | (rng.random(540) < 0.3)}
+    low, high = stats.bootstrap_interval(correct[pair, "ofa"], kd)
+    text = markdown(tables.describe(suite, [(block, frame, ANCHORS, {**CONTEXT, "correct": correct})]))
+    row = next(line for line in text.splitlines() if line.startswith("| OFA | +"))
+    assert f"{{{low:+.1f}, {high:+.1f}}}" in row
+    assert "bootstrap interval over the test images" in text
+    assert "one common seed: no interval" in text  # scratch, whose predictions are not there

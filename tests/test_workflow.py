@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import re
 import subprocess
@@ -9,7 +11,17 @@ import sys
 from pathlib import Path
 
 import pytest
+from browser import browser, needs_browser
 from conftest import REPOSITORY, tiny_plan, write_tiny
+from fakes import block, fake_plan, finish_all
+from test_figures import stages
+
+from kdbench import checkpoint, jobs
+from kdbench.plan import home
+from kdbench.registry import _reached
+
+PAIRS, METHODS = ["cnn-t -> vit-s", "cnn-t -> mlp-s"], ("scratch", "kd", "uhkd")
+KINDS = {"accuracy", "channels", "cost", "learning", "similarity", "spectra", "stages"}
 
 
 def snakemake(folder: Path, *words: str, ok: bool = True) -> str:
@@ -51,6 +63,14 @@ def test_a_suite_runs_rests_and_grows(trained):
     assert "OFA" in (trained / "tables/tiny.md").read_text()
 
 
+def test_tables_and_figures_start_anew_when_the_code_that_makes_them_changes():
+    rules = (REPOSITORY / "workflow/rules/report.smk").read_text()
+    for rule, own in (("table", "tables.py"), ("figure", "figures.py")):
+        named = re.search(rf"rule {rule}:.*?report_code\((.*?)\)", rules, re.S)[1]
+        reached = _reached(own, lambda file: file not in {"types.py", "errors.py", "checkpoint.py"})
+        assert {"jobs.py", "results.py", *reached} == set(re.findall(r'"(.+?)"', named))
+
+
 def test_a_failing_job_costs_no_other_its_results(trained):
     """A damaged result stops one cohort; with keep-going the others finish, and nothing of theirs is deleted."""
     write_tiny(trained, blocks__main__methods=["kd"], recipes__student__steps=2)
@@ -85,3 +105,96 @@ def test_real_cifar_images_go_through_the_same_workflow(tmp_path):
     snakemake(tmp_path, "--config", f"suite={REPOSITORY / 'config/smoke-cifar100.yaml'}")
     page = (tmp_path / "tables/smoke-cifar100.md").read_text()
     assert "2,000 of 50,000" in page or "2,000 of 25,000" in page
+
+
+# ---------------------------------------------------------------------------------------------------------- its report
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    """`snakemake --report` of a finished suite of two blocks, whose results nobody trained."""
+    folder = tmp_path_factory.mktemp("report")
+    few = {"main": block(METHODS, pairs=PAIRS), "main-2": block(METHODS[:2], pairs=PAIRS[:1])}
+    suite = {"seeds": [0, 1], "blocks": few}
+    with contextlib.chdir(folder):
+        plan = fake_plan(**suite)
+        write_tiny(folder, **suite)
+        finish_all(plan)
+        measured = {(b.name, d["pair"]): d for b in plan.suite.blocks for d in stages(b)}
+        for job in plan.jobs:
+            if job.runs:
+                jobs.write_manifest(job)
+            elif job.kind == "stages":
+                checkpoint.write_json(job.output, measured[job.block, job.pair.id])
+        jobs.run_table(plan)
+        jobs.run_figures(plan, home(plan.suite) / "figures")
+        checkpoint.write_json(plan.of("data")[0].output, {})
+    snakemake(folder, "--config", "suite=tiny", "--touch", "--forceall")
+    snakemake(folder, "--config", "suite=tiny", "--report", "report.html")
+    return folder / "report.html"
+
+
+def test_the_report_tells_its_figures_apart(report):
+    results, categories, runtimes = (
+        json.loads(re.search(rf"<script id.*>\s*var {name} = (.*);", report.read_text())[1])
+        for name in ("results", "categories", "runtimes_spec")
+    )
+    assert set(categories) == {"tables", "main", "main-2"}
+    labels = {place: [results[path]["labels"] for path in paths] for place, paths in categories["main"].items()}
+    assert {label["figure"] for label in labels["all"]} == KINDS - {"channels"}
+    assert {(label["pair"], label["frequencies"]) for label in labels["by pair"]} == {
+        (pair.replace(" -> ", "--"), band) for pair in PAIRS for band in ("low", "high")
+    }
+    assert {label["method"] for label in labels["by method"]} == set(METHODS)
+    assert {result["labels"]["suite"] for result in results.values()} == {"tiny"}
+    captions = {result["caption"] for result in results.values()}
+    assert all("Shows" in caption and "system-message" not in caption for caption in captions)
+    assert len(captions) == len(KINDS - {"channels"}) + 3, "besides: by pair, by method, tables"
+    jobs_told = {job["rule"] for job in runtimes["data"]["values"]}
+    assert jobs_told == {"data", "teacher", "cohort", "stages", "table", "figure"}
+
+
+def test_every_kind_of_figure_has_a_caption():
+    captions = (REPOSITORY / "workflow/report/figure.rst").read_text()
+    assert set(re.findall(r'kind == "(\w+)"', captions)) == KINDS
+
+
+STATISTICS = """return (async () => {
+  const drawn = () => document.querySelectorAll("div#runtimes canvas, div#timeline canvas").length;
+  for (let i = 0; i < 200 && drawn() < 2; i++) await new Promise((tell) => setTimeout(tell, 50));
+  return drawn();
+})()"""
+
+
+@needs_browser
+def test_the_report_opens_and_is_clicked_through(report):
+    shown = "return document.querySelector('div.p-3 > img')"
+    with browser(1280, 900) as tab:
+
+        def click(*words):
+            for word in words:
+                tab.click(f"//*[self::a or self::label][normalize-space(.)='{word}']")
+
+        def page():
+            return " ".join(tab.run("return document.body.innerText").split())
+
+        tab.open(report)
+        assert "suite tiny" in page()
+        click("Statistics")
+        assert tab.run(STATISTICS) == 2
+        click("main", "all")
+        tab.click("//tr[td='accuracy']//a[1]")
+        assert tab.run(f"{shown}.naturalWidth") > 100
+        tab.click("//tr[td='accuracy']//a[2]")
+        assert "paired by seed, for every method and pair" in page()
+        click("main", "by pair")
+        tab.click("//tr[td='cnn-t--vit-s']//a[1]")
+        for band in ("high", "low"):
+            click(band)
+            path = f"results/tiny/figures/main/by-pair/cnn-t--vit-s-{band}.svg"
+            assert tab.run(f"{shown}.src === results[arguments[0]].data_uri", path)
+        click("Results", "tables")
+        tab.click("//tr[td='tiny']//a[1]")
+        tab.into("iframe")
+        assert "Test accuracy, %" in page() and "UHKD†" in page()
+        assert tab.errors() == []

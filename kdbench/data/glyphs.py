@@ -66,7 +66,9 @@ def build(
     val: int = 940,
     test: int = 1880,
     distortion: float = 1.0,
+    contrast: float = 1.0,
     noise: float = 0.3,
+    fine: bool = False,
     jitter: float = 0.02,
     seed: int = 0,
     data_dir: Path | None = None,
@@ -80,14 +82,20 @@ def build(
     train, val, test: number of samples; classes are balanced within each.
     distortion: scales the random map. At 1: rotation up to 30 degrees, each axis scaled by 0.74 to 1.35, sheared by up
     to 0.35, shifted by up to 0.12 of the image. A glyph is always kept whole inside the image.
+    contrast: distance of ink from paper as a share of the range, both about the middle grey.
     noise, jitter: sd of the Gaussian noise on pixels and on x and y, as a share of half the range (127.5 grey levels,
     half the image).
+    fine: take from the noise its mean over blocks of 2x2 pixels, and scale it back to its sd. Seen at half the size the
+    picture is then clean; at full size pixels are mostly noise, which is what defeats a nearest neighbour.
 
     A sample depends on the arguments and its own index only: more samples do not change the first ones.
     Raises KdbenchError for arguments out of range.
     """
     counts = {"train": train, "val": val, "test": test}
-    _check(size, points, classes, counts, {"distortion": distortion, "noise": noise, "jitter": jitter, "seed": seed})
+    at_least_0 = {"distortion": distortion, "contrast": contrast, "noise": noise, "jitter": jitter, "seed": seed}
+    _check(size, points, classes, counts, at_least_0)
+    if fine and size % 2:
+        raise KdbenchError(f"glyphs: fine noise needs an even size, not {size}")
     raw = RawData(
         modalities={"raster": {}, "outline": {}},
         kinds={"raster": "image", "outline": "sequence"},
@@ -113,9 +121,16 @@ def build(
             xy = 255 * (glyph.outline @ matrix.T + shift) + 127.5 * jitter * rng.standard_normal((points, 2))
             outline[i, 0, :, :2] = np.rint(xy).clip(0, 255)
             outline[i, 0, :, 2] = glyph.pen_down
-            grey = pen.draw(glyph, matrix, shift) + 127.5 * noise * rng.standard_normal((size, size), np.float32)
-            raster[i, :, :, 0] = np.rint(grey).clip(0, 255)
+            ink = 127.5 + contrast * (pen.draw(glyph, matrix, shift) - 127.5)
+            grain = rng.standard_normal((size, size), np.float32)
+            raster[i, :, :, 0] = np.rint(ink + 127.5 * noise * (_fine(grain) if fine else grain)).clip(0, 255)
     return raw
+
+
+def _fine(grain: np.ndarray) -> np.ndarray:
+    """White noise (S, S) of unit variance without its means over 2x2 blocks, again of unit variance."""
+    blocks = grain.reshape(len(grain) // 2, 2, len(grain) // 2, 2)
+    return ((blocks - blocks.mean(axis=(1, 3), keepdims=True)) * math.sqrt(4 / 3)).reshape(grain.shape)
 
 
 def place(corners: np.ndarray, rng: np.random.Generator, distortion: float) -> tuple[np.ndarray, np.ndarray]:

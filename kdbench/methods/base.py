@@ -55,6 +55,13 @@ class Distiller(nn.Module, ABC):
         """Departures on this very pair that a table must tell (a projector that the paper does not have)."""
         return []
 
+    def diagnostics(self) -> dict[str, float]:
+        """Numbers about this very run worth recording beside its result; asked for once, after the last step.
+
+        What they are made of is kept in buffers, so that a resumed run gives the same.
+        """
+        return {}
+
     def adopt(self, teacher: nn.Module, read: Callable[[Tensor], Signals]) -> None:
         """Called once after building where `needs` says "teacher": a copy of the teacher of its own, in fp32.
 
@@ -65,7 +72,8 @@ class Distiller(nn.Module, ABC):
         """
 
     def prepare(self, teacher_batches: Any) -> None:
-        """Called once before training with an iterator of teacher Signals over the un-augmented training set.
+        """Called once before training with an iterator of teacher Signals over un-augmented training samples (2,048 of
+        them, or all where there are fewer).
 
         For statistics of the teacher that stay frozen (UHKD's standardisation). Only called where `wants_prepare`,
         which a method may also set when it is built.
@@ -81,6 +89,14 @@ class Distiller(nn.Module, ABC):
         progress: share of the training that is done, in [0, 1].
         The teacher's tensors carry no gradient.
         """
+
+
+def fewer_than_four_stages(pair: PairShapes) -> str | None:
+    """The reason of a method that reads the stages of both networks, where one of them shows too few; else None."""
+    for name, side in (("student", pair.student), ("teacher", pair.teacher)):
+        if len(side.stages) < 4:
+            return f"the {name} shows fewer than four stages"
+    return None
 
 
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:

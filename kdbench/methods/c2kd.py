@@ -33,7 +33,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench.frequency import full_precision
-from kdbench.methods.base import Distiller, cross_entropy, hard_target
+from kdbench.methods.base import Distiller, cross_entropy, fewer_than_four_stages, hard_target
 from kdbench.methods.kd import kd_loss
 from kdbench.types import KdbenchError, PairShapes, Signals
 
@@ -141,10 +141,7 @@ class Method(Distiller):
 
     @classmethod
     def supports(cls, params: Any, pair: PairShapes) -> str | None:
-        for name, side in (("student", pair.student), ("teacher", pair.teacher)):
-            if len(side.stages) < 4:
-                return f"the {name} shows fewer than four stages"
-        return None
+        return fewer_than_four_stages(pair)
 
     def notes(self) -> list[str]:
         return ["the teacher is trained too"]

@@ -14,7 +14,7 @@ the pooled vector before the last activation, (B, D); its bands are those of `fr
     task loss              CE of the main head and of two heads     CE of the main head
                            of the student's own, one a band
     what the heads see     low band without its DC component        low band with it (the masks of Eq. 2)
-    lambda_low, _high      1 and 1                                  not known: 1 and 1 here, to be tuned
+    lambda_low, _high      1 and 1                                  not known: 1 and 1 here, to be tuned (`weight`)
 
 Heads are Linear after a ReLU, as released; all are dropped at test time: the main head alone counts, where the released
 selection takes the best of three. Unit-length vectors have entries of size 1/sqrt(D), so with weight 1 the feature
@@ -48,6 +48,7 @@ from kdbench.types import PairShapes, Signals
 
 TITLE = "FD-CMKD"
 GROUP = "cross-modal"
+MAIN_WEIGHT = "weight"
 MARK = "‡"
 FOOTNOTE = "known from a transcription of the paper and a re-upload of its code"
 
@@ -62,6 +63,8 @@ class Params:
     """Weight of the loss on low bands (code: 1; paper: not known); 0 leaves it out."""
     lambda_high: float = 1.0
     """Weight of the loss on high bands (code: 1; paper: not known); 0 leaves it out."""
+    weight: float = 1.0
+    """Multiplies both lambdas (ours; what tuning varies)."""
     times_width: bool = False
     """Multiply both lambdas by the feature width D, since the MSE of unit vectors is O(1/D) (ours)."""
     align_weight: float = 1.0
@@ -200,7 +203,8 @@ class Method(Distiller):
         teacher_aligned, teacher_classified = self._bands(teacher_feature)
         for band, weight, distance in (("low", p.lambda_low, p.low_distance), ("high", p.lambda_high, p.high_distance)):
             if weight:
-                terms[band] = self.scale * weight * band_loss(student_aligned[band], teacher_aligned[band], distance)
+                loss = band_loss(student_aligned[band], teacher_aligned[band], distance)
+                terms[band] = self.scale * p.weight * weight * loss
         if self.shared_heads is not None:
             for band, head in self.shared_heads.items():
                 student_side = cross_entropy(head(student_classified[band]), target)

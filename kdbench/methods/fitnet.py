@@ -35,7 +35,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench.frequency import full_precision
-from kdbench.methods.base import Distiller, cross_entropy
+from kdbench.methods.base import Distiller, cross_entropy, fewer_than_four_stages
 from kdbench.methods.kd import kd_loss
 from kdbench.types import KdbenchError, PairShapes, Signals
 
@@ -146,9 +146,8 @@ class Method(Distiller):
 
     @classmethod
     def supports(cls, params: Any, pair: PairShapes) -> str | None:
-        for name, side in (("student", pair.student), ("teacher", pair.teacher)):
-            if len(side.stages) < 4:
-                return f"the {name} shows fewer than four stages"
+        if reason := fewer_than_four_stages(pair):
+            return reason
         own, wanted = (side.stages[HINT_STAGE - 1] for side in (pair.student, pair.teacher))
         if params.variant == "hint" and regressor(own, wanted) is None:
             return f"mdistiller's regressor has no form from {own[1]}x{own[2]} to {wanted[1]}x{wanted[2]}"

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench.frequency import full_precision
-from kdbench.methods.base import Distiller, cross_entropy
+from kdbench.methods.base import Distiller, cross_entropy, fewer_than_four_stages
 from kdbench.methods.kd import kd_loss
 from kdbench.types import KdbenchError, PairShapes, Signals
 
@@ -74,10 +74,7 @@ class Method(Distiller):
 
     @classmethod
     def supports(cls, params: Any, pair: PairShapes) -> str | None:
-        for name, side in (("student", pair.student), ("teacher", pair.teacher)):
-            if params.feature == "map" and len(side.stages) < 4:
-                return f"the {name} shows fewer than four stages"
-        return None
+        return fewer_than_four_stages(pair) if params.feature == "map" else None
 
     def forward(self, student: Signals, teacher: Signals | None, target: Tensor, progress: float) -> dict[str, Tensor]:
         p = self.params

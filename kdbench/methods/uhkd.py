@@ -29,11 +29,15 @@ C0, normalisation "off"). Controls fix the parameters that define them; setting 
     C5  a fixed random projection of the grid with orthonormal rows, as many as the crop has bins
     C6  DC alone: the mean over space
 
-Nothing here may be called UHKD without the mark: the default is one reading of several.
+At the first step each level's loss, the share of it at DC and its loss against a teacher shuffled within the batch are
+kept, to be recorded beside the result: they tell a loss that is nearly all DC, or one that rewards what all share.
+
+Nothing here may be called UHKD without the mark: the default is one reading of eight (`READINGS`).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
@@ -43,7 +47,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench.frequency import Grid, coarser_grid, crop_size, frequencies, full_precision, low_spectrum, spectrum
-from kdbench.methods.base import Distiller, cross_entropy
+from kdbench.methods.base import Distiller, cross_entropy, fewer_than_four_stages
 from kdbench.methods.kd import kd_loss
 from kdbench.types import KdbenchError, PairShapes, Signals
 
@@ -52,6 +56,13 @@ GROUP = "frequency"
 MAIN_WEIGHT = "beta"
 MARK = "†"
 FOOTNOTE = "reconstructed from the abstract; decisions in docs"
+
+READINGS = {
+    "representation": ("log_amplitude", "complex"),
+    "compact": ("crop", "pool"),
+    "normalisation": ("frequency", "layer"),
+}
+"""The decisions that the abstract leaves widest open; their product is the eight readings whose range a table shows."""
 
 WITHOUT_SPECTRUM = {
     "tokens": "grid",
@@ -72,6 +83,10 @@ CONTROLS = {
     "C5": WITHOUT_SPECTRUM,
     "C6": {"compact": "crop", "largest_crop": 1, "refine": "none"},
 }
+
+DIAGNOSTICS = ("loss", "dc_share", "shuffled_loss")
+"""Of every level at the first step: its MSE before all weights, the share of it that falls on the bins that hold DC
+(controls C0 and C5 have none), and the MSE when each student meets the teacher of the sample half a batch away."""
 
 
 @dataclass(frozen=True)
@@ -196,7 +211,13 @@ class Level(nn.Module):
             positions = self.grid[0] * self.grid[1]
             random = torch.randn(positions, self.size[0] * self.size[1], dtype=torch.float64)
             self.register_buffer("projection", torch.linalg.qr(random).Q.float())
-        features = self.represent(torch.zeros(1, 1, *teacher_grid)).shape[-1]
+        # A constant map has a spectrum where DC is, and nowhere else.
+        constant = self.represent(torch.ones(1, 1, *teacher_grid))[0, 0]
+        features = len(constant)
+        dc = (constant.abs() > 1e-3).float()
+        without_spectrum = params.control in ("C0", "C5")
+        self.register_buffer("dc", torch.full_like(dc, torch.nan) if without_spectrum else dc, persistent=False)
+        self.register_buffer("at_start", torch.full((len(DIAGNOSTICS),), torch.nan))
         if params.normalisation == "frequency":
             self.student_norm = nn.BatchNorm1d(channels * features, eps=self.EPSILON, affine=False)
             self._teacher_statistics(channels, features)
@@ -288,9 +309,19 @@ class Level(nn.Module):
             return student / scale, teacher / scale
         return student, teacher
 
-    def forward(self, student_maps: Tensor, teacher_maps: Tensor) -> Tensor:
-        student, teacher = self.represent_student(student_maps), self.represent_teacher(teacher_maps)
-        return F.mse_loss(*self.normalise(student, teacher))
+    @torch.no_grad()
+    def look(self, student: Tensor, teacher: Tensor) -> None:
+        """Keeps DIAGNOSTICS of normalised representations (B, C, F); draws nothing and waits for no device."""
+        squares = (student - teacher).square()
+        share = (squares * self.dc).sum() / squares.sum()
+        shuffled = F.mse_loss(student, teacher.roll(len(teacher) // 2, dims=0))
+        self.at_start.copy_(torch.stack([squares.mean(), share, shuffled]))
+
+    def forward(self, student_maps: Tensor, teacher_maps: Tensor, first: bool) -> Tensor:
+        student, teacher = self.normalise(self.represent_student(student_maps), self.represent_teacher(teacher_maps))
+        if first:
+            self.look(student, teacher)
+        return F.mse_loss(student, teacher)
 
 
 class Method(Distiller):
@@ -317,10 +348,7 @@ class Method(Distiller):
 
     @classmethod
     def supports(cls, params: Any, pair: PairShapes) -> str | None:
-        for name, side in (("student", pair.student), ("teacher", pair.teacher)):
-            if len(side.stages) < 4:
-                return f"the {name} shows fewer than four stages"
-        return None
+        return fewer_than_four_stages(pair)
 
     def notes(self) -> list[str]:
         if self.params.resolved.compact != "crop" or self.params.control in ("C0", "C6"):
@@ -328,6 +356,14 @@ class Method(Distiller):
         means = [name.split("-")[0] for name, level in self.levels.items() if level.size == (1, 1)]
         stages = ", ".join(dict.fromkeys(means))
         return [f"grids too coarse for more than the mean over space at student stage {stages}"] if stages else []
+
+    def diagnostics(self) -> dict[str, float]:
+        values = {
+            f"{what}_{name}": value
+            for name, level in self.levels.items()
+            for what, value in zip(DIAGNOSTICS, level.at_start.tolist(), strict=True)
+        }
+        return {name: value for name, value in values.items() if math.isfinite(value)}
 
     @torch.no_grad()
     def prepare(self, teacher_batches: Iterable[Signals]) -> None:
@@ -346,7 +382,10 @@ class Method(Distiller):
         weight = p.beta * (min(progress / p.ramp, 1.0) if p.ramp else 1.0) / len(self.matches)
         for s, partners in self.matches:
             losses = torch.stack(
-                [self.levels[f"{s + 1}-{t + 1}"](student.stages[s], teacher.stages[t].detach()) for t in partners]
+                [
+                    self.levels[f"{s + 1}-{t + 1}"](student.stages[s], teacher.stages[t].detach(), progress == 0)
+                    for t in partners
+                ]
             )
             shares = self.level_logits[s].softmax(dim=0) if self.level_logits is not None else 1.0
             terms[f"stage{s + 1}"] = weight * (shares * losses).sum()

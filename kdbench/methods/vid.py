@@ -31,7 +31,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench.frequency import coarser_grid, full_precision
-from kdbench.methods.base import Distiller, cross_entropy
+from kdbench.methods.base import Distiller, cross_entropy, fewer_than_four_stages
 from kdbench.methods.kd import kd_loss
 from kdbench.types import KdbenchError, PairShapes, Signals
 
@@ -115,10 +115,7 @@ class Method(Distiller):
 
     @classmethod
     def supports(cls, params: Any, pair: PairShapes) -> str | None:
-        for name, side in (("student", pair.student), ("teacher", pair.teacher)):
-            if len(side.stages) < 4:
-                return f"the {name} shows fewer than four stages"
-        return None
+        return fewer_than_four_stages(pair)
 
     def forward(self, student: Signals, teacher: Signals | None, target: Tensor, progress: float) -> dict[str, Tensor]:
         p = self.params

@@ -23,6 +23,23 @@ rule teacher:
         " --expect {params.key} --threads {threads} 2>&1 | tee {log}"
 
 
+if PLAN.of("tune"):
+
+    rule tune:
+        input:
+            PLAN.job("tune", "tuned").inputs,
+        output:
+            planning.tuned_file(PLAN.suite),
+        log:
+            f"{HOME}/logs/tune.log",
+        params:
+            suite=SUITE,
+            key=PLAN.job("tune", "tuned").key,
+            code=planning.report_code("tune.py"),
+        shell:
+            "kdbench tune {params.suite} 2>&1 | tee {log}"
+
+
 rule cohort:
     input:
         lambda w: PLAN.job("cohort", f"{w.pair}/{w.part}").inputs,

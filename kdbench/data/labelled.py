@@ -1,0 +1,107 @@
+"""A labelled image set as it was found, and the way from there to the three splits: for all sources with files."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from kdbench.data.packed import RawData, stratified_order
+from kdbench.types import KdbenchError
+
+
+class Images(Protocol):
+    """An array uint8 (N, H, W, C), or what gives the images at an array of positions (n,) when it is asked."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, index: np.ndarray) -> np.ndarray: ...
+
+
+@dataclass
+class Labelled:
+    """Splits are `train`, `test` and, where the set has one of its own, `val`; their order does not matter."""
+
+    where: str
+    """How errors begin: the source, and its file or folder."""
+    images: dict[str, Images]
+    labels: dict[str, np.ndarray]
+    """Split -> int64 (N,), positions in `class_names`."""
+    class_names: list[str]
+    notes: list[str] = field(default_factory=list)
+    """What a table should tell its reader."""
+
+
+def locate(source: str, name: str, data_dir: Path | None) -> Path:
+    """The file or folder of that name, in `data_dir` unless absolute. Raises KdbenchError if there is none."""
+    if data_dir is None and not Path(name).is_absolute():
+        raise KdbenchError(f"{source}: where is {name}? Set KDBENCH_DATA to the folder that holds it")
+    return Path(data_dir or "/", name)
+
+
+def split(found: Labelled, limit: int | None, test_limit: int | None, val_share: float) -> RawData:
+    """Modality `image`, uint8 (N, H, W, C), shuffled and stratified in a fixed way.
+
+    limit: take this many training images, before the validation images are split off them; test_limit: this many test
+    images; both None for all. val_share: share of the training images that become validation images, unless the set
+    has some of its own. Raises KdbenchError that names the class a split has no image of, or the number out of range.
+    """
+    for name, labels in found.labels.items():
+        if missing := _missing(found, labels):
+            raise KdbenchError(f"{found.where}: no {name} image of class {missing}")
+    parts = {"train": _first(found, "train", limit, "limit"), "test": _first(found, "test", test_limit, "test_limit")}
+    notes = [*found.notes]
+    for name, words in (("train", "training"), ("test", "test")):
+        total = len(found.labels[name])
+        if len(parts[name]) < total:
+            notes.append(f"{len(parts[name]):,} of {total:,} {words} images")
+
+    origin = {"train": "train", "val": "val" if "val" in found.labels else "train", "test": "test"}
+    if origin["val"] == "val":
+        parts["val"] = _first(found, "val", None, "")
+    else:
+        parts["val"], parts["train"] = _cut(found, parts["train"], val_share)
+    labels = {name: found.labels[source][parts[name]] for name, source in origin.items()}
+    if missing := _missing(found, labels["train"]):
+        size, classes = len(labels["train"]), len(found.class_names)
+        raise KdbenchError(f"{found.where}: {size} training images do not cover {classes} classes: none of {missing}")
+    for name, words in (("val", "validation"), ("test", "test")):
+        if missing := _missing(found, labels[name]):
+            notes.append(f"no {words} image of class {missing}")
+    return RawData(
+        modalities={"image": {name: found.images[source][parts[name]] for name, source in origin.items()}},
+        kinds={"image": "image"},
+        labels=labels,
+        class_names=found.class_names,
+        notes=notes,
+    )
+
+
+def _first(found: Labelled, name: str, limit: int | None, key: str) -> np.ndarray:
+    """A stratified choice of `limit` samples, in shuffled order; a larger limit contains a smaller one."""
+    labels = found.labels[name]
+    if limit is not None and not 0 < limit <= len(labels):
+        raise KdbenchError(f"{found.where}: {key} is {limit}, but there are {len(labels)} such images")
+    return stratified_order(labels)[:limit]
+
+
+def _cut(found: Labelled, train: np.ndarray, val_share: float) -> tuple[np.ndarray, np.ndarray]:
+    """The chosen training samples -> those for validation, the rest."""
+    if not 0 < val_share < 1:
+        raise KdbenchError(f"{found.where}: val_share is {val_share}; it is a share between 0 and 1, such as 0.1")
+    count = round(val_share * len(train))
+    if not 0 < count < len(train):
+        raise KdbenchError(
+            f"{found.where}: val_share {val_share} of {len(train)} training images leaves one part empty"
+        )
+    return train[:count], train[count:]
+
+
+def _missing(found: Labelled, labels: np.ndarray) -> str:
+    """Names of the classes without a sample: the first, and how many more; empty where there is none."""
+    missing = sorted(set(range(len(found.class_names))) - set(labels.tolist()))
+    more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+    return f"{found.class_names[missing[0]]}{more}" if missing else ""

@@ -1,0 +1,250 @@
+"""A page of tables as data, and its three renderers: Markdown, LaTeX (booktabs) and HTML.
+
+Nothing here knows of distillation; kdbench/tables.py makes the pages. Every text is escaped where it is rendered, so a
+page may hold any name.
+"""
+
+from __future__ import annotations
+
+import html as _html
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Cell:
+    text: str
+    bold: bool = False
+    letters: tuple[str, ...] = ()
+    """Footnotes of this cell."""
+
+
+@dataclass(frozen=True)
+class Row:
+    label: Cell
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows under one heading; `title` is empty where there is only one group."""
+
+    title: str
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    title: str
+    corner: str
+    """Heading of the column of row labels."""
+    columns: tuple[tuple[str, ...], ...]
+    """Each column's heading, line by line."""
+    groups: tuple[Group, ...]
+    footnotes: tuple[tuple[str, str], ...] = ()
+    """(letter or mark, text)"""
+
+
+@dataclass(frozen=True)
+class Section:
+    title: str
+    parts: tuple[str | Table, ...]
+    """Paragraphs and tables in reading order."""
+
+
+@dataclass(frozen=True)
+class Document:
+    title: str
+    banner: tuple[str, ...]
+    """Warnings above everything else."""
+    sections: tuple[Section, ...]
+    footer: tuple[str, ...]
+
+
+def _one_line(text: Any) -> str:
+    return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+
+
+def _md(text: Any) -> str:
+    """Text that Markdown, and the HTML within it, shows as it is."""
+    safe = _one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_\[\]|~$#])", r"\\\1", safe)
+
+
+def markdown(page: Document) -> str:
+    lines = [f"# {_md(page.title)}", ""]
+    lines += [f"> **{_md(text)}**\n" for text in page.banner]
+    for section in page.sections:
+        if section.title:
+            lines += [f"## {_md(section.title)}", ""]
+        for part in section.parts:
+            lines += [_md(part), ""] if isinstance(part, str) else _md_table(part)
+    return "\n".join([*lines, "---", "", *(f"{_md(line)}<br>" for line in page.footer)]).rstrip() + "\n"
+
+
+def _md_table(table: Table) -> list[str]:
+    heads = [table.corner, *("<br>".join(map(_md, column)) for column in table.columns)]
+    lines = [f"### {_md(table.title)}", "", _md_row(heads), _md_row(["---", *["---:"] * len(table.columns)])]
+    for group in table.groups:
+        if group.title and len(table.groups) > 1:
+            lines.append(_md_row([f"*{_md(group.title)}*", *[""] * len(table.columns)]))
+        lines += [_md_row([_md_cell(cell) for cell in (row.label, *row.cells)]) for row in group.rows]
+    notes = [f"<sup>{_md(mark)}</sup> {_md(text)}<br>" for mark, text in table.footnotes]
+    return [*lines, "", *notes, *([""] if notes else [])]
+
+
+def _md_row(texts: Sequence[str]) -> str:
+    return f"| {' | '.join(texts)} |"
+
+
+def _md_cell(cell: Cell) -> str:
+    text = f"**{_md(cell.text)}**" if cell.bold else _md(cell.text)
+    return text + (f" <sup>{','.join(cell.letters)}</sup>" if cell.letters else "")
+
+
+_TEX = {
+    "\\": r"\textbackslash{}",
+    "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "`": r"\textasciigrave{}",
+    '"': "''",
+    "[": "{[}",  # a bracket after \\ would be taken for its argument
+    "]": "{]}",
+    "±": r"$\pm$",
+    "−": "$-$",
+    "→": r"$\rightarrow$",
+    "×": r"$\times$",
+    "†": r"\textdagger{}",
+    "‡": r"\textdaggerdbl{}",
+    "—": "---",
+    "–": "--",
+    "“": "``",
+    "”": "''",
+    "’": "'",
+    **{c: "\\" + c for c in "&%$#_{}"},
+}
+_TEX_LETTERS = set("ÀÁÂÃÄÇÈÉÊËÌÍÎÏÑÒÓÔÕÖÙÚÛÜÝàáâãäçèéêëìíîïñòóôõöùúûüýÿßÆæØøÅå")
+
+
+def _tex(text: Any) -> str:
+    return "".join(_TEX.get(c) or _tex_letter(c) for c in _one_line(text))
+
+
+def _tex_letter(c: str) -> str:
+    """Plain pdflatex knows ASCII and accented letters; anything else is shown by its number rather than refused."""
+    return c if c.isascii() or c in _TEX_LETTERS else rf"\texttt{{U+{ord(c):04X}}}"
+
+
+def latex(page: Document) -> str:
+    """A complete document for pdflatex; its tabulars can be copied into a paper that loads booktabs and graphicx."""
+    lines = [
+        r"\documentclass[10pt]{article}",
+        r"\usepackage[a4paper,landscape,margin=15mm]{geometry}",
+        r"\usepackage{booktabs,graphicx}",
+        r"\setlength{\parindent}{0pt}\setlength{\parskip}{4pt}\raggedright",
+        r"\begin{document}",
+        rf"{{\LARGE {_tex(page.title)}}}",
+        "",
+        *(rf"\fbox{{\parbox{{0.97\linewidth}}{{\bfseries {_tex(text)}}}}}" + "\n" for text in page.banner),
+    ]
+    for section in page.sections:
+        if section.title:
+            lines += [rf"\section*{{{_tex(section.title)}}}"]
+        for part in section.parts:
+            lines += [_tex(part), ""] if isinstance(part, str) else _tex_table(part)
+    return "\n".join(
+        [*lines, r"\medskip\footnotesize", *(_tex(t) + r"\par" for t in page.footer), r"\end{document}", ""]
+    )
+
+
+def _tex_table(table: Table) -> list[str]:
+    width = len(table.columns)
+    depth = max((len(column) for column in table.columns), default=1)
+    heads = [(*column, *[""] * (depth - len(column))) for column in table.columns]
+    lines = [
+        r"\medskip",
+        rf"\begin{{minipage}}{{\linewidth}}\subsection*{{{_tex(table.title)}}}\small",
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+        rf"\begin{{tabular}}{{@{{}}l{'r' * width}@{{}}}}",
+        r"\toprule",
+    ]
+    for i in range(depth):
+        lines.append(_tex_row([_tex(table.corner) if i == 0 else "", *(_tex(head[i]) for head in heads)]))
+    for group in table.groups:
+        lines.append(r"\midrule")
+        if group.title and len(table.groups) > 1:
+            lines.append(rf"\multicolumn{{{width + 1}}}{{@{{}}l}}{{\textit{{{_tex(group.title)}}}}} \\")
+        lines += [_tex_row([_tex_cell(cell) for cell in (row.label, *row.cells)]) for row in group.rows]
+    lines += [r"\bottomrule", r"\end{tabular}}\par\smallskip\footnotesize"]
+    lines += [rf"\textsuperscript{{{_tex(mark)}}} {_tex(text)}\par" for mark, text in table.footnotes]
+    return [*lines, r"\end{minipage}", "", r"\medskip", ""]
+
+
+def _tex_row(texts: Sequence[str]) -> str:
+    return " & ".join(texts) + r" \\"
+
+
+def _tex_cell(cell: Cell) -> str:
+    text = rf"\textbf{{{_tex(cell.text)}}}" if cell.bold else _tex(cell.text)
+    return text + (rf"\textsuperscript{{{','.join(cell.letters)}}}" if cell.letters else "")
+
+
+_CSS = """
+:root { color-scheme: light dark; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
+.banner { border: 2px solid #d55e00; padding: .5rem 1rem; font-weight: bold; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; border-block: 2px solid; font-variant-numeric: tabular-nums; }
+th, td { padding: .2rem .6rem; text-align: right; white-space: nowrap; }
+th:first-child { text-align: left; font-weight: normal; }
+thead th { font-weight: bold; vertical-align: bottom; }
+tbody { border-top: 1px solid; }
+tbody th[colspan] { font-style: italic; }
+.notes, footer { font-size: .85rem; }
+"""
+
+
+def html(page: Document) -> str:
+    """One file without scripts or requests to anywhere."""
+    lines = ["<!doctype html>", '<html lang="en">', '<meta charset="utf-8">']
+    lines += ['<meta name="viewport" content="width=device-width, initial-scale=1">']
+    lines += [f"<title>{_h(page.title)}</title>", f"<style>{_CSS}</style>", f"<h1>{_h(page.title)}</h1>"]
+    lines += [f'<p class="banner">{_h(text)}</p>' for text in page.banner]
+    for section in page.sections:
+        if section.title:
+            lines.append(f"<h2>{_h(section.title)}</h2>")
+        for part in section.parts:
+            lines += [f"<p>{_h(part)}</p>"] if isinstance(part, str) else _html_table(part)
+    lines += ["<footer>", *(f"<div>{_h(line)}</div>" for line in page.footer), "</footer>", "</html>"]
+    return "\n".join(lines) + "\n"
+
+
+def _h(text: Any) -> str:
+    return _html.escape(_one_line(text))
+
+
+def _html_table(table: Table) -> list[str]:
+    heads = [_h(table.corner), *("<br>".join(map(_h, column)) for column in table.columns)]
+    lines = [f"<h3>{_h(table.title)}</h3>", '<div class="scroll"><table>', "<thead><tr>"]
+    lines += [*(f'<th scope="col">{head}</th>' for head in heads), "</tr></thead>"]
+    for group in table.groups:
+        lines.append("<tbody>")
+        if group.title and len(table.groups) > 1:
+            lines.append(f'<tr><th colspan="{len(table.columns) + 1}" scope="rowgroup">{_h(group.title)}</th></tr>')
+        for row in group.rows:
+            cells = "".join(f"<td>{_html_cell(cell)}</td>" for cell in row.cells)
+            lines.append(f'<tr><th scope="row">{_html_cell(row.label)}</th>{cells}</tr>')
+        lines.append("</tbody>")
+    lines.append("</table></div>")
+    lines += [f'<div class="notes"><sup>{_h(mark)}</sup> {_h(text)}</div>' for mark, text in table.footnotes]
+    return lines
+
+
+def _html_cell(cell: Cell) -> str:
+    text = f"<b>{_h(cell.text)}</b>" if cell.bold else _h(cell.text)
+    return text + (f"<sup>{','.join(cell.letters)}</sup>" if cell.letters else "")

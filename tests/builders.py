@@ -1,0 +1,109 @@
+"""Made-up signals of plausible shapes, and a distiller tried on them: what the tests of methods share."""
+
+import importlib
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+
+from kdbench import conformance, engine, models
+from kdbench.signals import Reader, probe
+from kdbench.types import PairShapes, Side, Signals
+
+CLASSES, BATCH = 5, 6
+
+SIDES = {
+    "cnn": Side("cnn", ((8, 16, 16), (12, 8, 8), (16, 4, 4), (24, 2, 2)), prefix=0, pooled=24, pooled_preact=24),
+    "vit": Side("vit", ((16, 8, 8),) * 4, prefix=1, pooled=16, pooled_preact=16),
+    "mlp": Side("mlp", ((24, 7, 7),) * 4, prefix=0, pooled=24, pooled_preact=24),
+    "cnn 1x1": Side("cnn", ((8, 5, 5), (8, 3, 3), (12, 2, 2), (16, 1, 1)), prefix=0, pooled=18, pooled_preact=16),
+    "swin": Side("vit", ((8, 15, 15), (16, 8, 8), (32, 4, 4), (64, 2, 2)), prefix=0, pooled=64, pooled_preact=64),
+    "registers": Side("vit", ((30, 4, 4),) * 4, prefix=3, pooled=30, pooled_preact=30),
+    "sequence": Side("mlp", ((12, 1, 65),) * 4, prefix=0, pooled=12, pooled_preact=12),
+    "sequence cnn": Side(
+        "cnn", ((8, 1, 64), (12, 1, 32), (16, 1, 16), (24, 1, 8)), prefix=0, pooled=24, pooled_preact=24
+    ),
+}
+FAMILIES = ("cnn", "vit", "mlp")
+
+
+def signals(side, batch=BATCH, dtype=torch.float32, seed=0):
+    """Signals of a network with these shapes; each tensor is a leaf with a gradient."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def leaf(*shape):
+        return torch.randn(batch, *shape, generator=generator).to(dtype).requires_grad_()
+
+    return Signals(
+        logits=leaf(CLASSES),
+        stages=tuple(leaf(*shape) for shape in side.stages),
+        prefix=tuple(leaf(side.prefix, shape[0]) for shape in side.stages),
+        pooled=leaf(side.pooled),
+        pooled_preact=leaf(side.pooled_preact),
+        index=torch.arange(batch),
+    )
+
+
+def tensors(s):
+    return [s.logits, *s.stages, *s.prefix, s.pooled, s.pooled_preact]
+
+
+def build(name, changes, student, teacher):
+    """A distiller as the engine builds it, its teacher statistics prepared."""
+    method = importlib.import_module(f"kdbench.methods.{name}").Method
+    params = method.Params(**changes)
+    without = getattr(params, "teacher", True) is False
+    labels = tuple(i % CLASSES for i in range(100))
+    pair = PairShapes(SIDES[student], None if without else SIDES[teacher], CLASSES, labels)
+    assert method.supports(params, pair) is None
+    assert method.needs(params) <= {"logits", "stages", "prefix", "pooled", "pooled_preact", "index"}
+    torch.manual_seed(0)
+    distiller = method(params, pair)
+    if distiller.wants_prepare:
+        distiller.prepare(signals(SIDES[teacher], seed=seed) for seed in range(2, 5))
+    return distiller
+
+
+def only(needed, s):
+    """What the engine hands over: the needed fields, None for the rest."""
+    return replace(s, **{f: None for f in ("stages", "prefix", "pooled", "pooled_preact", "index") if f not in needed})
+
+
+def conforms(name, changes, student, teacher, dtype=torch.float32):
+    distiller = build(name, changes, student, teacher)
+    needed = distiller.needs(distiller.params)
+    ours, theirs = signals(SIDES[student], dtype=dtype), signals(SIDES[teacher], dtype=dtype, seed=1)
+    hard = torch.arange(BATCH) % CLASSES
+    soft = 0.7 * F.one_hot(hard, CLASSES) + 0.06
+    total = 0.0
+    for target in (hard, soft):
+        terms = distiller(only(needed, ours), only(needed, theirs) if distiller.pair.teacher else None, target, 0.4)
+        assert all(term.ndim == 0 and term.isfinite() for term in terms.values()), terms
+        assert all(term.dtype == torch.float32 for term in terms.values())
+        total = total + sum(terms.values())
+    total.backward()
+    assert ours.logits.grad.isfinite().all() and ours.logits.grad.any()
+    assert all(t.grad is None for t in tensors(theirs))
+    reached = [t.grad for t in tensors(ours) if t.grad is not None]
+    assert all(gradient.isfinite().all() for gradient in reached)
+    own = {n: p.grad for n, p in distiller.named_parameters()}
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in own.values()), own
+    return ours, distiller
+
+
+def adopted(method, params, teacher, student, model=None):
+    """A distiller with its own copy of a teacher, and signals of both on one batch."""
+    shape, classes, labels = conformance.SHAPE, conformance.CLASSES, conformance.LABELS
+    if model is None:
+        model = models.build(teacher, shape, classes, 1)
+    side, last = probe(model, shape, teacher.family)
+    student_model = models.build(student, shape, classes, 0)
+    own_side, own_last = probe(student_model, shape, student.family)
+    torch.manual_seed(0)
+    distiller = method.Method(params, PairShapes(own_side, side, classes, labels))
+    read = Reader(model.requires_grad_(False).eval(), engine.EVERYTHING, last)
+    x = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        shown = read(x)
+    distiller.adopt(model, read)
+    return distiller, Reader(student_model, method.Method.needs(params), own_last)(x), shown

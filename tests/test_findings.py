@@ -1,0 +1,236 @@
+"""Pages made of runs with known differences: their numbers again by scipy, and the words that they lead to."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import REPOSITORY, write_tiny
+from scipy import stats as st
+
+from kdbench import cli, findings
+from kdbench.compare import read_runs
+from kdbench.page import markdown
+from kdbench.suite import load_suite
+from kdbench.types import Block, Claim, KdbenchError, MethodSpec, ModelSpec, Pair, Suite
+
+LABELS = {"scratch": "Scratch", "kd": "KD", "ofa": "OFA", "uhkd": "UHKD†", "uhkd-c0": "UHKD† (C0)"}
+CLAIM = Claim("spectrum", "uhkd", "uhkd-c0", "Does UHKD† need the spectrum?")
+PAIRS = ("cnn-t--vit-s", "cnn-t--mlp-s", "vit-t--vit-s", "vit-t--mlp-s")
+NOISE = np.array([0.3, -0.2, 0.1, -0.4, 0.2])
+
+
+def make(gains, pairs=PAIRS, seeds=5, weak=(), claims=(CLAIM,)):
+    """A suite of one block, and its runs: gains is {method: points over 70}, a number, one a seed, or {pair: those}."""
+    models = {m: ModelSpec(m, "T", "d", "r", family=m[:3]) for pair in pairs for m in pair.split("--")}
+    methods = tuple(MethodSpec(m, m, {}, LABELS[m], "logits") for m in gains)
+    block = Block("main", "Main block", "d", tuple(Pair(*p.split("--")) for p in pairs), methods, tuple(range(seeds)))
+    suite = Suite("tiny", (block,), block.seeds, {}, {}, models, title="Tiny", claims=claims)
+    rows = []
+    for pair in pairs:
+        for method, gain in gains.items():
+            own = np.broadcast_to(gain[pair] if isinstance(gain, dict) else gain, seeds)
+            for seed in range(seeds):
+                rows.append(
+                    {"block": "main", "pair": pair, "method": method, "label": LABELS[method], "seed": seed}
+                    | {"status": "finished", "reason": None, "val": 70.0, "test": 70.0 + own[seed]}
+                    | {"teacher_val": 71.0 if pair in weak else 90.0, "teacher_test": 90.0}
+                    | {"key": f"{pair if method != 'scratch' else pair.split('--')[1]} {method} {seed}"}
+                    | {"finished_at": f"2026-01-0{seed + 1}T00:00:00+00:00", "hardware": "two cores"}
+                )
+    return suite, pd.DataFrame(rows)
+
+
+def text(suite, frame):
+    return markdown(findings.page(suite, frame)).replace("\\", "")
+
+
+def without(frame, status, **where):
+    """The frame with these runs diverged, n/a or missing."""
+    chosen = np.logical_and.reduce([frame[column] == value for column, value in where.items()])
+    return frame.assign(
+        status=frame["status"].where(~chosen, status), **{c: frame[c].where(~chosen) for c in ("val", "test")}
+    )
+
+
+def interval(differences):
+    low, high = st.ttest_1samp(differences, 0).confidence_interval(0.95)
+    return f"{np.mean(differences):+.1f} [{low:+.1f}, {high:+.1f}]".replace("-", "−")
+
+
+def rows(page, heading):
+    """{label: cells} of the table below a heading."""
+    lines = page[page.index(heading) :].split("\n\n")[1].splitlines()[2:]
+    return {line.split(" | ")[0].strip("| "): [c.strip(" |") for c in line.split(" | ")[1:]] for line in lines}
+
+
+GAINS = {"scratch": -2 + NOISE[::-1], "kd": 0.0, "ofa": 0.1 + NOISE / 2, "uhkd": 3 + NOISE, "uhkd-c0": 1 + 2 * NOISE}
+
+
+def test_facts_and_verdict():
+    page = text(*make(GAINS))
+    assert "5 methods, 4 pairs, 5 seeds; 90 of 90 runs finished." in page  # scratch once a student
+    assert "Trained 2026-01-01 to 2026-01-05 on two cores." in page
+    assert "on validation), 4 of 4: cnn-t → vit-s, " in page and "Weak" not in page
+    table = rows(page, "### Verdict over headline pairs")
+    assert table["UHKD†"] == [f"{interval(3 + NOISE)} better", f"{interval(5 + NOISE - NOISE[::-1])} better"]
+    assert table["Scratch"] == [f"{interval(-2 + NOISE[::-1])} worse", ""]
+    assert table["OFA"][0] == f"{interval(0.1 + NOISE / 2)} not separated"
+    assert "Better than KD: UHKD†, UHKD† (C0). Worse: Scratch. Not separated: OFA. Without a test: none." in page
+    assert "Made from results/reference/tiny/runs.csv by: kdbench findings tiny" in page
+
+
+def test_who_is_best_on_which_kind_of_pair():
+    by_pair = {pair: (4 if pair.endswith("vit-s") else -1) + NOISE for pair in PAIRS}
+    suite, frame = make({"scratch": -2 + NOISE[::-1], "kd": 0.0, "ofa": 0.1 + NOISE / 2, "uhkd": by_pair})
+    page = text(suite, frame)
+    assert "ViT students: UHKD† is the best." in page
+    assert "MLP students: not separated: OFA, KD." in page
+    assert "ViT students<br>(2 pairs)" in page and "homogeneous pairs<br>(1 pair)" in page
+    kinds = findings.kinds(suite, suite.blocks[0])
+    assert kinds["homogeneous pairs"] == ["vit-t--vit-s"] and list(kinds)[2:] == ["ViT students", "MLP students"]
+    table = rows(page, "### Difference to KD by kind of pair")
+    three = np.mean([by_pair[p] for p in kinds["heterogeneous pairs"]], axis=0)
+    assert [cell.strip("*") for cell in table["UHKD†"]] == [
+        interval(three),
+        *(interval(by_pair[p]) for p in ("vit-t--vit-s", "vit-t--vit-s", "vit-t--mlp-s")),
+    ]
+    assert table["UHKD†"][2].startswith("**") and table["KD"] == ["0.0", "0.0", "0.0", "**0.0**"]
+
+
+def test_another_modality_is_another_kind():
+    suite, _ = make({"scratch": 0.0, "kd": 0.0}, pairs=("cnn-t--cnn-s", "cnn-t--cnn-x"))
+    models = suite.models | {"cnn-x": dataclasses.replace(suite.models["cnn-x"], input="outline")}
+    suite = dataclasses.replace(suite, models=models)
+    assert findings.kinds(suite, suite.blocks[0]) == {
+        "homogeneous pairs": ["cnn-t--cnn-s"],
+        "heterogeneous pairs": ["cnn-t--cnn-x"],
+    }  # by what the students read, the same pairs again
+
+
+@pytest.mark.parametrize(
+    ("gain", "words"),
+    [
+        (0.5 + NOISE, "is better than its control UHKD† (C0)"),
+        (-0.5 + NOISE, "is worse than its control UHKD† (C0)"),
+        (0.1 + NOISE, "The control does as well, as far as 5 seeds can tell: UHKD† minus UHKD† (C0) is"),
+    ],
+)
+def test_a_claim_is_told_by_its_interval(gain, words):
+    page = text(*make({"scratch": -2.0, "kd": 0.0, "uhkd": 1 + gain, "uhkd-c0": 1.0}))
+    told = next(line for line in page.splitlines() if line.startswith(CLAIM.question))
+    assert words in told and interval(gain) in told
+    p = st.ttest_1samp(gain, 0).pvalue
+    row = rows(page, "### Claims and their controls")["UHKD† minus UHKD† (C0)"]
+    assert row == [interval(gain), "5 of 5", "4 of 4", "< 0.001" if p < 0.001 else f"{p:.3f}"]
+    assert ("80 % power" in told) == ("as well" in words)
+    if "as well" in words:
+        # At the difference it names, a t test with n = 5 has 80 % power: by simulation, whatever solved for it.
+        size = float(told.split("power is ")[1].split(" ")[0])
+        draws = np.random.default_rng(0).normal(size, gain.std(ddof=1), (20_000, 5))
+        assert (st.ttest_1samp(draws, 0, axis=1).pvalue < 0.05).mean() == pytest.approx(0.8, abs=0.06)
+    assert "This page makes 1 test of claims." in page
+
+
+def test_claims_that_cannot_be_told():
+    gains = {"scratch": -2.0, "kd": 0.0, "uhkd": 1.5, "uhkd-c0": 1.0}
+    page = text(*make(gains))
+    assert "Does UHKD† need the spectrum? Cannot be told: the same difference in every seed" in page
+    assert "This page makes" not in page
+    suite, frame = make(gains | {"uhkd": 1 + NOISE})
+    for seed in range(1, 5):
+        frame = without(frame, "diverged", method="uhkd-c0", seed=seed, pair=PAIRS[0])
+    page = text(suite, frame)
+    assert "Cannot be told: 1 complete seed, two are needed." in page
+    assert "Without a result: UHKD† (C0) on cnn-t → vit-s diverged, 4 seeds." in page
+    assert "Not compared, for want of pairs or seeds: UHKD† (C0)." in page
+    page = text(*make({"scratch": -2.0, "kd": NOISE}))
+    assert "No block with two seeds or more has method and control of: spectrum." in page
+    assert "claims and controls" not in page and "This page makes" not in page
+
+
+def test_what_is_lacking_is_told_beside_the_number():
+    suite, frame = make(GAINS)
+    frame = without(frame, "diverged", method="uhkd", seed=4, pair=PAIRS[1])
+    frame = without(frame, "n/a", method="ofa", pair=PAIRS[1])
+    page = text(suite, frame)
+    assert rows(page, "### Verdict over")["UHKD†"][0] == f"{interval((3 + NOISE)[:4])} better <sup>b</sup>"
+    assert "<sup>a</sup> over 3 of 4 pairs, n/a on the others<br>" in page
+    assert "<sup>b</sup> 4 of 5 seeds complete<br>" in page
+    assert "OFA on cnn-t → mlp-s n/a, 5 seeds" in page and "84 of 90 runs finished" in page
+
+
+def test_weak_pairs_are_named_and_count_nowhere():
+    by_pair = {pair: NOISE + (100 if pair == PAIRS[0] else 1) for pair in PAIRS}
+    suite, frame = make({"scratch": -2 + NOISE, "kd": 0.0, "uhkd": by_pair}, weak=PAIRS[:1])
+    page = text(suite, frame)
+    assert "Weak teachers, in no difference, 1 of 4: cnn-t → vit-s." in page
+    assert rows(page, "### Verdict over")["UHKD†"][0] == f"{interval(1 + NOISE)} better"
+    assert "ViT students<br>(1 pair)" in page
+    page = text(*make({"scratch": -2 + NOISE, "kd": 0.0, "uhkd": by_pair}, weak=PAIRS))
+    assert "no headline pair" in page and "ViT students: no headline pair." in page and "+100" not in page
+
+
+def test_noise_by_hand():
+    gains = {"scratch": NOISE, "kd": -NOISE, "ofa": 2 * NOISE}
+    page = text(*make(gains, claims=()))
+    sd = NOISE.std(ddof=1)
+    # Two runs of scratch, four of KD, four of OFA: one a student, and one a pair.
+    pooled = np.sqrt((2 * sd**2 + 4 * sd**2 + 4 * (2 * sd) ** 2) / 10)
+    assert f"pooled: {pooled:.1f} points for the accuracy of one cell." in page
+    paired = np.sqrt(((2 * sd) ** 2 + (3 * sd) ** 2) / 2)
+    assert f"For the difference to KD: {paired:.1f} points in one cell, {paired:.1f} points averaged over" in page
+    assert "Holm's first step over 2 methods, n = 5" in page
+
+
+def test_one_seed_ranks_nothing():
+    by_pair = dict.fromkeys(PAIRS, 9.0) | {PAIRS[0]: 1.0}
+    suite, frame = make({"scratch": -2.0, "kd": 0.5, "uhkd": by_pair, "uhkd-c0": 8.0}, seeds=1)
+    frame = without(frame, "diverged", method="uhkd-c0", pair=PAIRS[3])
+    page = text(suite, frame)
+    table = rows(page, "### Mean test accuracy")
+    assert list(table) == ["UHKD†", "KD", "Scratch", "UHKD† (C0)"]  # the last lacks a pair
+    assert table["UHKD†"] == ["77.0", "4 of 4"] and table["UHKD† (C0)"] == ["78.0", "3 of 4"]
+    assert "One seed ranks nothing" in page
+    assert not any(word in page for word in ("better than", "Verdict over", "best", "not separated", "This page makes"))
+
+
+def test_without_kd_and_without_anything_to_compare():
+    page = text(*make({"scratch": 0.0, "uhkd": 1 + NOISE, "uhkd-c0": 1.0}))
+    assert (
+        "This block has no plain KD" in page and "by kind of pair" not in page and "Better than Scratch: UHKD†" in page
+    )
+    assert "neither KD nor scratch beside another method" in text(*make({"kd": NOISE}))
+
+
+def test_runs_of_another_version_of_the_suite_are_refused():
+    suite, frame = make(GAINS)
+    with pytest.raises(KdbenchError, match=r"no cnn-t--vit-s/ofa seed 0 of block main.*kdbench reference tiny"):
+        findings.page(suite, frame[frame["method"] != "ofa"])
+
+
+def test_the_verb_reads_the_reference_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_tiny(tmp_path)
+    assert cli.main(["findings", "tiny"]) == 2
+    told = capsys.readouterr().err
+    assert "results/reference/tiny/runs.csv does not exist" in told and "kdbench reference tiny" in told
+    _, frame = make({"scratch": -2 + NOISE[:2], "kd": NOISE[:2]}, pairs=("cnn-t--vit-s",), seeds=2)
+    path = tmp_path / "results/reference/tiny/runs.csv"
+    path.parent.mkdir(parents=True)
+    frame.to_csv(path, index=False)
+    assert cli.main(["findings", "tiny"]) == 0
+    printed = capsys.readouterr().out
+    suite = load_suite("tiny")
+    assert printed == findings.reference_page(suite) == markdown(findings.page(suite, read_runs(path)))
+    assert printed == markdown(findings.page(suite, frame)), "text of a file and numbers in memory say the same"
+
+
+@pytest.mark.parametrize("path", sorted(REPOSITORY.glob("docs/results-*.md")), ids=lambda path: path.stem)
+def test_the_committed_pages_are_what_their_runs_say(path, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    suite = path.stem.removeprefix("results-")
+    made = findings.reference_page(load_suite(suite))
+    assert path.read_text(encoding="utf-8") == made, f"run: kdbench findings {suite} > docs/{path.name}"

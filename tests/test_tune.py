@@ -1,0 +1,225 @@
+"""Equal tuning, readings of reconstructed methods, and blocks with seeds of their own: planned, run and shown."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+import pytest
+from conftest import tiny, tiny_plan, write_tiny
+from test_workflow import job_counts, snakemake
+
+from kdbench import jobs, results, tables, tune
+from kdbench.page import markdown
+from kdbench.plan import plan as make_plan
+from kdbench.plan import tuned_file, tuning_runs
+from kdbench.suite import check_suite
+from kdbench.types import KdbenchError
+
+TUNED = {
+    "tune": {"seed": 9, "factors": [0.5, 1.0], "pairs": ["cnn-t -> vit-s"]},
+    "seeds": [0],
+    "blocks__main__methods": ["scratch", "kd", "dkd"],
+}
+
+
+def written(plan) -> str:
+    jobs.run_table(plan)
+    return open(f"tables/{plan.suite.name}.md", encoding="utf-8").read()
+
+
+def test_the_plan_has_settings_a_choice_and_twins_that_wait_for_it():
+    plan = tiny_plan(**TUNED)
+    assert [m.id for m in plan.suite.blocks[0].methods] == ["scratch", "kd", "kd-tuned", "dkd", "dkd-tuned"]
+    tried = plan.job("cohort", "cnn-t--vit-s/seeds-9.tune")
+    assert [(r.method.id, r.seed) for r in tried.runs] == [(m, 9) for m in ("kd@0.5", "kd@1", "dkd@0.5", "dkd@1")]
+    weights = [r.method.params for r in tried.runs]
+    assert [w["kd_weight"] for w in weights[:2]] == [0.5, 1.0] and [w["beta"] for w in weights[2:]] == [1.0, 2.0]
+    assert {r.seed for job in plan.of("teacher") for r in job.runs} == {0, 9}
+    assert plan.of("tune")[0].inputs == (tried.output,)
+    twins = plan.job("cohort", "cnn-t--vit-s/seeds-0.tuned")
+    assert [r.method.id for r in twins.runs] == ["kd-tuned", "dkd-tuned"]
+    assert tuned_file(plan.suite) in twins.inputs
+    assert tuned_file(plan.suite) not in plan.job("cohort", "cnn-t--vit-s/seeds-0").inputs
+
+
+def test_the_key_of_a_tuned_run_is_that_of_its_tuning():
+    def key(**tune_changes):
+        plan = tiny_plan(**TUNED | {"tune": TUNED["tune"] | tune_changes})
+        return {m: plan.runs()["cnn-t--vit-s", m, 0].key for m in ("kd", "kd-tuned")}
+
+    assert key()["kd-tuned"] != key()["kd"]
+    assert key() == key()
+    for change in ({"seed": 8}, {"factors": [0.5, 1.0, 2.0]}):
+        assert key(**change)["kd"] == key()["kd"]
+        assert key(**change)["kd-tuned"] != key()["kd-tuned"]
+
+
+def test_what_is_chosen_is_trained_and_shown(trained):
+    plan = tiny_plan(**TUNED)
+    with pytest.raises(KdbenchError, match=r"tuning needs .*kd@0.5.*missing"):
+        jobs.run_tune(plan)
+    jobs.run_all(plan)
+
+    choices = json.loads(tuned_file(plan.suite).read_text())["choices"]
+    assert [(c["method"], c["parameter"], c["family"]) for c in choices] == [
+        ("kd", "kd_weight", "vit"),
+        ("dkd", "beta", "vit"),
+    ]
+    pair = plan.suite.blocks[0].pairs[0]
+    twin = {m.tuned_from: m for m in plan.suite.blocks[0].methods if m.tuned_from}["kd"]
+    by_weight = {
+        r.method.params["kd_weight"]: results.read_run(r.result)["accuracy"]["val"]
+        for r in tuning_runs(plan.suite, pair, twin)
+    }
+    assert set(by_weight) == {0.5, 1.0}
+    assert by_weight[choices[0]["value"]] == max(by_weight.values())
+
+    run = plan.run_of(pair, twin, 0)
+    assert results.read_run(run.result)["tuned"] == {"kd_weight": choices[0]["value"]}
+    text = written(plan)
+    assert "| KD, tuned |" in text and "Verdict against KD, tuned" in text and "### Tuning" in text
+
+    # Another choice makes the run another one: told as missing, trained anew, and only it.
+    other = 1.5 - choices[0]["value"]
+    document = json.loads(tuned_file(plan.suite).read_text())
+    document["choices"][0] |= {"value": other, "factor": other}
+    tuned_file(plan.suite).write_text(json.dumps(document))
+    frame = results.collect(plan, plan.suite.blocks[0]).set_index("method")
+    assert frame.loc["kd-tuned", "reason"] == "its weight is not the one that tuning chose"
+    assert (frame.drop("kd-tuned")["status"] == "finished").all()
+    kept = plan.run_of(pair, next(m for m in plan.suite.blocks[0].methods if m.id == "dkd-tuned"), 0).result
+    before = kept.stat().st_mtime_ns
+    jobs.run_training(plan, plan.job("cohort", "cnn-t--vit-s/seeds-0.tuned"), threads=1)
+    assert results.read_run(run.result)["tuned"] == {"kd_weight": other}
+    assert kept.stat().st_mtime_ns == before
+
+
+def test_a_chosen_weight_reaches_the_loss(trained):
+    """A twin whose tuning chose the default's value by another factor's name trains with exactly that value."""
+    plan = tiny_plan(**TUNED | {"recipes__student__steps": 2})
+    jobs.run_data(plan, plan.of("data")[0])
+    for job in plan.of("teacher"):
+        jobs.run_training(plan, job, threads=1)
+    losses = {}
+    for value in (1.0, 3.0):
+        choice = {"pair": "cnn-t--vit-s", "method": "kd", "parameter": "kd_weight", "value": value, "factor": value}
+        tuned_file(plan.suite).parent.mkdir(parents=True, exist_ok=True)
+        tuned_file(plan.suite).write_text(json.dumps({"choices": [choice]}))
+        job = plan.job("cohort", "cnn-t--vit-s/seeds-0.tuned")
+        jobs.run_training(plan, job, threads=1, methods=["kd-tuned"])
+        record = results.read_run(plan.runs()["cnn-t--vit-s", "kd-tuned", 0].result)
+        losses[value] = record["history"][0]["losses"]["kd"]
+    # The first of the two steps is common to both; the mean over them differs by little more than the factor.
+    assert losses[3.0] / losses[1.0] == pytest.approx(3, rel=0.05)
+
+
+def test_twins_wait_with_a_sentence(trained):
+    plan = tiny_plan(**TUNED)
+    with pytest.raises(KdbenchError, match="kd-tuned waits for the tuning of this suite; run: kdbench tune tiny"):
+        jobs.run_training(plan, plan.job("cohort", "cnn-t--vit-s/seeds-0.tuned"), threads=1)
+
+
+def test_the_best_setting_and_its_ties():
+    def setting(factor, val):
+        return {"factor": factor, "value": 2 * factor, "val": val, "run": f"r{factor}", "reason": "nan"}
+
+    tried = [setting(0.1, 50.0), setting(0.3, 60.0), setting(1.0, 60.0), setting(3.0, None)]
+    assert tune.best(tried) == {"factor": 1.0, "value": 2.0}
+    assert tune.best([*tried, setting(10.0, 61.0)]) == {"factor": 10.0, "value": 20.0}
+    with pytest.raises(KdbenchError, match=r"no setting of r3.0 .* finished: nan"):
+        tune.best([setting(3.0, None), setting(1.0, None)])
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ({"seed": 0}, "not among the reported seeds"),
+        ({"factors": [1.0]}, "two or more different positive numbers"),
+        ({"factors": [1.0, 1.0]}, "two or more different positive numbers"),
+        ({"factors": [1.0, -1.0]}, "two or more different positive numbers"),
+        ({"pairs": ["cnn-t -> vit-x"]}, "did you mean 'cnn-t -> vit-s'"),
+        ({"pairs": []}, "expected a list"),
+        ({"sede": 3}, "did you mean 'seed'"),
+    ],
+)
+def test_mistakes_in_the_section_are_named(section, words):
+    with pytest.raises(KdbenchError, match=words):
+        tiny_plan(**TUNED | {"tune": TUNED["tune"] | section})
+
+
+def test_every_student_family_of_a_tuned_block_needs_a_pair():
+    with pytest.raises(KdbenchError, match=r"no pair in tune.pairs can choose weights for cnn-t -> mlp-s.*mlp student"):
+        tiny_plan(**TUNED | {"blocks__main__pairs": ["cnn-t -> vit-s", "cnn-t -> mlp-s"]})
+
+
+def test_snakemake_plans_the_tuning_as_a_stage_of_its_own(trained):
+    write_tiny(trained, **TUNED)
+    counts = job_counts(snakemake(trained, "-n", "--config", "suite=tiny"))
+    assert counts["tune"] == 1 and counts["cohort"] == 4  # settings, scratch, defaults, twins
+
+
+def test_a_block_may_have_fewer_seeds(trained):
+    tree = tiny(recipes__student__steps=2)
+    tree["blocks"]["more"] = {**tree["blocks"]["main"], "methods": ["scratch", "kd", "dkd"], "seeds": [1]}
+    suite = check_suite(tree, "tiny", "tiny.yaml")
+    plan = make_plan(suite)
+    seeds = {(r.method.id, r.seed) for job in plan.of("cohort") for r in job.runs if r.pair.teacher}
+    assert seeds == {("kd", 0), ("kd", 1), ("dkd", 1)}
+    jobs.run_all(plan)
+    frame = results.collect(plan, suite.blocks[1])
+    assert set(frame["seed"]) == {1} and (frame["status"] == "finished").all()
+    assert "One single seed" in written(plan)
+
+    tree["blocks"]["more"]["seeds"] = [1, 7]
+    with pytest.raises(KdbenchError, match=r"blocks.more: seeds .*7"):
+        check_suite(tree, "tiny", "tiny.yaml")
+
+
+def test_readings_are_trained_and_only_their_range_is_shown():
+    plan = tiny_plan(blocks__main__methods=["scratch", "kd", "uhkd"], blocks__main__readings=["uhkd"])
+    block = plan.suite.blocks[0]
+    ((method, readings),) = block.readings
+    assert len(readings) == 8 and len({json.dumps(r.params, sort_keys=True) for r in readings}) == 8
+    assert method.params in [r.params for r in readings]
+    trained = {r.method.id for job in plan.of("cohort") for r in job.runs}
+    assert trained == {"scratch", "kd", "uhkd", *(r.id for r in readings)}
+
+    def frame(methods, accuracy):
+        rows = [
+            {
+                "pair": "cnn-t--vit-s",
+                "teacher": "cnn-t",
+                "student": "vit-s",
+                "method": m.id,
+                "seed": seed,
+                "status": "finished",
+                "reason": None,
+                "val": accuracy(i, seed),
+                "test": accuracy(i, seed),
+                "teacher_val": 90.0,
+                "teacher_test": 90.0,
+                "notes": [],
+            }
+            for i, m in enumerate(methods)
+            for seed in (0, 1)
+        ]
+        return pd.DataFrame(rows)
+
+    of_rows, of_readings = frame(block.methods, lambda i, s: 50 + i + s), frame(readings, lambda i, s: 60 + 2 * i + s)
+    context = {"readings": [(method, readings, of_readings)]}
+    text = markdown(tables.describe(plan.suite, [(block, of_rows, {}, context)]))
+    assert "| UHKD†: 8 readings | 60.5 to 74.5 <sup>" in text
+    assert f"lowest: {readings[0].label}; highest: {readings[7].label}".replace("_", r"\_") in text
+    assert readings[3].label.replace("_", r"\_") not in text
+
+    lost = of_readings.assign(status=["diverged", "diverged", *["finished"] * 14])
+    text = markdown(tables.describe(plan.suite, [(block, of_rows, {}, {"readings": [(method, readings, lost)]})]))
+    assert "62.5 to 74.5" in text and "1 of 8 without a result" in text
+    text = tables.csv(plan.suite, [(block, of_rows, {}, context)])
+    assert text.count(",reading,") == 8
+
+
+def test_a_method_with_one_reading_is_refused():
+    with pytest.raises(KdbenchError, match="'kd' has one reading only"):
+        tiny_plan(blocks__main__readings=["kd"])
