@@ -336,3 +336,15 @@ def data_dir() -> Path | None:
 def report_code(*files: str) -> str:
     """Short hash of the code that measures or draws: a reason to do it again."""
     return code_hash(*files)[:16]
+
+
+def figure_place(figure: Any) -> str:
+    """Where a figure stands within its block in `snakemake --report`; figure: the wildcards of its file name."""
+    return f"by {figure.view}" if hasattr(figure, "view") else "all"
+
+
+def figure_labels(suite: Suite, figure: Any) -> dict[str, str]:
+    """What tells a figure from its neighbours there. The report makes a switch of low and high."""
+    if not hasattr(figure, "view"):
+        return {"figure": figure.kind, "suite": suite.name}
+    return {figure.view: figure.shown, "suite": suite.name, "frequencies": figure.band}

@@ -1,18 +1,6 @@
 # What people read. Each of these starts anew when a result below it or the code that draws it changes.
 
 
-def view_of(figure):
-    """Where a figure stands within its block in `snakemake --report`."""
-    return f"by {figure.view}" if "view" in figure.keys() else "all"
-
-
-def labels_of(figure):
-    """What tells a figure from its neighbours there. The report makes a switch of low and high."""
-    if "view" not in figure.keys():
-        return {"figure": figure.kind, "suite": PLAN.suite.name}
-    return {figure.view: figure.shown, "suite": PLAN.suite.name, "frequencies": figure.band}
-
-
 rule stages:
     input:
         lambda w: PLAN.job("stages", f"{w.block}/{w.pair}").inputs,
@@ -74,12 +62,12 @@ rule figure:
             directory(f"{HOME}/figures"),
             caption="../report/figure.rst",
             category="{block}",
-            subcategory=view_of,
+            subcategory=planning.figure_place,
             patterns=[
                 "{block,[^/]+}-{kind,[a-z]+}.svg",
                 "{block,[^/]+}/by-{view}/{shown}-{band,low|high}.svg",
             ],
-            labels=labels_of,
+            labels=lambda w: planning.figure_labels(PLAN.suite, w),
         ),
     log:
         f"{HOME}/logs/figure.log",
