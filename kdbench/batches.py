@@ -10,10 +10,26 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kdbench.augment import (
+    COLOR_JITTER,
+    RAND_AUGMENT,
+    apply_each,
+    crop_and_flip,
+    draw_color_jitter,
+    draw_erasing,
+    draw_mixing,
+    draw_rand_augment,
+    draw_resized_crop,
+    erase,
+    mix,
+    resized_crop,
+    sent,
+)
 from kdbench.data.packed import Packed
 from kdbench.types import KdbenchError, Recipe
 
@@ -64,24 +80,75 @@ class Batches:
         return torch.randperm(self.size("train"), generator=generator(seed, "order", epoch)).to(self.device)
 
     def train(self, index: Tensor, recipe: Recipe, seed: int, step: int) -> tuple[dict[str, Tensor], Tensor]:
-        """One augmented batch: {modality: (B, C, H, W) float32, normalised}, target (B,) or (B, classes)."""
-        shift, flip = None, None
-        if recipe.crop or recipe.flip:
-            rng = generator(seed, "augmentation", step)
-            shift = torch.randint(-recipe.crop, recipe.crop + 1, (2, len(index)), generator=rng).to(self.device)
-            flip = (torch.rand(len(index), generator=rng) < 0.5).to(self.device) if recipe.flip else None
+        """One augmented batch: {modality: (B, C, H, W) float32, normalised}, target (B,) or (B, classes).
+
+        Each kind of augmentation has a stream of its own, from which all modalities draw the same. Raises KdbenchError
+        when the recipe does not fit the modalities.
+        """
+        self._check(recipe)
         inputs = {}
         for modality in self.shape:
-            pixels = self._pixels[modality, "train"][index]
-            if self._is_image[modality] and shift is not None:
-                pixels = crop_and_flip(pixels, shift, flip)
-            inputs[modality] = self._normalised(modality, pixels)
+            x = self._pixels[modality, "train"][index]
+            if self._is_image[modality]:
+                x = self._augmented(x, recipe, seed, step)
+            x = self._normalised(modality, x)
+            if self._is_image[modality] and recipe.erasing:
+                rng = generator(seed, "augmentation", step, "erasing")
+                x = erase(x, *(sent(n, self.device) for n in draw_erasing(x.shape, recipe.erasing, rng)))
+            inputs[modality] = x
         target = self._labels["train"][index]
-        if recipe.label_smoothing:
+        mixing = recipe.mixup or recipe.cutmix
+        if recipe.label_smoothing or mixing:
             target = (
                 F.one_hot(target, self.classes) * (1 - recipe.label_smoothing) + recipe.label_smoothing / self.classes
             )
+        if mixing:
+            height, width, _ = next(iter(self.shape.values()))
+            rng = np.random.default_rng(stream(seed, "augmentation", step, "mixing"))
+            share, box = draw_mixing(recipe.mixup, recipe.cutmix, height, width, rng)
+            inputs = {modality: mix(x, share, box) for modality, x in inputs.items()}
+            target = mix(target, share)
         return inputs, target
+
+    def _check(self, recipe: Recipe) -> None:
+        """Raises KdbenchError where a recipe asks for what these modalities cannot have."""
+        images = {m: shape for m, shape in self.shape.items() if self._is_image[m]}
+        if recipe.cutmix and (len(images) < len(self.shape) or len({shape[:2] for shape in images.values()}) > 1):
+            raise KdbenchError(
+                f"recipe {recipe.name}: cutmix is for images of one size, but these models read "
+                f"{', '.join(f'{m} {list(shape)}' for m, shape in self.shape.items())}; use mixup"
+            )
+        for modality, (_, _, channels) in images.items():
+            if (recipe.color_jitter or recipe.rand_augment) and channels not in (1, 3):
+                raise KdbenchError(
+                    f"recipe {recipe.name}: color_jitter and rand_augment are for images of 1 or 3 channels, but "
+                    f"{modality} has {channels}"
+                )
+
+    def _augmented(self, pixels: Tensor, recipe: Recipe, seed: int, step: int) -> Tensor:
+        """Images (B, C, H, W) uint8, augmented up to the normalisation."""
+        batch, _, height, width = pixels.shape
+
+        def rng(*operation: str) -> torch.Generator:
+            return generator(seed, "augmentation", step, *operation)
+
+        if recipe.resized_crop:
+            boxes = draw_resized_crop(batch, height, width, recipe.resized_crop, rng("resized_crop"))
+            pixels = resized_crop(pixels, sent(boxes, self.device))
+        if recipe.crop or recipe.flip:
+            draws = rng()
+            shift = torch.randint(-recipe.crop, recipe.crop + 1, (2, batch), generator=draws)
+            flip = sent(torch.rand(batch, generator=draws) < 0.5, self.device) if recipe.flip else None
+            pixels = crop_and_flip(pixels, sent(shift, self.device), flip)
+        if recipe.rand_augment:
+            rounds = draw_rand_augment(batch, height, width, recipe.rand_augment, rng("rand_augment"))
+            for choice, magnitude in rounds:
+                pixels = apply_each(pixels, RAND_AUGMENT, choice, magnitude)
+        if recipe.color_jitter:
+            rounds = draw_color_jitter(batch, recipe.color_jitter, rng("color_jitter"))
+            for choice, magnitude in rounds:
+                pixels = apply_each(pixels, COLOR_JITTER, choice, magnitude)
+        return pixels
 
     def evaluation(
         self, modality: str, split: str, batch_size: int = 1024, limit: int | None = None
@@ -93,20 +160,3 @@ class Batches:
     def _normalised(self, modality: str, pixels: Tensor) -> Tensor:
         mean, std = self._statistics[modality]
         return (pixels.float() / 255 - mean) / std
-
-
-def crop_and_flip(pixels: Tensor, shift: Tensor, flip: Tensor | None) -> Tensor:
-    """Shift each image (B, C, H, W) by shift (2, B) pixels, black where nothing was, then mirror where flip (B,) says.
-
-    The same as torchvision's RandomCrop(size, padding) followed by RandomHorizontalFlip, for given random numbers.
-    """
-    batch, _, height, width = pixels.shape
-    rows = torch.arange(height, device=pixels.device).view(1, -1, 1) + shift[0].view(-1, 1, 1)
-    columns = torch.arange(width, device=pixels.device).view(1, 1, -1)
-    if flip is not None:
-        columns = torch.where(flip.view(-1, 1, 1), width - 1 - columns, columns)
-    columns = columns + shift[1].view(-1, 1, 1)
-    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-    sample = torch.arange(batch, device=pixels.device).view(-1, 1, 1)
-    moved = pixels.permute(0, 2, 3, 1)[sample, rows.clamp(0, height - 1), columns.clamp(0, width - 1)]
-    return (moved * inside.unsqueeze(-1)).permute(0, 3, 1, 2).contiguous()

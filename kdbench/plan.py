@@ -32,7 +32,15 @@ from kdbench.types import Block, MethodSpec, Pair, Suite
 
 RESULTS, TABLES = Path("results"), Path("tables")
 SCRATCH = "scratch"
-ENGINE_FILES = ("engine.py", "signals.py", "models.py", "batches.py", "data/packed.py", "methods/base.py")
+ENGINE_FILES = (
+    "engine.py",
+    "signals.py",
+    "models.py",
+    "batches.py",
+    "augment.py",
+    "data/packed.py",
+    "methods/base.py",
+)
 """Files that the numbers of every run depend on; a method's own file and what it imports come on top."""
 
 

@@ -169,13 +169,20 @@ def _recipe(name: str, tree: Any, where: str) -> Recipe:
         value = getattr(recipe, key)
         if value is not None and value <= 0:
             raise KdbenchError(f"{where}: {key}: must be positive, got {value}")
-    for key in ("weight_decay", "min_lr", "crop", "clip_grad"):
+    for key in ("weight_decay", "min_lr", "crop", "clip_grad", "color_jitter", "mixup", "cutmix"):
         value = getattr(recipe, key)
         if value is not None and value < 0:
             raise KdbenchError(f"{where}: {key}: must not be negative, got {value}")
-    for key in ("warmup", "label_smoothing", "momentum"):
+    for key in ("warmup", "label_smoothing", "momentum", "resized_crop"):
         if not 0 <= getattr(recipe, key) < 1:
             raise KdbenchError(f"{where}: {key}: must lie in [0, 1), got {getattr(recipe, key)}")
+    for key, most in (("erasing", 1), ("rand_augment", 30)):
+        if not 0 <= getattr(recipe, key) <= most:
+            raise KdbenchError(f"{where}: {key}: must lie in [0, {most}], got {getattr(recipe, key)}")
+    if recipe.crop and recipe.resized_crop:
+        raise KdbenchError(f"{where}: give one of crop and resized_crop")
+    if (recipe.mixup or recipe.cutmix) and recipe.batch_size < 2:
+        raise KdbenchError(f"{where}: mixup and cutmix mix samples of a batch, so batch_size must be at least 2")
     return recipe
 
 

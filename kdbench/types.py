@@ -60,6 +60,19 @@ class Recipe:
     """Random crop after zero padding by this many pixels (images only)."""
     flip: bool = False
     """Random horizontal flip (images only)."""
+    resized_crop: float = 0.0
+    """Smallest share of the area that a random crop of another shape keeps before it is stretched back; 0: off (images
+    only, in place of `crop`)."""
+    rand_augment: int = 0
+    """Magnitude 1..30 of torchvision's RandAugment, two operations an image; 0: off (images only)."""
+    color_jitter: float = 0.0
+    """Brightness, contrast and saturation change by factors of 1 less to 1 plus this; 0: off (images only)."""
+    erasing: float = 0.0
+    """Probability that a random box of an image becomes noise (images only)."""
+    mixup: float = 0.0
+    """Alpha of mixup; 0: off. Mixes every modality and the labels, which become soft."""
+    cutmix: float = 0.0
+    """Alpha of CutMix; 0: off (images only). With `mixup`, each has half of the batches."""
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ use the whole band, pooling, a random projection or no spectrum first average th
 A stage of a 2x2 or 1x1 grid is compared in its mean over space alone (told in the notes).
 
 Standardisation makes the loss of independent signals 2 at every frequency and rewards no spectral envelope that all
-features share. The teacher's statistics come from one pass over the un-augmented training set (`prepare`) and stay
-frozen; until then they are NaN, so that forgetting the pass cannot go unnoticed.
+features share. The teacher's statistics come from one pass over un-augmented training samples (`prepare`; the engine
+gives 2,048) and stay frozen; until then they are NaN, so that forgetting the pass cannot go unnoticed.
 
 With norm="ortho" the DFT is unitary, so a full-band real + imaginary MSE is half the spatial MSE (control C1 against
 C0, normalisation "off"). Controls fix the parameters that define them; setting those otherwise is an error.
