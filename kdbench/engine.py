@@ -326,7 +326,7 @@ def _new_member(cohort: Cohort, run: Run, fresh: bool) -> Member | Outcome:
     teacher = cohort.teacher if run.pair.teacher else None
     labels = tuple(cohort.batches.labels("train").tolist())
     shapes = PairShapes(side, teacher.side if teacher else None, cohort.batches.classes, labels)
-    seed = stream(cohort.seed, "method", run.method.id)
+    seed = stream(cohort.seed, "method", run.method.stream)
     distiller = new_distiller(method, params, shapes, seed, teacher.copy if teacher else None)
     if isinstance(distiller, str):
         return Outcome(run, {"status": "n/a", "reason": distiller})

@@ -294,7 +294,7 @@ def _run(suite: Suite, pair: Pair, method: MethodSpec, seed: int, data: str, is_
         "data": dataclasses.asdict(suite.data[data]),
         "student": dataclasses.asdict(student),
         "recipe": dataclasses.asdict(suite.recipes[student.recipe]),
-        "method": {"id": method.id, "name": method.method, "params": method.params},
+        "method": {"id": method.stream, "name": method.method, "params": method.params},
         "seed": seed,
         "precision": suite.precision,
     }

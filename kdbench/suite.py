@@ -300,7 +300,9 @@ def _readings(spec: MethodSpec, where: str) -> tuple[MethodSpec, tuple[MethodSpe
         check_params(spec.method, params, where)
         words = ", ".join(map(str, values))
         result.append(
-            dataclasses.replace(spec, id=f"{spec.id}@{'-'.join(map(str, values))}", params=params, label=words)
+            dataclasses.replace(
+                spec, id=f"{spec.id}@{'-'.join(map(str, values))}", params=params, label=words, variant_of=spec.id
+            )
         )
     return spec, tuple(result)
 
@@ -362,7 +364,9 @@ def _with_tuned(block: Block, tune: Tune, models: dict[str, ModelSpec], where: s
         weight = method_info(spec.method).main_weight
         if weight and spec.needs_teacher and spec.params[weight]:
             methods.append(
-                dataclasses.replace(spec, id=f"{spec.id}-tuned", label=f"{spec.label}, tuned", tuned_from=spec.id)
+                dataclasses.replace(
+                    spec, id=f"{spec.id}-tuned", label=f"{spec.label}, tuned", tuned_from=spec.id, variant_of=spec.id
+                )
             )
     rows = block.rows and (*block.rows, *(m.id for m in methods if m.tuned_from in block.rows))
     return dataclasses.replace(block, methods=tuple(methods), rows=rows)

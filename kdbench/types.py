@@ -112,6 +112,14 @@ class MethodSpec:
     footnote: str | None = None
     tuned_from: str | None = None
     """Id of the method whose twin this is: the same, but for its main weight, which the suite's tuning chooses."""
+    variant_of: str | None = None
+    """Id of the method of which this is a reading, a setting of its weight, or the tuned twin. It draws the same random
+    numbers, so that what differs is the variant's doing."""
+
+    @property
+    def stream(self) -> str:
+        """Name of the random numbers it draws (projectors, dropout, negatives)."""
+        return self.variant_of or self.id
 
     @property
     def needs_teacher(self) -> bool:

@@ -222,3 +222,22 @@ def test_readings_are_trained_and_only_their_range_is_shown():
 def test_a_method_with_one_reading_is_refused():
     with pytest.raises(KdbenchError, match="'kd' has one reading only"):
         tiny_plan(blocks__main__readings=["kd"])
+
+
+def test_variants_draw_the_random_numbers_of_their_method(trained):
+    """The reading that is the default, and a twin whose chosen weight is the default, end as their method does."""
+    changes = {"recipes__student__steps": 3, "blocks__main__methods": ["uhkd"], "blocks__main__readings": ["uhkd"]}
+    plan = tiny_plan(**TUNED | changes)
+    choice = {"pair": "cnn-t--vit-s", "method": "uhkd", "parameter": "beta", "value": 1.0, "factor": 1.0}
+    tuned_file(plan.suite).parent.mkdir(parents=True, exist_ok=True)
+    tuned_file(plan.suite).write_text(json.dumps({"choices": [choice]}))
+    for part in ("seeds-0", "seeds-0.tuned"):
+        jobs.run_training(plan, plan.job("cohort", f"cnn-t--vit-s/{part}"), threads=1)
+    hashes = {
+        method: results.read_run(run.result)["hashes"]["weights"]
+        for (_, method, seed), run in plan.runs().items()
+        if run.result.exists() and seed == 0
+    }
+    alike = [m for m, h in hashes.items() if h == hashes["uhkd"]]
+    assert len(hashes) == 10
+    assert alike == ["uhkd", "uhkd@log_amplitude-crop-frequency", "uhkd-tuned"]
