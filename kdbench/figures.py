@@ -184,8 +184,9 @@ def _labels(block: Block) -> dict[str, str]:
 
 
 def _short(label: str) -> str:
-    """A label that has one line only; legends show it whole."""
-    return textwrap.shorten(label, 26, placeholder=" …")
+    """A label that has one line only; legends show it whole. What tells a tuned twin from its method stays."""
+    tail = ", tuned" if label.endswith(", tuned") else ""
+    return textwrap.shorten(label.removesuffix(tail), 26 - len(tail), placeholder=" …") + tail
 
 
 def _seeds(n: int) -> str:

@@ -320,3 +320,11 @@ def test_spectra_are_those_of_the_documents(drawn):
     assert others.get_datalim(grid[1, 2].transData).intervaly == pytest.approx([0.43, 0.57])
     assert [t.get_text() for t in grid[2, 0].texts] == ["n/a: fewer\nthan four\nstages"]
     assert grid[0, 0].get_yscale() == "log"
+
+
+def test_a_label_that_is_cut_still_tells_a_tuned_twin():
+    long = "UHKD† (C0: spatial MSE, same FAM)"
+    assert figures._short(long) != figures._short(f"{long}, tuned")
+    assert figures._short(f"{long}, tuned").endswith("…, tuned")
+    assert max(len(figures._short(f"{long}{tail}")) for tail in ("", ", tuned")) <= 26
+    assert figures._short("KD, tuned") == "KD, tuned"
