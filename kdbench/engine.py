@@ -133,7 +133,7 @@ def train_cohort(
     saved = checkpoint.load(state_file)
     if saved:
         _check_resume(saved, cohort, state_file)
-    resumable = [r for r in runs if saved and saved["keys"].get(r.method.id) == r.key]
+    resumable = [r for r in runs if saved and saved["keys"].get(r.method.id) == r.state_key]
     failures: list[str] = []
     for group, state in ((resumable, saved), ([r for r in runs if r not in resumable], None)):
         if group:
@@ -443,7 +443,7 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
 
 def _cohort_state(cohort: Cohort, members: list[Member], step: int, seconds: float) -> dict[str, Any]:
     return {
-        "keys": {m.run.method.id: m.run.key for m in members},
+        "keys": {m.run.method.id: m.run.state_key for m in members},
         "members": {m.run.method.id: m.state() for m in members},
         "step": step,
         "seconds": seconds,

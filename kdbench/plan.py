@@ -66,6 +66,11 @@ class Run:
     def result(self) -> Path:
         return self.stem.with_suffix(".json")
 
+    @property
+    def state_key(self) -> str:
+        """What a half-trained state must carry for this run to go on from it: its key and the value tuning chose."""
+        return self.key + "".join(f" {name}={value!r}" for name, value in (self.tuned or {}).items())
+
 
 @dataclass(frozen=True)
 class Job:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import random
 import signal
@@ -18,7 +19,7 @@ from kdbench import checkpoint, engine, jobs, models, results
 from kdbench.batches import Batches
 from kdbench.data import packed
 from kdbench.methods import kd
-from kdbench.plan import data_folder
+from kdbench.plan import data_folder, tuned_file
 from kdbench.types import KdbenchError, Recipe
 
 METHODS = ["kd", "ofa", "uhkd", "fdcmkd"]
@@ -234,8 +235,8 @@ def test_resume_after_kill_at_any_moment_bit_for_bit(trained):
     assert not state.exists(), "a finished cohort leaves no checkpoint"
 
 
-def interrupted(plan, monkeypatch, at_step=8):
-    """Train until a step and stop there as if the machine had gone; the checkpoint of that moment stays."""
+def interrupted(plan, monkeypatch, at_step=8, job=None):
+    """Train a job, or all cohorts, until a step and stop there as if the machine had gone; the checkpoint stays."""
 
     class Gone(BaseException):
         pass
@@ -249,7 +250,7 @@ def interrupted(plan, monkeypatch, at_step=8):
 
     with monkeypatch.context() as patch, pytest.raises(Gone):
         patch.setattr(engine, "_step", stops)
-        run_jobs(plan, "cohort")
+        jobs.run_training(plan, job, threads=1) if job else run_jobs(plan, "cohort")
 
 
 def test_resume_with_other_threads_is_refused(trained, monkeypatch):
@@ -277,6 +278,38 @@ def test_an_edited_method_starts_anew_while_the_others_go_on(trained, monkeypatc
     monkeypatch.setattr(engine, "_step", counting)
     run_jobs(edited, "cohort")
     assert steps == {"kd": 12, "ofa": 4}
+
+
+def test_a_tuned_run_does_not_go_on_from_the_state_of_another_weight(trained, monkeypatch):
+    plan = tiny_plan(
+        tune={"seed": 9, "factors": [0.5, 1.0], "pairs": ["cnn-t -> vit-s"]},
+        blocks__main__methods=["kd", "dkd"],
+        seeds=[0],
+        checkpoint_seconds=0,
+    )
+    job = plan.job("cohort", "cnn-t--vit-s/seeds-0.tuned")
+
+    def choose(**weights):
+        choices = [
+            {"pair": "cnn-t--vit-s", "method": method, "parameter": parameter, "value": weights[method]}
+            for method, parameter in (("kd", "kd_weight"), ("dkd", "beta"))
+        ]
+        tuned_file(plan.suite).parent.mkdir(parents=True, exist_ok=True)
+        tuned_file(plan.suite).write_text(json.dumps({"choices": choices}))
+
+    choose(kd=0.5, dkd=1.0)
+    interrupted(plan, monkeypatch, job=job)
+    choose(kd=2.0, dkd=1.0)
+    steps = Counter()
+    real = engine._step
+
+    def counting(member, *args):
+        steps[member.run.method.id] += 1
+        return real(member, *args)
+
+    monkeypatch.setattr(engine, "_step", counting)
+    jobs.run_training(plan, job, threads=1)
+    assert steps == {"kd-tuned": 12, "dkd-tuned": 4}
 
 
 def test_a_damaged_checkpoint_is_told_and_the_one_before_it_used(trained, monkeypatch, capsys):
