@@ -582,25 +582,28 @@ def _channel_panel(axes: Axes, data: pd.DataFrame, treatments: Sequence[str]) ->
 def accuracy_figure(suite: Suite, block: Block, frame: pd.DataFrame, stem: Path) -> list[Path]:
     """Forest plot: each method's paired difference to KD, over the headline pairs first and then pair by pair.
 
-    Where the block has no KD, differences are to scratch. Points are means over seeds, bars 95 % t intervals; an open
-    point has no interval. `frame` is the block's table of runs.
+    As in the tables, a tuned method is held against tuned KD where the block has it, and tuned KD against KD. Where the
+    block has no KD, differences are to scratch. Points are means over seeds, bars 95 % t intervals; an open point has
+    no interval. `frame` is the block's table of runs.
     """
     baseline, labels, styles = _baseline(block), _labels(block), method_styles(suite)
-    methods = [m.id for m in block.methods if m.id != baseline]
-    delta, kinds = stats.differences(frame, baseline), stats.headline_pairs(frame)["kind"]
-    verdict = stats.verdict(frame, baseline)
+    twin = next((m.id for m in block.methods if m.tuned_from == baseline), baseline)
+    methods = {m.id: twin if m.tuned_from and m.id != twin else baseline for m in block.methods if m.id != baseline}
+    delta = {b: stats.differences(frame, b) for b in {baseline, *methods.values()}}
+    verdicts, kinds = {b: stats.verdict(frame, b) for b in delta}, stats.headline_pairs(frame)["kind"]
     states = frame.groupby(["pair", "method"])["status"].agg(lambda s: s.iloc[0] if s.nunique() == 1 else "incomplete")
     columns_of = ["difference", "low", "high", "n"]
-    over = {m: (stats.Interval(*verdict.loc[m, columns_of]), "no complete seed") for m in methods}
+    over = {m: (stats.Interval(*verdicts[b].loc[m, columns_of]), "no complete seed") for m, b in methods.items()}
     headline = int((kinds == "headline").sum())
     panels = {_mean_of(headline): ("headline", over)}
     for pair in kinds.index:
-        each = {m: (stats.paired_t_interval(delta.loc[pair, m]), states.get((pair, m))) for m in methods}
+        each = {m: (stats.paired_t_interval(delta[b].loc[pair, m]), states.get((pair, m))) for m, b in methods.items()}
         panels[pair] = (kinds[pair], each)
 
     shape = _arrange(len(panels), 5)
     seeds = frame["seed"].nunique()
-    title = f"{block.title}: paired difference to {labels[baseline]}, test accuracy, {_seeds(seeds)}"
+    own = f" (tuned methods: to {labels[twin]})" if twin in set(methods.values()) - {baseline} else ""
+    title = f"{block.title}: paired difference to {labels[baseline]}{own}, test accuracy, {_seeds(seeds)}"
     figure = _canvas(title, *shape, panel=(1.15, 0.6 + 0.15 * len(methods)), labels=1.3)
     limit = _reach([interval for _, each in panels.values() for interval, _ in each.values()])
     grid = _panels(figure, shape, len(panels), "points")
@@ -615,8 +618,8 @@ def accuracy_figure(suite: Suite, block: Block, frame: pd.DataFrame, stem: Path)
     _footnote(
         figure,
         [
-            f"Right of 0: better than {labels[baseline]}. Bars: 95 % t interval over seeds, arrow: it goes beyond the "
-            "frame; open point: no interval. Weak and undecided pairs are not in the first panel."
+            f"Right of 0: better than {labels[baseline]}{own}. Bars: 95 % t interval over seeds, arrow: it goes beyond "
+            "the frame; open point: no interval. Weak and undecided pairs are not in the first panel."
         ],
     )
     return _write(figure, stem)

@@ -194,6 +194,23 @@ def test_forest_without_kd_one_seed_and_nothing_at_all(tmp_path):
         figures.accuracy_figure(suite, block, frame, tmp_path / "z")
 
 
+def test_forest_holds_tuned_methods_against_tuned_kd(drawn):
+    suite, block, frame = make(methods=("scratch", "kd", "ofa"), seeds=1)
+    twins = tuple(replace(m, id=f"{m.id}-tuned", label=f"{m.label}, tuned", tuned_from=m.id) for m in block.methods[1:])
+    block = replace(block, methods=block.methods + twins)
+    tests = {"scratch": 50.0, "kd": 60.0, "ofa": 63.0, "kd-tuned": 64.0, "ofa-tuned": 65.0}
+    one = frame[frame["method"] == "kd"]
+    frame = pd.concat(one.assign(method=method, test=test) for method, test in tests.items())
+    figure = drawn("accuracy", replace(suite, blocks=(block,)), block, frame)
+    overall = figure.axes[0]
+    names = [t.get_text() for t in overall.get_yticklabels()]
+    points = {line.get_ydata()[0]: line.get_xdata()[0] for line in overall.lines if len(line.get_xdata()) == 1}
+    labels = {m.id: m.label for m in block.methods}
+    expected = {"scratch": -10.0, "ofa": 3.0, "kd-tuned": 4.0, "ofa-tuned": 1.0}
+    assert {names[y]: x for y, x in points.items()} == {labels[m]: pytest.approx(x) for m, x in expected.items()}
+    assert f"(tuned methods: to {labels['kd-tuned']})" in figure._suptitle.get_text().replace("\n", " ")
+
+
 def test_nothing_to_draw_is_an_error(tmp_path):
     suite, block, _ = make()
     with pytest.raises(KdbenchError, match="no stages similarity for block 'main'"):
