@@ -149,6 +149,18 @@ def test_no_glyph_touches_the_border(distortion):
         assert frame.max() <= 30 and image.max() > 100
 
 
+def test_a_random_start_turns_the_same_path_and_leaves_the_picture():
+    arguments = {"train": 94, "val": 47, "test": 47, "points": 32}
+    fixed, turned = build(**arguments).modalities, build(**arguments, random_start=True).modalities
+    assert np.array_equal(fixed["raster"]["train"], turned["raster"]["train"])
+    shifts = []
+    for one, other in zip(fixed["outline"]["train"][:, 0], turned["outline"]["train"][:, 0], strict=True):
+        fits = [shift for shift in range(32) if np.array_equal(np.roll(one, shift, axis=0), other)]
+        assert len(fits) == 1
+        shifts += fits
+    assert len(set(shifts)) > 20
+
+
 def test_noise_and_jitter_have_their_size():
     arguments = {"train": 60, "val": 10, "test": 10, "classes": 10, "distortion": 0.5}
     plain = build(**arguments, noise=0.0, jitter=0.0).modalities

@@ -70,6 +70,7 @@ def build(
     noise: float = 0.3,
     fine: bool = False,
     jitter: float = 0.02,
+    random_start: bool = False,
     seed: int = 0,
     data_dir: Path | None = None,
 ) -> RawData:
@@ -87,6 +88,9 @@ def build(
     half the image).
     fine: take from the noise its mean over blocks of 2x2 pixels, and scale it back to its sd. Seen at half the size the
     picture is then clean; at full size pixels are mostly noise, which is what defeats a nearest neighbour.
+
+    random_start: let an outline begin at any of its points in place of where its font begins it, which is a habit of
+    the designer. What has learnt that habit fails on fonts of another family.
 
     A sample depends on the arguments and its own index only: more samples do not change the first ones.
     Raises KdbenchError for arguments out of range.
@@ -124,6 +128,8 @@ def build(
             ink = 127.5 + contrast * (pen.draw(glyph, matrix, shift) - 127.5)
             grain = rng.standard_normal((size, size), np.float32)
             raster[i, :, :, 0] = np.rint(ink + 127.5 * noise * (_fine(grain) if fine else grain)).clip(0, 255)
+            if random_start:
+                outline[i, 0] = np.roll(outline[i, 0], rng.integers(points), axis=0)
     return raw
 
 
