@@ -4,7 +4,8 @@ Every function takes the suite and the block (labels, order, colours), its numbe
 paths written. Colours and markers follow the order of methods in the suite, so they agree in all figures of a suite.
 A tuned twin has its method's colour. Figures carry no date and a fixed salt: the same numbers give the same bytes.
 
-What sums a block up (`summary_figure`, `cost_figure`) fits a column of a page; what shows pair by pair fits a page.
+What sums a block up (`verdict_figure`, `cost_figure`, `summary_figure`) and every single view of `stage_views` fit a
+column of a page; what shows pair by pair fits a page.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ STYLE = {
     "text.parse_math": False,
 }
 _styled = matplotlib.rc_context(STYLE)
+COLUMN = 3.5
+"""Width of a journal's column, inches: no figure is narrower."""
 
 # Okabe and Ito's palette without black (KD) and yellow (too pale for a line on white).
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -101,15 +104,11 @@ def _twin(style: Mapping[str, Any]) -> dict[str, Any]:
 # ---------------------------------------------------------------------------------------------------------- the canvas
 
 
-def _canvas(
-    title: str, rows: int, columns: int, panel: tuple[float, float], labels: float = 0.0, legend: float = 0.0
-) -> Figure:
-    """rows x columns panels of this size, with room for labels at their left and a legend at their right; inches."""
-    width = max(columns * panel[0], 2.2)
-    title = _wrapped(title, width + labels, size=STYLE["figure.titlesize"])
-    figure = Figure(
-        figsize=(width + labels + legend, rows * panel[1] + 0.3 + 0.16 * _lines(title)), layout="constrained"
-    )
+def _canvas(title: str, rows: int, columns: int, panel: tuple[float, float], labels: float = 0.0) -> Figure:
+    """rows x columns panels of this size, with room for labels at their left; inches."""
+    width = max(columns * panel[0] + labels, COLUMN)
+    title = _wrapped(title, width, size=STYLE["figure.titlesize"])
+    figure = Figure(figsize=(width, rows * panel[1] + 0.3 + 0.16 * _lines(title)), layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", weight="bold")
     return figure
 
@@ -143,18 +142,30 @@ def _plain(text: Any) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
 
 
-def _legend(figure: Figure, entries: Mapping[str, Any], width: int = 26) -> None:
-    """Legend to the right of the panels. matplotlib hides labels that begin with an underscore; a space saves them."""
-    labels = [textwrap.fill(_plain(name), width) for name in entries]
-    labels = [f" {label}" if label.startswith("_") else label for label in labels]
-    figure.legend(list(entries.values()), labels, loc="outside right upper")
-    figure.set_figheight(max(figure.get_figheight(), 0.3 + 0.16 * sum(map(_lines, labels))))
-
-
-def _footnote(figure: Figure, sentences: Iterable[str]) -> None:
-    text = "\n".join(_wrapped(sentence, figure.get_figwidth(), size=7) for sentence in sentences)
-    figure.set_figheight(figure.get_figheight() + 0.14 * _lines(text))
-    figure.supxlabel(text, x=0.01, ha="left", fontsize=7, color="#444444")
+def _below(figure: Figure, sentences: Iterable[str], entries: Mapping[str, Any] | None = None) -> None:
+    """Legend and footnote under the panels, for which the figure grows."""
+    width = figure.get_figwidth()
+    note = "\n".join(_wrapped(sentence, width, size=7) for sentence in sentences)
+    columns = max(int(width / 1.7), 1)
+    labels = [textwrap.fill(_plain(name), int((width / columns - 0.5) * 72 / (7 * 0.58))) for name in entries or {}]
+    rows = -(-len(labels) // columns)
+    tallest = max((sum(map(_lines, labels[i : i + rows])) for i in range(0, len(labels), rows or 1)), default=0)
+    notes_height, legend_height = 0.14 * _lines(note) + 0.06, 0.16 * tallest
+    height = figure.get_figheight() + notes_height + legend_height
+    figure.set_figheight(height)
+    figure.supxlabel(note, x=0.01, ha="left", fontsize=7, color="#444444")
+    if labels:
+        # matplotlib hides labels that begin with an underscore; a space saves them.
+        figure.legend(
+            list(entries.values()),
+            [f" {label}" if label.startswith("_") else label for label in labels],
+            loc="lower left",
+            bbox_to_anchor=(0.0, notes_height / height),
+            ncols=columns,
+            borderaxespad=0.2,
+            columnspacing=1.0,
+        )
+        figure.get_layout_engine().set(rect=(0, legend_height / height, 1, 1 - legend_height / height))
 
 
 def _say(axes: Axes, text: str, width: int = 24) -> None:
@@ -230,7 +241,7 @@ def stage_figure(suite: Suite, block: Block, documents: Sequence[Mapping[str, An
     methods = ["before", *(m.id for m in block.methods if m.id in set(data["method"]))]
     title = f"{block.title}: CKA of teacher and student by stage, {_seeds(data['seed'].nunique())}"
     panel = (1.5 + 0.01 * len(methods), 1.6 if len(pairs) < 4 else 1.15)
-    figure = _canvas(title, len(pairs), len(_BANDS), panel, labels=0.4, legend=1.6)
+    figure = _canvas(title, len(pairs), len(_BANDS), panel, labels=0.4)
     grid = figure.subplots(len(pairs), len(_BANDS), sharex=True, sharey=True, squeeze=False)
     styles, labels = method_styles(suite) | {"before": _BEFORE}, _labels(block) | {"before": "before training"}
     notes: dict[str, None] = {}
@@ -265,10 +276,10 @@ def stage_views(suite: Suite, block: Block, documents: Sequence[Mapping[str, Any
         drawn = ["before", *compared]
         part = data[data["pair"].isin(shown) & data["method"].isin(drawn) & data["band"].isin(("low", "high"))]
         shape = _arrange(len(shown), most=4)
-        panel = (4.2, 2.8) if len(shown) == 1 else (max(1.7, 4.2 / shape[1]), 1.5)
+        panel = (COLUMN, 2.5) if len(shown) == 1 else (1.7, 1.5)
         for band in ("low", "high"):
             title = f"{block.title}: CKA of teacher and student by stage, {_BANDS[band]}"
-            figure = _canvas(f"{title}, {_seeds(data['seed'].nunique())}", *shape, panel, legend=1.6)
+            figure = _canvas(f"{title}, {_seeds(data['seed'].nunique())}", *shape, panel)
             axes, notes = _panels(figure, shape, len(shown), "stage"), {}
             for pair, one in zip(shown, axes, strict=True):
                 _stage_panel(one, part[(part["pair"] == pair) & (part["band"] == band)], drawn, styles, labels, notes)
@@ -282,8 +293,8 @@ def stage_views(suite: Suite, block: Block, documents: Sequence[Mapping[str, Any
 
 def _stage_legend(figure: Figure, methods: Sequence[str], styles, labels, notes: Iterable[str]) -> None:
     entries = {labels[m]: Line2D([], [], **styles[m]) for m in methods}
-    _legend(figure, entries | {"shuffled pairs (null)": Patch(color=_NULL)})
-    _footnote(figure, ["Unbiased linear CKA. Points: mean over seeds; whiskers: range over seeds.", *notes])
+    entries |= {"shuffled pairs (null)": Patch(color=_NULL)}
+    _below(figure, ["Unbiased linear CKA. Points: mean over seeds; whiskers: range over seeds.", *notes], entries)
 
 
 def _cka(documents: Sequence[Mapping[str, Any]], block: Block) -> pd.DataFrame:
@@ -370,7 +381,7 @@ def summary_figure(suite: Suite, block: Block, documents: Sequence[Mapping[str, 
     figure.colorbar(image, ax=list(grid), location="bottom", aspect=30, label="change of CKA, mean over stages")
     null = data.loc[data["band"].isin(tables), ["null_low", "null_high"]].abs().max().max()
     chance = [f"Shuffled pairs reach a CKA of {null:.2f}."] if np.isfinite(null) else []
-    _footnote(
+    _below(
         figure,
         [
             *chance,
@@ -446,7 +457,7 @@ def spectra_figure(suite: Suite, block: Block, documents: Sequence[Mapping[str, 
 
     title = f"{block.title}: spectra of the maps by stage, {_seeds(data['seed'].nunique())}"
     rows = 1 + len(pairs)
-    figure = _canvas(title, rows, 4, panel=(1.25, 1.5 if rows < 4 else 1.1), labels=0.4, legend=1.6)
+    figure = _canvas(title, rows, 4, panel=(1.25, 1.5 if rows < 4 else 1.1), labels=0.4)
     grid = figure.subplots(rows, 4, sharex="col", sharey=True, squeeze=False)
     for stage, column in enumerate(grid.T, start=1):
         here = data[data["stage"] == stage]
@@ -474,13 +485,13 @@ def spectra_figure(suite: Suite, block: Block, documents: Sequence[Mapping[str, 
     entries |= {labels[m]: Line2D([], [], color=styles[m]["color"], linestyle=styles[m]["linestyle"]) for m in own}
     if set(data["method"].dropna()) - set(own):
         entries |= {"range of all other methods": Patch(color=_NULL)}
-    _legend(figure, entries)
-    _footnote(
+    _below(
         figure,
         [
             "Share of each ring in the power from 1 cycle to the Nyquist frequency of its own grid; mean over samples, "
             "channels and seeds, the mean map over samples taken off. Dot at 0: share of DC in all power up to there."
         ],
+        entries,
     )
     return _write(figure, stem)
 
@@ -539,7 +550,7 @@ def channel_figure(suite: Suite, block: Block, documents: Sequence[Mapping[str, 
     seeds = data["seed"].nunique()
     shape = _arrange(len(models), 2)
     title = f"{block.title}: do two modalities agree in low channel frequencies? {_seeds(seeds)}"
-    figure = _canvas(title, *shape, panel=(1.9, 0.6 + 0.36 * len(treatments)), labels=1.3, legend=1.5)
+    figure = _canvas(title, *shape, panel=(1.5, 0.5 + 0.34 * len(treatments)), labels=1.2)
     panels = _panels(figure, shape, len(models), "mean cosine of two features")
     for axes, (a, b) in zip(panels, models, strict=True):
         _channel_panel(axes, data[(data["a"] == a) & (data["b"] == b)], treatments)
@@ -550,9 +561,9 @@ def channel_figure(suite: Suite, block: Block, documents: Sequence[Mapping[str, 
     bands = ("raw feature", "low channel band", "high channel band")
     entries = {name: Patch(color=colour) for name, colour in zip(bands, _BAND_COLOURS.values(), strict=True)}
     tick = Line2D([], [], color="black", marker="|", markersize=9, markeredgewidth=1.8, linestyle="")
-    _legend(figure, entries | {"null prediction: a shared channel mean only": tick})
+    entries |= {"null prediction: a shared channel mean only": tick}
     over = "over seeds (t)" if seeds > 1 else "over test samples, one seed"
-    _footnote(figure, [f"Whiskers: 95 % interval {over}."])
+    _below(figure, [f"Whiskers: 95 % interval {over}."], entries)
     return _write(figure, stem)
 
 
@@ -586,6 +597,16 @@ def accuracy_figure(suite: Suite, block: Block, frame: pd.DataFrame, stem: Path)
     block has no KD, differences are to scratch. Points are means over seeds, bars 95 % t intervals; an open point has
     no interval. `frame` is the block's table of runs.
     """
+    return _forest(suite, block, frame, stem, by_pair=True)
+
+
+@_styled
+def verdict_figure(suite: Suite, block: Block, frame: pd.DataFrame, stem: Path) -> list[Path]:
+    """The first panel of `accuracy_figure` alone, for a column or a slide."""
+    return _forest(suite, block, frame, stem, by_pair=False)
+
+
+def _forest(suite: Suite, block: Block, frame: pd.DataFrame, stem: Path, by_pair: bool) -> list[Path]:
     baseline, labels, styles = _baseline(block), _labels(block), method_styles(suite)
     twin = next((m.id for m in block.methods if m.tuned_from == baseline), baseline)
     methods = {m.id: twin if m.tuned_from and m.id != twin else baseline for m in block.methods if m.id != baseline}
@@ -596,7 +617,7 @@ def accuracy_figure(suite: Suite, block: Block, frame: pd.DataFrame, stem: Path)
     over = {m: (stats.Interval(*verdicts[b].loc[m, columns_of]), "no complete seed") for m, b in methods.items()}
     headline = int((kinds == "headline").sum())
     panels = {_mean_of(headline): ("headline", over)}
-    for pair in kinds.index:
+    for pair in kinds.index if by_pair else ():
         each = {m: (stats.paired_t_interval(delta[b].loc[pair, m]), states.get((pair, m))) for m, b in methods.items()}
         panels[pair] = (kinds[pair], each)
 
@@ -604,7 +625,7 @@ def accuracy_figure(suite: Suite, block: Block, frame: pd.DataFrame, stem: Path)
     seeds = frame["seed"].nunique()
     own = f" (tuned methods: to {labels[twin]})" if twin in set(methods.values()) - {baseline} else ""
     title = f"{block.title}: paired difference to {labels[baseline]}{own}, test accuracy, {_seeds(seeds)}"
-    figure = _canvas(title, *shape, panel=(1.15, 0.6 + 0.15 * len(methods)), labels=1.3)
+    figure = _canvas(title, *shape, panel=(1.15, 0.6 + (0.15 if by_pair else 0.18) * len(methods)), labels=1.3)
     limit = _reach([interval for _, each in panels.values() for interval, _ in each.values()])
     grid = _panels(figure, shape, len(panels), "points")
     for axes, (name, (kind, each)) in zip(grid, panels.items(), strict=True):
@@ -615,7 +636,7 @@ def accuracy_figure(suite: Suite, block: Block, frame: pd.DataFrame, stem: Path)
     grid[0].set_title(grid[0].get_title(), weight="bold")
     grid[0].set_yticks(range(len(methods)), [_short(labels[m]) for m in methods])
     grid[0].set(ylim=(len(methods) - 0.5, -0.5), xlim=(-limit, limit))
-    _footnote(
+    _below(
         figure,
         [
             f"Right of 0: better than {labels[baseline]}{own}. Bars: 95 % t interval over seeds, arrow: it goes beyond "
@@ -692,7 +713,7 @@ def cost_figure(suite: Suite, block: Block, frame: pd.DataFrame, stem: Path) -> 
     headline = int((kinds == "headline").sum())
     drawn = [m.id for m in block.methods if gains.loc[m.id, "n"] > 0 and np.isfinite(costs[m.id])]
     title = f"{block.title}: accuracy against training time, {_seeds(frame['seed'].nunique())}"
-    figure = _canvas(title, 1, 1, panel=(2.3, 2.2), labels=0.0, legend=1.5)
+    figure = _canvas(title, 1, 1, panel=(COLUMN, 2.3))
     axes = figure.subplots()
     axes.axhline(0, color="#444444", lw=0.8)
     if not drawn:
@@ -716,15 +737,15 @@ def cost_figure(suite: Suite, block: Block, frame: pd.DataFrame, stem: Path) -> 
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel(f"training time, {'× ' + labels['scratch'] if relative else 's'}")
     axes.set_ylabel(f"difference to {labels[baseline]}, points\n({_mean_of(headline)})")
-    _legend(figure, {labels[m]: Line2D([], [], **styles[m] | {"linestyle": ""}) for m in drawn}, 20)
     absent = [labels[m.id] for m in block.methods if m.id not in drawn]
-    _footnote(
+    _below(
         figure,
         [
             "Whiskers: 95 % t interval over seeds; open point: no interval. Time: the student's own steps, log scale; "
             "the teacher's forward pass is shared and not counted.",
             *([f"Without a complete seed on the headline pairs: {', '.join(absent)}."] if absent and headline else []),
         ],
+        {labels[m]: Line2D([], [], **styles[m] | {"linestyle": ""}) for m in drawn},
     )
     return _write(figure, stem)
 
@@ -746,7 +767,7 @@ def learning_figure(suite: Suite, block: Block, curves: pd.DataFrame, stem: Path
     methods = [m.id for m in block.methods if m.id in set(curves["method"])]
     shape = _arrange(len(pairs), 3)
     title = f"{block.title}: learning curves, {_seeds(curves['seed'].nunique())} (decide nothing; the last step counts)"
-    figure = _canvas(title, *shape, panel=(1.65, 1.6), labels=0.3, legend=1.6)
+    figure = _canvas(title, *shape, panel=(1.6, 1.5), labels=0.3)
     for i, axes in enumerate(_panels(figure, shape, len(pairs), "step")):
         part = curves[curves["pair"] == pairs[i]]
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
@@ -763,6 +784,6 @@ def learning_figure(suite: Suite, block: Block, curves: pd.DataFrame, stem: Path
             )
         if i % shape[1] == 0:
             axes.set_ylabel("test accuracy, %")
-    _legend(figure, {labels[m]: Line2D([], [], **styles[m]) for m in methods})
-    _footnote(figure, ["Lines: mean over seeds; bands: ± one standard deviation."])
+    entries = {labels[m]: Line2D([], [], **styles[m]) for m in methods}
+    _below(figure, ["Lines: mean over seeds; bands: ± one standard deviation."], entries)
     return _write(figure, stem)

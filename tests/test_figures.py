@@ -72,7 +72,11 @@ def curves(block, seeds=2):
 
 
 def draw(kind, suite, block, frame, stem):
-    numbers = {"channel": channels, "learning": curves, "accuracy": lambda _: frame, "cost": lambda _: frame}
+    numbers = {
+        "channel": channels,
+        "learning": curves,
+        **dict.fromkeys(("verdict", "accuracy", "cost"), lambda _: frame),
+    }
     return getattr(figures, f"{kind}_figure")(suite, block, numbers.get(kind, stages)(block), stem)
 
 
@@ -118,6 +122,7 @@ def words(path):
             "spectra",
             ["vit-t → cnn-s", "UHKD† (C0)", "cnn-t (teacher)", "cnn-s (Scratch)", "stage 4", "cycles per image"],
         ),
+        ("verdict", ["UHKD† (C0)", "mean of 2 headline pairs", "points", "difference to KD"]),
         ("cost", ["UHKD† (C0)", "training time, × Scratch", "difference to KD, points", "(mean of 2 headline pairs)"]),
         ("learning", ["vit-t → cnn-s", "FD-CMKD‡", "step", "test accuracy, %", "2 seeds"]),
     ],
@@ -134,13 +139,13 @@ def test_both_files_with_their_labels_and_the_same_bytes_again(kind, labels, tmp
     assert [p.read_bytes() for p in again] == [p.read_bytes() for p in paths]
 
 
-KINDS = ("stage", "summary", "spectra", "channel", "accuracy", "cost", "learning")
+KINDS = ("stage", "summary", "spectra", "channel", "verdict", "accuracy", "cost", "learning")
 
 
 @pytest.mark.parametrize(
     ("kind", "pairs", "methods"),
     [(kind, *size) for kind in KINDS for size in ((1, MANY), (5, tuple(METHODS)))]
-    + [(kind, 9, MANY) for kind in ("summary", "accuracy", "cost")],
+    + [(kind, 9, MANY) for kind in ("summary", "verdict", "accuracy", "cost")],
 )
 def test_nothing_overlaps(kind, pairs, methods, tmp_path, monkeypatch):
     kept = []
@@ -168,6 +173,13 @@ def test_nothing_overlaps(kind, pairs, methods, tmp_path, monkeypatch):
             assert min(inside) <= 1, (one, other)
     for box in panels + around:
         assert box.x0 >= -1 and box.y0 >= -1 and box.x1 <= figure.bbox.x1 + 1 and box.y1 <= figure.bbox.y1 + 1
+
+
+@pytest.mark.parametrize("kind", ["verdict", "cost", "summary"])
+def test_what_sums_up_fits_a_column(kind, drawn):
+    suite, block, frame = make(9)
+    numbers = stages(block) if kind == "summary" else frame
+    assert drawn(kind, suite, block, numbers).get_figwidth() == pytest.approx(figures.COLUMN, abs=0.05)
 
 
 def test_forest_names_what_is_absent_and_marks_weak_pairs(tmp_path):
@@ -203,6 +215,9 @@ def test_forest_holds_tuned_methods_against_tuned_kd(drawn):
     frame = pd.concat(one.assign(method=method, test=test) for method, test in tests.items())
     figure = drawn("accuracy", replace(suite, blocks=(block,)), block, frame)
     overall = figure.axes[0]
+    assert [len(axes.lines) for axes in drawn("verdict", replace(suite, blocks=(block,)), block, frame).axes] == [
+        len(overall.lines)
+    ]
     names = [t.get_text() for t in overall.get_yticklabels()]
     points = {line.get_ydata()[0]: line.get_xdata()[0] for line in overall.lines if len(line.get_xdata()) == 1}
     labels = {m.id: m.label for m in block.methods}
@@ -227,7 +242,7 @@ def test_hostile_names_are_text(tmp_path):
     suite, block, _ = make(pairs=1, names={"ofa": HOSTILE.removesuffix(" 語"), "uhkd": "_hidden"})
     path, _ = figures.learning_figure(suite, block, curves(block), tmp_path / "x")
     assert "<script" not in path.read_text()
-    assert "<script>alert(1)</script>" in " ".join(words(path)) and "_hidden" in words(path)
+    assert "<script>alert(1)</script>" in "".join(words(path)) and "_hidden" in words(path)
 
 
 def test_views_of_the_stages_show_one_pair_or_one_method_in_one_band(tmp_path):

@@ -21,7 +21,7 @@ from kdbench.plan import home
 from kdbench.registry import _reached
 
 PAIRS, METHODS = ["cnn-t -> vit-s", "cnn-t -> mlp-s"], ("scratch", "kd", "uhkd")
-KINDS = {"accuracy", "channels", "cost", "learning", "similarity", "spectra", "stages"}
+KINDS = {"accuracy", "channels", "cost", "learning", "similarity", "spectra", "stages", "verdict"}
 
 
 def snakemake(folder: Path, *words: str, ok: bool = True) -> str:
