@@ -42,7 +42,8 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("suite", help="name of a file in config/, or a path to a .yaml")
         return sub
 
-    verb(_plan, "list the jobs of a suite, and how many of their runs are done")
+    sub = verb(_plan, "list the jobs of a suite, and how many of their runs are done")
+    sub.add_argument("--cost", action="store_true", help="also count steps and operations; needs the data to be packed")
     sub = verb(_data, "pack a data set of a suite")
     sub.add_argument("name")
     for function, what in ((_teacher, "train a teacher"), (_distill, "train the students of a pair")):
@@ -72,6 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--every", type=float, default=5.0, metavar="SECONDS", help="default 5")
     sub.add_argument("--once", action="store_true", help="say it once and leave")
     sub.set_defaults(stopped="stopped watching; whatever trains the suite goes on")
+    verb(_published, "are our accuracies those that were published? Exit code 1 where a cell is not")
     verb(_run, "do the whole plan in this process, without Snakemake")
     sub = verb(_show, "print what is known of a suite, a pair, a cell or a run; or `show methods`")
     sub.add_argument("pair", nargs="?")
@@ -93,6 +95,10 @@ def _plan(args: argparse.Namespace) -> None:
         state = f"{done} of {len(job.runs)} runs" if job.runs else ("done" if job.output.exists() else "to do")
         print(f"{job.kind:10} {job.id:44} {state}")
     print(f"{len(plan.jobs)} jobs, {sum(len(job.runs) for job in plan.jobs)} runs; then the table and the figures")
+    if args.cost:
+        from kdbench import cost
+
+        print("\n".join(["", *cost.lines(plan)]))
 
 
 def _data(args: argparse.Namespace) -> None:
@@ -190,6 +196,12 @@ def _compare(args: argparse.Namespace) -> int:
     from kdbench import compare
 
     return 0 if compare.compare(args.a, args.b) else 1
+
+
+def _published(args: argparse.Namespace) -> int:
+    from kdbench import published
+
+    return 0 if published.published(_load(args)) else 1
 
 
 def _watch(args: argparse.Namespace) -> None:

@@ -369,23 +369,32 @@ def new_distiller(
 
 
 def _optimizer(recipe: Recipe, model: nn.Module, distiller: nn.Module) -> torch.optim.Optimizer:
-    """One optimizer for the student and the method's own modules; matrices and kernels decay, the rest does not."""
+    """One optimizer for the student and the method's own modules; matrices and kernels decay, the rest only where the
+    recipe says so."""
     exempt = set(getattr(model, "no_weight_decay", set)())
     named = [*((n, p, n in exempt) for n, p in model.named_parameters())]
     named += [(n, p, False) for n, p in distiller.named_parameters()]
     decay = [p for _, p, free in named if p.ndim > 1 and not free and p.requires_grad]
     no_decay = [p for _, p, free in named if (p.ndim <= 1 or free) and p.requires_grad]
-    groups = [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": no_decay, "weight_decay": 0.0}]
+    groups = [
+        {"params": decay, "weight_decay": recipe.weight_decay},
+        {"params": no_decay, "weight_decay": recipe.weight_decay if recipe.decay_all else 0.0},
+    ]
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0, fused=True)
+        # Not fused: that fails where a parameter gets its first gradient after others have theirs (PAT's prompts).
+        nesterov = recipe.nesterov and recipe.momentum > 0
+        return torch.optim.SGD(groups, recipe.lr, momentum=recipe.momentum, nesterov=nesterov)
     return torch.optim.AdamW(groups, recipe.lr, fused=True)
 
 
 def learning_rate(recipe: Recipe, step: int, total: int) -> float:
-    """Linear warm-up from 0, then a cosine down to `min_lr`: a pure function of the step (0-based)."""
+    """Linear warm-up from 0, then a cosine down to `min_lr`, or tenths from milestone to milestone: a pure function of
+    the step (0-based)."""
     warmup = int(recipe.warmup * total)
     if step < warmup:
         return recipe.lr * (step + 1) / warmup
+    if recipe.milestones:
+        return recipe.lr / 10 ** sum(step >= share * total for share in recipe.milestones)
     share = (step - warmup) / max(1, total - warmup)
     return recipe.min_lr + (recipe.lr - recipe.min_lr) * (1 + math.cos(math.pi * share)) / 2
 

@@ -127,9 +127,9 @@ def _write_outcome(outcome: Any, provenance: dict[str, Any]) -> None:
     run, hashes = outcome.run, dict(provenance["hashes"])
     if outcome.weights:
         with checkpoint.atomic(run.stem.with_suffix(".npz")) as file:
-            np.savez_compressed(
-                file, **{f"{s}_logits": v.numpy().astype(np.float16) for s, v in outcome.logits.items()}
-            )
+            largest = np.finfo(np.float16).max
+            half = {s: v.clamp(-largest, largest).numpy().astype(np.float16) for s, v in outcome.logits.items()}
+            np.savez_compressed(file, **{f"{s}_logits": v for s, v in half.items()})
         with checkpoint.atomic(run.stem.with_suffix(".safetensors")) as file:
             file.write(save(outcome.weights))
         hashes["weights"] = checkpoint.sha256_file(run.stem.with_suffix(".safetensors"))
@@ -205,6 +205,7 @@ def run_figures(plan: Plan, folder: Path) -> list[Path]:
     written = []
     for block in plan.suite.blocks:
         frame, curves = results.collect(plan, block), results.histories(plan, block)
+        written += figures.verdict_figure(plan.suite, block, frame, folder / f"{block.name}-verdict")
         written += figures.accuracy_figure(plan.suite, block, frame, folder / f"{block.name}-accuracy")
         written += figures.learning_figure(plan.suite, block, curves, folder / f"{block.name}-learning")
         written += figures.cost_figure(plan.suite, block, frame, folder / f"{block.name}-cost")

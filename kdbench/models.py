@@ -1,4 +1,4 @@
-"""Names -> networks. Every network is timm's; shapes are probed, never written down."""
+"""Names -> networks: timm's, and those of kdbench/networks.py. Shapes are probed, never written down."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import nn
 
 import kdbench.torchvision_ops  # noqa: F401
 from kdbench.batches import stream
+from kdbench.networks import NETWORKS
 from kdbench.types import KdbenchError, ModelSpec
 
 
@@ -30,7 +31,9 @@ def build(spec: ModelSpec, shape: tuple[int, int, int], classes: int, seed: int)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stream(seed, "weights", spec.name))
         try:
-            if timm.is_model(spec.timm):
+            if spec.timm in NETWORKS:
+                model = NETWORKS[spec.timm](num_classes=classes, in_chans=channels)
+            elif timm.is_model(spec.timm):
                 if timm.get_pretrained_cfg(spec.timm).fixed_input_size:
                     args["img_size"] = (height, width)
                 model = timm.create_model(spec.timm, **args)

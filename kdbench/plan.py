@@ -36,6 +36,7 @@ ENGINE_FILES = (
     "engine.py",
     "signals.py",
     "models.py",
+    "networks.py",
     "batches.py",
     "augment.py",
     "data/packed.py",

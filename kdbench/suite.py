@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from kdbench.errors import unknown
-from kdbench.registry import SOURCES, Parameter, check_params, method_info, method_names, source_params
+from kdbench.registry import PACKAGE, SOURCES, Parameter, check_params, method_info, method_names, source_params
 from kdbench.types import Block, Claim, DataSpec, KdbenchError, MethodSpec, ModelSpec, Pair, Recipe, Suite, Tune
 
 CONFIG_FOLDER = Path("config")
@@ -23,7 +23,7 @@ ADDED_KD = ("features", "cross-modal")
 """Groups whose rows say so when a KL term on the logits is added to their own loss."""
 GROUPS = ("reference", "logits", "features", "frequency", "cross-modal")
 FAMILIES = {
-    "cnn": "resnet resnetv2 convnext efficientnet mobilenetv3 regnet vgg densenet ghostnet repvgg",
+    "cnn": "resnet resnetv2 convnext efficientnet mobilenetv3 regnet vgg densenet ghostnet repvgg networks",
     "vit": "vision_transformer deit swin_transformer swin_transformer_v2 beit eva cait pvt_v2 levit",
     "mlp": "mlp_mixer",
 }
@@ -65,7 +65,8 @@ def suite_path(name: str | Path) -> Path:
 def load_suite(name: str | Path) -> Suite:
     """Read and check a suite. Raises KdbenchError with file, place and nearest valid choice.
 
-    `extends: NAME` takes the sections that are not given here from NAME.yaml beside it.
+    `extends: NAME` takes the sections that are not given here from NAME.yaml beside it; one that is null here is left
+    out.
     """
     path = suite_path(name)
     tree = _read(path)
@@ -73,7 +74,7 @@ def load_suite(name: str | Path) -> Suite:
         base = _read(path.with_name(f"{tree.pop('extends')}.yaml"))
         if not isinstance(base, dict) or "extends" in base:
             raise KdbenchError(f"{path}: extends: the base must be a suite that extends no other")
-        tree = base | tree
+        tree = {key: value for key, value in (base | tree).items() if value is not None}
     return check_suite(tree, path.stem, str(path))
 
 
@@ -179,6 +180,12 @@ def _recipe(name: str, tree: Any, where: str) -> Recipe:
     for key, most in (("erasing", 1), ("rand_augment", 30)):
         if not 0 <= getattr(recipe, key) <= most:
             raise KdbenchError(f"{where}: {key}: must lie in [0, {most}], got {getattr(recipe, key)}")
+    if list(recipe.milestones) != sorted({m for m in recipe.milestones if 0 < m < 1}):
+        raise KdbenchError(
+            f"{where}: milestones: expected rising shares of all steps, between 0 and 1, got {list(recipe.milestones)}"
+        )
+    if recipe.milestones and recipe.min_lr:
+        raise KdbenchError(f"{where}: give one of milestones and min_lr, the floor of a cosine")
     if recipe.crop and recipe.resized_crop:
         raise KdbenchError(f"{where}: give one of crop and resized_crop")
     if (recipe.mixup or recipe.cutmix) and recipe.batch_size < 2:
@@ -198,11 +205,12 @@ def _model(name: str, tree: Any, data: dict, recipes: dict, where: str) -> Model
     if model.input not in modalities:
         raise unknown("input", model.input, modalities, where)
     registered, classes = timm_index()
+    own = cifar_networks()
     base = model.timm.split(".")[0]
-    module = registered.get(base) or classes.get(base)
+    module = "networks" if model.timm in own else registered.get(base) or classes.get(base)
     if module is None:
-        raise unknown("timm model", model.timm, [*registered, *classes], where)
-    known = timm_arguments(module, None if base in registered else base)
+        raise unknown("timm model", model.timm, [*registered, *classes, *own], where)
+    known = () if model.timm in own else timm_arguments(module, None if base in registered else base)
     for key in model.args:
         if key in {"num_classes", "in_chans", "img_size", "pretrained"}:
             raise KdbenchError(f"{where}.args: {key!r} is set by kdbench")
@@ -490,6 +498,14 @@ def timm_index() -> tuple[dict[str, str], dict[str, str]]:
         registered |= dict.fromkeys(re.findall(r"^@register_model\ndef (\w+)\(", text, re.M), path.stem)
         classes |= dict.fromkeys(re.findall(r"^class (\w+)\(nn\.Module\)", text, re.M), path.stem)
     return registered, classes
+
+
+@functools.cache
+def cifar_networks() -> tuple[str, ...]:
+    """Names of the networks that timm lacks: the keys of NETWORKS, read from the source of kdbench/networks.py."""
+    tree = ast.parse((PACKAGE / "networks.py").read_text(encoding="utf-8"))
+    tables = [n.value for n in tree.body if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "NETWORKS"]
+    return tuple(ast.literal_eval(key) for key in tables[0].keys)
 
 
 @functools.cache

@@ -39,13 +39,19 @@ class Recipe:
     name: str
     lr: float
     optimizer: str = "adamw"
-    """`adamw`, or `sgd` (Nesterov)."""
+    """`adamw`, or `sgd`."""
     min_lr: float = 0.0
     """Floor of the cosine schedule."""
+    milestones: tuple[float, ...] = ()
+    """In place of the cosine: shares of all steps after each of which the learning rate is a tenth of what it was."""
     momentum: float = 0.9
     """SGD only."""
+    nesterov: bool = True
+    """SGD only."""
     weight_decay: float = 0.05
-    """Applied to weight matrices and kernels; never to biases, norms, class tokens or position embeddings."""
+    """Applied to weight matrices and kernels; not to biases, norms, class tokens or position embeddings."""
+    decay_all: bool = False
+    """Apply it to biases and norms too."""
     batch_size: int = 64
     epochs: int | None = None
     """Passes over the training set. Exactly one of `epochs` and `steps` is given."""
@@ -77,7 +83,8 @@ class Recipe:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """One network. `timm` is a registered timm name (resnet18) or one of timm's classes (ResNet, MlpMixer)."""
+    """One network. `timm` is a registered timm name (resnet18), one of timm's classes (ResNet, MlpMixer), or one of the
+    CIFAR networks that timm lacks (cifar_resnet8x4; kdbench/networks.py)."""
 
     name: str
     timm: str

@@ -10,8 +10,10 @@ Romero et al., "FitNets: Hints for Thin Deep Nets", ICLR 2015, arXiv 1412.6550. 
   Where PAT instead merges teacher tokens onto a coarser CNN's grid, the MSE is the same number. Projectors of CNN
   students start from a Kaiming normal by fan-out, those of tokens from a truncated normal of std 0.02; they have a
   bias, but for CNN > CNN pairs, where Hao840/OFAKD at f7bb896 (which serves no others) has none.
-- "hint", megvii-research/mdistiller at a08d46f: one stage (hint layer 2), a convolution that brings it to the teacher's
-  grid (3x3 of stride 2 for half the cells, transposed 4x4 for twice as many, else a valid one), batch norm and ReLU.
+- "hint", megvii-research/mdistiller at a08d46f: one stage, a convolution that brings it to the teacher's grid (3x3 of
+  stride 2 for half the cells, transposed 4x4 for twice as many, else a valid one), batch norm and ReLU. Its hint layer
+  2, where the stem is layer 0, is `hint_stage` 2 of a network of a stem and four stages; of a stem and three stages,
+  where the stem is the first of the four maps shown, it is 3.
 
 KL term: OFAKD's FitNet has none (`kd_weight` 0, the default); PAT's has one of weight 1 unless it is switched off
 (preset "pat"). Preset "mdistiller": variant "hint", weight 100, and temperature 4 should a KL term be added.
@@ -47,13 +49,13 @@ PRESETS = {
     "pat": {"kd_weight": 1.0},
 }
 
-HINT_STAGE = 2
-
 
 @dataclass(frozen=True)
 class Params:
     variant: Literal["stages", "hint"] = "stages"
-    """All four stages through projectors (OFA harness, PAT), or stage 2 through mdistiller's regressor."""
+    """All four stages through projectors (OFA harness, PAT), or one through mdistiller's regressor."""
+    hint_stage: int = 2
+    """Which of the four, counted from 1."""
     ce_weight: float = 1.0
     """Weight of the cross-entropy (both harnesses: 1)."""
     weight: float = 1.0
@@ -66,6 +68,8 @@ class Params:
     def __post_init__(self) -> None:
         if self.temperature <= 0:
             raise KdbenchError(f"fitnet: temperature must be above 0, got {self.temperature}")
+        if self.hint_stage not in (1, 2, 3, 4):
+            raise KdbenchError(f"fitnet: hint_stage must be 1, 2, 3 or 4, got {self.hint_stage}")
 
 
 def fitnet_loss(student_map: Tensor, teacher_map: Tensor) -> Tensor:
@@ -130,7 +134,8 @@ class Method(Distiller):
         super().__init__(params, pair)
         student, teacher = pair.student, pair.teacher
         if params.variant == "hint":
-            modules = {str(HINT_STAGE): regressor(student.stages[HINT_STAGE - 1], teacher.stages[HINT_STAGE - 1])}
+            hint = params.hint_stage
+            modules = {str(hint): regressor(student.stages[hint - 1], teacher.stages[hint - 1])}
         else:
             tokens = student.family != "cnn"
             bias = tokens or teacher.family != "cnn"
@@ -148,7 +153,7 @@ class Method(Distiller):
     def supports(cls, params: Any, pair: PairShapes) -> str | None:
         if reason := fewer_than_four_stages(pair):
             return reason
-        own, wanted = (side.stages[HINT_STAGE - 1] for side in (pair.student, pair.teacher))
+        own, wanted = (side.stages[params.hint_stage - 1] for side in (pair.student, pair.teacher))
         if params.variant == "hint" and regressor(own, wanted) is None:
             return f"mdistiller's regressor has no form from {own[1]}x{own[2]} to {wanted[1]}x{wanted[2]}"
         return None

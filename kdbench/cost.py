@@ -1,0 +1,73 @@
+"""`kdbench plan SUITE --cost`: how many steps and operations a suite's training takes, counted before it runs.
+
+A network's pass costs what torch counts in its convolutions and matrix products, forward. Training costs three of them
+a sample, the forward pass and twice as much backward; a teacher that looks on, one; every epoch ends with one over
+validation and test. What methods compute of their own (projectors, banks, prompts) and what moves data is not counted,
+so this is a lower bound; small networks wait for the launch of their steps rather than for operations.
+"""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from kdbench import models
+from kdbench.data import packed
+from kdbench.plan import Job, Plan, data_folder
+from kdbench.types import KdbenchError, ModelSpec
+
+
+def lines(plan: Plan) -> list[str]:
+    """A line a teacher and a pair, and their sum. Raises KdbenchError for a data set that is not packed yet."""
+    forward = {name: forward_operations(plan, spec) for name, spec in plan.suite.models.items()}
+    rows = [("trains", "runs", "steps a run", "10^15 operations")]
+    total = 0.0
+    jobs = [job for job in plan.jobs if job.kind in ("teacher", "cohort")]
+    for (kind, pair), some in groupby(sorted(jobs, key=_owner), key=_owner):
+        group = list(some)
+        steps, operations = _training(plan, group, forward)
+        total += operations
+        runs = sum(len(job.runs) for job in group)
+        rows.append((f"{kind} {pair}", f"{runs:,}", f"{steps:,}", f"{operations / 1e15:,.2f}"))
+    rows.append(("all", f"{sum(len(job.runs) for job in jobs):,}", "", f"{total / 1e15:,.2f}"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
+
+
+def _owner(job: Job) -> tuple[str, str]:
+    return job.kind, job.pair.student if job.kind == "teacher" else job.pair.id
+
+
+def _training(plan: Plan, jobs: list[Job], forward: dict[str, int]) -> tuple[int, float]:
+    """Steps of one run, and operations of all runs, of jobs that train one student with one teacher."""
+    pair = jobs[0].pair
+    recipe = plan.suite.recipes[plan.suite.models[pair.student].recipe]
+    counts = _meta(plan, jobs[0].data)["counts"]
+    per_epoch = counts["train"] // recipe.batch_size
+    steps = recipe.steps or recipe.epochs * per_epoch
+    seen = steps * recipe.batch_size
+    evaluated = -(-steps // per_epoch) * (counts["val"] + counts["test"])
+    student = sum(len(job.runs) for job in jobs) * (3 * seen + evaluated) * forward[pair.student]
+    # One pass of the teacher a batch, whoever of its cohort looks on.
+    cohorts = sum(len({run.seed for run in job.runs}) for job in jobs)
+    return steps, student + (cohorts * seen * forward[pair.teacher] if pair.teacher else 0)
+
+
+def forward_operations(plan: Plan, spec: ModelSpec) -> int:
+    """Of one sample: additions and multiplications of convolutions and matrix products."""
+    meta = _meta(plan, spec.data)
+    shape = tuple(meta["modalities"][spec.input]["shape"])
+    model = models.build(spec, shape, len(meta["class_names"]), 0).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(1, shape[2], shape[0], shape[1]))
+    return counter.get_total_flops()
+
+
+def _meta(plan: Plan, data: str) -> dict[str, Any]:
+    folder = data_folder(plan.suite, data)
+    if not (folder / "meta.json").exists():
+        raise KdbenchError(f"data {data} is not packed yet; run: kdbench data {plan.suite.name} {data}")
+    return packed.load(folder).meta
