@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     def verb(function, help_text: str) -> argparse.ArgumentParser:
         sub = verbs.add_parser(function.__name__.strip("_"), help=help_text, description=help_text)
         sub.set_defaults(verb=function, stopped="stopped; finished runs are kept and a checkpoint holds the rest")
-        if function not in (_doctor, _check, _compare):
+        if function not in (_doctor, _check, _compare, _bench):
             sub.add_argument("suite", help="name of a file in config/, or a path to a .yaml")
         return sub
 
@@ -81,6 +81,15 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("seed", nargs="?", type=int)
     sub = verb(_check, "does a method keep the rules? Runs it on tiny networks of every family")
     sub.add_argument("method", help="NAME, or path/to/file.py:CLASS")
+    sub = verb(_bench, "how fast is it? Whole processes and steps, timed with repeats, on this machine")
+    sub.add_argument("part", help="field, accuracy, engine, roofline, scale or all")
+    sub.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
+    sub.add_argument("--threads", type=int, help="of a process; default all cores")
+    sub.add_argument("--jobs", type=int, default=1, help="whole processes at a time (field, accuracy); default 1")
+    sub.add_argument("--steps", type=int, help="steps that are timed; default by part and device")
+    sub.add_argument("--repeats", type=int, help="default by part and device; seeds for accuracy")
+    sub.add_argument("--out", type=Path, help="folder of PART.json; default results/bench")
+    sub.set_defaults(stopped="stopped; parts that were finished are written")
     verb(_doctor, "look at this machine: versions, devices, folders, settings")
     return parser
 
@@ -233,6 +242,13 @@ def _check(args: argparse.Namespace) -> int:
         print(finding)
     print(f"{args.method}: {f'{len(findings)} findings' if findings else 'keeps the rules'}")
     return 1 if findings else 0
+
+
+def _bench(args: argparse.Namespace) -> None:
+    from kdbench.bench import main
+
+    options = ("device", "threads", "jobs", "steps", "repeats", "out")
+    _wrote(main.bench(args.part, **{name: getattr(args, name) for name in options}))
 
 
 def _doctor(args: argparse.Namespace) -> int:
