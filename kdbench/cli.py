@@ -82,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb(_check, "does a method keep the rules? Runs it on tiny networks of every family")
     sub.add_argument("method", help="NAME, or path/to/file.py:CLASS")
     sub = verb(_bench, "how fast is it? Whole processes and steps, timed with repeats, on this machine")
-    sub.add_argument("part", help="field, accuracy, engine, roofline, scale or all")
+    sub.add_argument("part", help="field, accuracy, engine, roofline, scale, all, or `show`: print what --out holds")
     sub.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     sub.add_argument("--threads", type=int, help="of a process; default all cores")
     sub.add_argument("--jobs", type=int, default=1, help="whole processes at a time (field, accuracy); default 1")
@@ -247,6 +247,9 @@ def _check(args: argparse.Namespace) -> int:
 def _bench(args: argparse.Namespace) -> None:
     from kdbench.bench import main
 
+    if args.part == "show":
+        print(main.tables(args.out or main.FOLDER))
+        return
     options = ("device", "threads", "jobs", "steps", "repeats", "out")
     _wrote(main.bench(args.part, **{name: getattr(args, name) for name in options}))
 

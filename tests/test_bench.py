@@ -17,6 +17,7 @@ import types
 
 import pytest
 import torch
+from conftest import REPOSITORY
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 
@@ -272,6 +273,18 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(words, sentence, tmp_path, mo
     assert cli.main(["bench", *words]) == 2
     assert sentence in capsys.readouterr().err
     assert not (tmp_path / "results").exists()
+
+
+def test_the_page_of_measurements_is_that_of_the_committed_files():
+    shown = main.tables(REPOSITORY / "results/reference/bench")
+    page = (REPOSITORY / "docs/bench-results.md").read_text()
+    assert page == shown + "\n", "run: kdbench bench show --out results/reference/bench > docs/bench-results.md"
+
+
+def test_nothing_measured_yet(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["bench", "show"]) == 2
+    assert "results/bench holds none of field.json" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

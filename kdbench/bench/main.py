@@ -20,6 +20,7 @@ from kdbench.plan import RESULTS
 from kdbench.types import KdbenchError
 
 PARTS = {"field": field, "accuracy": accuracy, "engine": overhead, "roofline": roofline, "scale": scale}
+FOLDER = RESULTS / "bench"
 
 
 def bench(
@@ -38,7 +39,7 @@ def bench(
     part takes on this device. Raises KdbenchError for what cannot be measured, and when a process fails.
     """
     if part not in (*PARTS, "all"):
-        raise unknown("part", part, (*PARTS, "all"), "bench")
+        raise unknown("part", part, (*PARTS, "all", "show"), "bench")
     for name, value in (("threads", threads), ("jobs", jobs), ("steps", steps), ("repeats", repeats)):
         if value is not None and value < 1:
             raise KdbenchError(f"bench: {name} must be at least 1, got {value}")
@@ -58,12 +59,20 @@ def bench(
             "hardware": results.hardware(torch.device(device), options.threads),
             "versions": results.versions(),
         }
-        path = (out or RESULTS / "bench") / f"{name}.json"
+        path = (out or FOLDER) / f"{name}.json"
         result = head | measured | {"settings": measured["settings"] | {"jobs": jobs}}
         checkpoint.write_json(path, result)
         print(markdown(page(result)))
         written.append(path)
     return written
+
+
+def tables(folder: Path) -> str:
+    """What was printed of all parts whose JSON lies in a folder. Raises KdbenchError where there is none."""
+    found = [folder / f"{name}.json" for name in PARTS if (folder / f"{name}.json").exists()]
+    if not found:
+        raise KdbenchError(f"bench: {folder} holds none of {', '.join(f'{name}.json' for name in PARTS)}")
+    return "\n".join(markdown(page(checkpoint.read_json(path))) for path in found)
 
 
 def page(result: dict[str, Any]) -> Document:

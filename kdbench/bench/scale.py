@@ -85,11 +85,11 @@ def section(result: dict[str, Any]) -> Section:
             body.append((str(point[number]), cells))
         columns = ["step, ms", "images a second, all members", "whole process, s", "largest memory, MiB"]
         others = [
-            f"{n} {name}"
+            f"{name} {n}"
             for i, (name, n) in enumerate(zip(("members", "batch", "seeds"), points[0], strict=True))
             if i != number
         ]
-        tables.append(timing.table(f"By {axis}, at {' and '.join(others)}", axis.capitalize(), columns, body))
+        tables.append(timing.table(f"By {axis} ({', '.join(others)})", axis.capitalize(), columns, body))
     return Section("scale: members, batch, seeds", tuple(tables))
 
 
