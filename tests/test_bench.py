@@ -14,6 +14,7 @@ import os
 import shutil
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,7 +22,7 @@ from conftest import REPOSITORY
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 
-from kdbench import cli, engine
+from kdbench import cli, engine, models
 from kdbench.bench import accuracy, field, main, overhead, roofline, scale, script, setting, timing
 from kdbench.bench.setting import INPUT, METHODS, PRECISIONS, Options
 from kdbench.types import KdbenchError
@@ -54,6 +55,14 @@ def options(packed_once, tmp_path, monkeypatch) -> Options:
         monkeypatch.delitem(setting.PAIRS, pair)
     monkeypatch.chdir(tmp_path)
     return Options("cpu", 1, 1, None, None, tmp_path, lambda line: None)
+
+
+def test_the_networks_that_are_measured_can_be_built():
+    options = Options("cpu", 1, 1, None, None, Path("."), lambda line: None)
+    for pair in (*setting.PAIRS.values(), accuracy.PAIR):
+        plan = setting.plan_of(setting.tree(pair, options, "fp32", steps=1), "bench")
+        for spec in plan.suite.models.values():
+            assert models.parameter_count(models.build(spec, (32, 32, 3), 47, 0)) > 10_000
 
 
 def made(options, pair, precision="fp32", methods=("kd",), steps=3):

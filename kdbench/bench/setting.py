@@ -54,6 +54,8 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "vit-even": _vit(64, 8, 4),
     "vit-light": _vit(128, 6, 4),
     "cnn": _cnn([2, 2, 2, 2], [16, 32, 64, 128]),  # ResNet-18 at a quarter of its width; ResNet-20 costs 82 MFLOP
+    "cnn-wide": _cnn([1, 1, 1, 1], [16, 32, 64, 128]),
+    "cnn-narrow": _cnn([1, 1, 1, 1], [8, 16, 32, 64]),
 }
 
 
