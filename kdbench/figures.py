@@ -636,11 +636,12 @@ def _forest(suite: Suite, block: Block, frame: pd.DataFrame, stem: Path, by_pair
     grid[0].set_title(grid[0].get_title(), weight="bold")
     grid[0].set_yticks(range(len(methods)), [_short(labels[m]) for m in methods])
     grid[0].set(ylim=(len(methods) - 0.5, -0.5), xlim=(-limit, limit))
+    first = "first panel" if by_pair else "mean"
     _below(
         figure,
         [
             f"Right of 0: better than {labels[baseline]}{own}. Bars: 95 % t interval over seeds, arrow: it goes beyond "
-            "the frame; open point: no interval. Weak and undecided pairs are not in the first panel."
+            f"the frame; open point: no interval. Weak and undecided pairs are not in the {first}."
         ],
     )
     return _write(figure, stem)
