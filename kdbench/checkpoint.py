@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
+import glob
 import hashlib
 import io
 import json
@@ -11,11 +13,12 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from kdbench.types import KdbenchError
 
 _MAGIC = b"kdbench checkpoint 1\n"
+_HALF = ".half"
 
 
 @contextlib.contextmanager
@@ -23,20 +26,22 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
     """A file to write bytes to that appears under `path` only once it is whole and on disk.
 
     Raises KdbenchError that names the place when the disk is full or may not be written; `path` is then as it was.
+    What a killed process left of writing to `path` is removed.
     """
     temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        _sweep(path)
+        with _half(path) as file:
             temporary = Path(file.name)
             yield file
             file.flush()
             os.fsync(file.fileno())
-        # NamedTemporaryFile makes private files; a shared results folder wants the usual permissions.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        os.replace(temporary, path)
+            # NamedTemporaryFile makes private files; a shared results folder wants the usual permissions.
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)
+            os.replace(temporary, path)
     except OSError as error:
         reasons = {
             errno.ENOSPC: "the disk is full",
@@ -48,6 +53,27 @@ def atomic(path: Path) -> Iterator[BinaryIO]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def _half(path: Path) -> IO[bytes]:
+    """A new file beside `path`, locked for as long as it is open: one that is not is what a killed process left."""
+    while True:
+        file = tempfile.NamedTemporaryFile(  # noqa: SIM115, its caller closes it
+            dir=path.parent, prefix=f".{path.name}.", suffix=_HALF, delete=False
+        )
+        with contextlib.suppress(OSError):  # a shared disk without locks, where nothing is swept either
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()  # swept by another process before it was locked
+
+
+def _sweep(path: Path) -> None:
+    """Remove what killed processes left of writing to `path`. The system frees a lock however its holder ends."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*{_HALF}"):
+        with contextlib.suppress(OSError), left.open("r+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -84,26 +110,47 @@ def save(path: Path, state: Any) -> None:
     payload = buffer.getvalue()
     with atomic(path) as file:
         file.write(_MAGIC + hashlib.sha256(payload).hexdigest().encode() + b"\n" + payload)
-        if path.exists():
+        # On disk before the older one moves: a disk that is full now must not cost that one its place.
+        file.flush()
+        os.fsync(file.fileno())
+        with contextlib.suppress(FileNotFoundError):  # there is none yet
             os.replace(path, _previous(path))
+
+
+def remove(path: Path) -> None:
+    """Take away a checkpoint with the one before it and what a killed process left of writing it."""
+    for old in (path, _previous(path)):
+        old.unlink(missing_ok=True)
+    _sweep(path)
 
 
 def load(path: Path) -> Any | None:
     """The newest whole checkpoint, or None where there is none. Damage is told on stderr, never used.
 
-    Only tensors and plain values are read (weights_only), so a planted file runs nothing.
+    Only tensors and plain values are read (weights_only), so a planted file runs nothing. Raises KdbenchError for one
+    that is whole but holds anything else, and for one that cannot be read.
     """
     import sys
 
     import torch
 
     for candidate in (path, _previous(path)):
-        if not candidate.exists():
+        try:
+            payload = _verified(candidate.read_bytes())
+        except FileNotFoundError:
             continue
-        payload = _verified(candidate.read_bytes())
-        if payload is not None:
+        except OSError as error:
+            raise KdbenchError(f"cannot read {candidate}: {error.strerror or error}") from error
+        if payload is None:
+            print(f"kdbench: {candidate} is damaged and not used", file=sys.stderr)
+            continue
+        try:
             return torch.load(io.BytesIO(payload), weights_only=True, map_location="cpu")
-        print(f"kdbench: {candidate} is damaged and not used", file=sys.stderr)
+        except Exception as error:  # torch refuses in many ways
+            raise KdbenchError(
+                f"{candidate} holds more than tensors and plain values, so kdbench did not write it, and nothing of it "
+                "was run; delete it and run again"
+            ) from error
     return None
 
 

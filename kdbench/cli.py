@@ -98,9 +98,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _plan(args: argparse.Namespace) -> None:
+    from kdbench import results
+
     plan = _load(args)
     for job in plan.jobs:
-        done = sum(run.result.exists() for run in job.runs)
+        done = sum(results.current(run) is not None for run in job.runs)
         state = f"{done} of {len(job.runs)} runs" if job.runs else ("done" if job.output.exists() else "to do")
         print(f"{job.kind:10} {job.id:44} {state}")
     print(f"{len(plan.jobs)} jobs, {sum(len(job.runs) for job in plan.jobs)} runs; then the table and the figures")
@@ -135,7 +137,7 @@ def _distill(args: argparse.Namespace) -> None:
 
 
 def _train(plan: Plan, found: list[Job], args: argparse.Namespace) -> None:
-    from kdbench import jobs
+    from kdbench import gpus, jobs
 
     if args.job:
         found = [job for job in found if job.id == f"{args.name}/{args.job}"] or [plan.job(found[0].kind, args.job)]
@@ -153,7 +155,10 @@ def _train(plan: Plan, found: list[Job], args: argparse.Namespace) -> None:
                 f"{args.suite} or the code changed since this workflow was started (job {job.id}); "
                 "start snakemake again"
             )
-        jobs.run_training(plan, job, threads=args.threads or plan.suite.threads, seeds=args.seeds, methods=args.methods)
+    threads = args.threads or plan.suite.threads
+    with gpus.claimed(plan.suite):
+        for job in found:
+            jobs.run_training(plan, job, threads=threads, seeds=args.seeds, methods=args.methods)
 
 
 def _tune(args: argparse.Namespace) -> None:
@@ -220,9 +225,11 @@ def _watch(args: argparse.Namespace) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from kdbench import jobs
+    from kdbench import gpus, jobs
 
-    _wrote(jobs.run_all(_load(args)))
+    plan = _load(args)
+    with gpus.claimed(plan.suite):
+        _wrote(jobs.run_all(plan))
 
 
 def _show(args: argparse.Namespace) -> None:

@@ -29,7 +29,10 @@ LOCK_NOTICE_SECONDS = 30
 
 def run_data(plan: Plan, job: Job) -> None:
     """Pack a data set, once for all suites that use it."""
-    pack = packed.prepare(plan.suite.data[job.data], job.output.parent, data_dir())
+    try:
+        pack = packed.prepare(plan.suite.data[job.data], job.output.parent, data_dir())
+    except MemoryError as error:
+        raise KdbenchError(f"data set {job.data!r} takes more memory than there is: {error}") from error
     counts = ", ".join(f"{n:,} {split}" for split, n in pack.meta["counts"].items())
     _say(f"data {job.data}: {counts} samples of {len(pack.meta['class_names'])} classes")
 
@@ -64,16 +67,22 @@ def run_training(
             hashes = {"data": pack.meta["sha256"], "teacher": _weights_hash(teacher)}
             todo = [r for r in runs if not results.finished(r, *hashes.values(), tuned.of(r))]
             if todo:
-                batches = batches or Batches(pack, modalities, device)
+                batches = batches or Batches(packed.load(pack.folder, verify=True), modalities, device)
                 _train_seed(plan, job, seed, [_with_tuned_weight(r, tuned) for r in todo], batches, hashes, teacher)
     if seeds is None and methods is None:
         write_manifest(job)
 
 
 def write_manifest(job: Job) -> None:
-    """The one file a training job declares: which runs it stands for and how they ended."""
-    runs = {str(r.result): {"key": r.key, "status": results.read_run(r.result)["status"]} for r in job.runs}
-    checkpoint.write_json(job.output, {"job": job.id, "key": job.key, "runs": runs})
+    """The one file a training job declares: which runs it stands for, how they ended, and what they took."""
+    records = [results.read_run(run.result) for run in job.runs]
+    runs = {
+        str(run.result): {"key": run.key, "status": record["status"]}
+        for run, record in zip(job.runs, records, strict=True)
+    }
+    checkpoint.write_json(
+        job.output, {"job": job.id, "key": job.key, "runs": runs, "measured": results.measured(records)}
+    )
 
 
 def _train_seed(
@@ -85,14 +94,12 @@ def _train_seed(
     hashes: dict[str, str | None],
     teacher_record: dict[str, Any] | None,
 ) -> None:
-    from safetensors.torch import load_file
-
     from kdbench import engine
 
     suite, device = plan.suite, batches.device
     teacher = None
     if teacher_record:
-        weights = load_file(plan.teacher(job.pair.teacher, seed).stem.with_suffix(".safetensors"))
+        weights = results.load_weights(plan.teacher(job.pair.teacher, seed))
         teacher = engine.load_teacher(suite.models[job.pair.teacher], weights, batches, device, seed)
     provenance = {
         "hashes": hashes,
@@ -104,8 +111,7 @@ def _train_seed(
     cohort = engine.Cohort(suite, batches, device, seed, teacher)
     state_file = state_folder(plan, job, seed) / "checkpoint"
     engine.train_cohort(cohort, todo, state_file, lambda outcome: _write_outcome(outcome, provenance), say)
-    for leftover in state_file.parent.glob("checkpoint*"):
-        leftover.unlink()
+    checkpoint.remove(state_file)
 
 
 def _with_tuned_weight(run: Run, tuned: tune.Tuned) -> Run:
@@ -317,7 +323,8 @@ def _locked(folder: Path, what: str) -> Iterator[None]:
                 lock.acquire(timeout=LOCK_NOTICE_SECONDS)
                 break
             except filelock.Timeout:
-                holder = (folder / "holder").read_text(encoding="utf-8") if (folder / "holder").exists() else "unknown"
+                path = folder / "holder"
+                holder = path.read_text(encoding="utf-8", errors="replace") if path.exists() else "unknown"
                 _say(f"{what}: waiting for another process that trains it ({holder})")
     except OSError as error:
         raise KdbenchError(f"cannot write {folder}: {error.strerror or error}; nothing was changed") from error

@@ -19,6 +19,7 @@ import hashlib
 import importlib
 import itertools
 import json
+import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -332,6 +333,49 @@ def _chunks(items: tuple, size: int) -> Iterable[tuple]:
 
 def _hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+# ------------------------------------------------------------------------------------- what a job asks a scheduler for
+
+
+def gpus(suite: Suite) -> int:
+    """Cards of a training job."""
+    return 0 if suite.device == "cpu" else 1
+
+
+def minutes(plan: Plan, job: Job, attempt: int) -> int:
+    """Time of a training job: twice the longest that jobs of its kind and pair took a run, and 5 minutes to start.
+
+    While none has been measured, what the suite says. Each attempt (1, 2, ...) asks for as much again.
+    """
+    measured = [seconds / runs for seconds, runs in _measured(plan, job, "seconds")]
+    wanted = 5 + math.ceil(2 * max(measured) * len(job.runs) / 60) if measured else plan.suite.minutes_per_job
+    return attempt * wanted
+
+
+def memory_mb(plan: Plan, job: Job, attempt: int) -> int:
+    """Memory of a training job: half as much again as the largest of its kind and pair, and 1 GB for Snakemake's own
+    processes beside it.
+
+    While none has been measured on a CPU, what the suite says: of jobs on a GPU the card's memory is known, not theirs.
+    """
+    measured = [megabytes for megabytes, _ in _measured(plan, job, "memory_mb")]
+    return attempt * (1000 + math.ceil(1.5 * max(measured)) if measured else plan.suite.memory_mb)
+
+
+def _measured(plan: Plan, job: Job, what: str) -> list[tuple[float, int]]:
+    """(value, number of runs) of the finished jobs of a job's kind and pair, where their manifest is of today's key."""
+    found = []
+    for other in plan.of(job.kind):
+        if other.pair == job.pair and other.output.exists():
+            try:
+                manifest = json.loads(other.output.read_text(encoding="utf-8"))
+                value = manifest["measured"][what] if manifest["key"] == other.key else None
+            except (OSError, ValueError, KeyError, TypeError):
+                continue  # an older version's, or damaged: whoever needs it will say so
+            if value:
+                found.append((value, len(other.runs)))
+    return found
 
 
 def source_files(suite: Suite, job: Job) -> list[Path]:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import datetime
 import functools
+import hashlib
+import json
 import math
 import os
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +27,52 @@ from kdbench.types import Block, KdbenchError, MethodSpec, Pair
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
+    from torch import Tensor
 
 SCHEMA = 1
 FINISHED, DIVERGED, UNSUPPORTED, MISSING = "finished", "diverged", "n/a", "missing"
-_REQUIRED = {"schema", "key", "status", "pair", "method", "seed", "hashes"}
+
+
+def _is_number(value: Any) -> bool:
+    return not isinstance(value, bool) and isinstance(value, int | float) and -1e300 < value < 1e300
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _are_numbers(value: Any) -> bool:
+    return isinstance(value, dict) and all(v is None or _is_number(v) for v in value.values())
+
+
+def _is_epoch(value: Any) -> bool:
+    named = ("epoch", "step", "val_accuracy", "test_accuracy")
+    return isinstance(value, dict) and all(n in value and (value[n] is None or _is_number(value[n])) for n in named)
+
+
+_FORM: dict[str, Callable[[Any], bool]] = {
+    "schema": lambda v: v == SCHEMA and _is_number(v),
+    "key": _is_text,
+    "status": lambda v: v in (FINISHED, DIVERGED, UNSUPPORTED),
+    "pair": _is_text,
+    "method": _is_text,
+    "seed": _is_number,
+    "hashes": lambda v: isinstance(v, dict) and all(h is None or _is_text(h) for h in v.values()),
+    "versions": lambda v: isinstance(v, dict),
+    "hardware": lambda v: isinstance(v, dict) and _is_text(v.get("gpu") or v.get("cpu")) and "threads" in v,
+    "finished_at": _is_text,
+}
+"""What every result holds."""
+_MAY_HOLD: dict[str, Callable[[Any], bool]] = {
+    "reason": _is_text,
+    "accuracy": _are_numbers,
+    "nll": _are_numbers,
+    "agreement": _are_numbers,
+    "cost": _are_numbers,
+    "notes": lambda v: isinstance(v, list) and all(map(_is_text, v)),
+    "history": lambda v: isinstance(v, list) and all(map(_is_epoch, v)),
+}
+"""What it may hold besides, or null."""
 
 
 def write_run(run: Run, record: Mapping[str, Any]) -> None:
@@ -46,15 +90,69 @@ def write_run(run: Run, record: Mapping[str, Any]) -> None:
     if run.tuned:
         head["tuned"] = run.tuned
     tail = {"config": run.config, "finished_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
-    checkpoint.write_json(run.result, _finite({**head, **record, **tail}))
+    # As it will be read: keys are text, tuples are lists.
+    written = json.loads(json.dumps(_finite({**head, **record, **tail})))
+    checkpoint.write_json(run.result, {**written, "sha256": _sha256(written)})
 
 
 def read_run(path: Path) -> dict[str, Any]:
-    """Raises KdbenchError when the file is missing, damaged or no result of kdbench."""
+    """Raises KdbenchError when the file is missing, damaged or no result of kdbench.
+
+    Its checksum is compared where there is one: results had none before.
+    """
     record = checkpoint.read_json(path)
-    if not isinstance(record, dict) or not record.keys() >= _REQUIRED or record["schema"] != SCHEMA:
-        raise KdbenchError(f"{path} is not a result of this version of kdbench; delete it and run again")
+    told = record.pop("sha256", None) if isinstance(record, dict) else None
+    if told is not None and told != _sha256(record):
+        raise KdbenchError(f"{path} is damaged (its checksum is another); delete it and run again")
+    if fault := _fault(record):
+        raise KdbenchError(f"{path} is not a result of this version of kdbench ({fault}); delete it and run again")
     return record
+
+
+def _fault(record: Any) -> str | None:
+    """What keeps a record from being a result, so that its readers need not ask."""
+    if not isinstance(record, dict):
+        return "no keys and values"
+    for name, fits in _FORM.items():
+        if name not in record or not fits(record[name]):
+            return f"{name}: {str(record.get(name, 'absent'))[:40]}"
+    for name, fits in _MAY_HOLD.items():
+        if record.get(name) is not None and not fits(record[name]):
+            return f"{name}: {str(record[name])[:40]}"
+    accuracy = record.get("accuracy") or {}
+    if record["status"] == FINISHED and not all(_is_number(accuracy.get(split)) for split in ("val", "test")):
+        return "finished without an accuracy"
+    return None
+
+
+def _sha256(record: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
+def load_weights(run: Run) -> dict[str, Tensor]:
+    """Trained weights. Raises KdbenchError for a file that is no safetensors; such a file runs nothing."""
+    from safetensors.torch import load_file
+
+    path = run.stem.with_suffix(".safetensors")
+    try:
+        return load_file(path)
+    except Exception as error:  # safetensors and torch refuse in several ways
+        raise KdbenchError(f"{path} holds no weights ({error}); delete {run.result} and run again") from None
+
+
+def measured(records: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """What the runs of a job took together; None where it is not known.
+
+    "seconds": of all its cohorts, one a seed; "memory_mb": the largest resident memory, of jobs on a CPU.
+    """
+    seconds: dict[int, float] = {}
+    memory = []
+    for record in records:
+        cost = record.get("cost", {})
+        seconds[record["seed"]] = max(seconds.get(record["seed"], 0.0), cost.get("cohort_seconds") or 0.0)
+        if record.get("hardware", {}).get("device") == "cpu" and cost.get("peak_memory_mb"):
+            memory.append(cost["peak_memory_mb"])
+    return {"seconds": sum(seconds.values()) or None, "memory_mb": max(memory, default=None)}
 
 
 def current(run: Run) -> dict[str, Any] | None:
@@ -149,17 +247,29 @@ def _row(pair: Pair, run: Run, teacher: dict | None, record: dict | str) -> dict
 
 def correct_images(plan: Plan, block: Block) -> dict[tuple[str, str], np.ndarray]:
     """(pair, method) -> which test images the run of the block's only seed gets right, bool (N,), where it finished."""
-    import numpy as np
-
     labels = packed.load(data_folder(plan.suite, block.data)).labels("test")
     found = {}
     for pair in block.pairs:
         for method in block.methods:
             run = plan.run_of(pair, method, block.seeds[0])
             if (current(run) or {}).get("status") == FINISHED:
-                with np.load(run.stem.with_suffix(".npz"), allow_pickle=False) as predictions:
-                    found[pair.id, method.id] = predictions["test_logits"].argmax(axis=1) == labels
+                found[pair.id, method.id] = _predicted(run, len(labels)) == labels
     return found
+
+
+def _predicted(run: Run, count: int) -> np.ndarray:
+    """The class a run gives each of the `count` test images, int64 (N,)."""
+    import numpy as np
+
+    path = run.stem.with_suffix(".npz")
+    try:
+        with np.load(path, allow_pickle=False) as predictions:
+            logits = predictions["test_logits"]
+        if logits.ndim != 2 or len(logits) != count or logits.dtype.kind != "f":
+            raise ValueError(f"test_logits is {logits.dtype} {logits.shape}, and there are {count} test images")
+    except Exception as error:  # numpy and zipfile fail on a damaged file in many ways
+        raise KdbenchError(f"{path} is missing or damaged ({error}); delete {run.result} and run again") from None
+    return logits.argmax(axis=1)
 
 
 def all_runs(plan: Plan) -> pd.DataFrame:
@@ -198,7 +308,12 @@ def _teacher_or_none(plan: Plan, model: str, seed: int) -> dict | None:
 
 def _data_sha256(plan: Plan, block: Block) -> str | None:
     meta = data_folder(plan.suite, block.data) / "meta.json"
-    return checkpoint.read_json(meta)["sha256"] if meta.exists() else None
+    if not meta.exists():
+        return None
+    found = checkpoint.read_json(meta)
+    if not isinstance(found, dict) or not _is_text(found.get("sha256")):
+        raise KdbenchError(f"{meta} is damaged (no checksum of the data); delete its folder and run again")
+    return found["sha256"]
 
 
 def histories(plan: Plan, block: Block) -> pd.DataFrame:

@@ -7,8 +7,10 @@ import dataclasses
 import functools
 import importlib.util
 import itertools
+import math
 import re
-from collections.abc import Hashable
+import unicodedata
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,9 @@ FAMILIES = {
     "mlp": "mlp_mixer",
 }
 _FAMILY_OF_MODULE = {module: family for family, modules in FAMILIES.items() for module in modules.split()}
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+MOST_VALUES = 100_000
+"""Values that a suite may hold; one that is repeated by an alias counts each time."""
 _CHOICES = {
     ("Recipe", "optimizer"): ("adamw", "sgd"),
     ("ModelSpec", "stem"): ("timm", "small"),
@@ -43,9 +47,11 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        seen = set()
         for key in keys:
-            if isinstance(key, Hashable) and keys.count(key) > 1:
+            if isinstance(key, Hashable) and key in seen:
                 raise KdbenchError(f"line {node.start_mark.line + 1}: {key!r} is given twice")
+            seen |= {key} if isinstance(key, Hashable) else set()
         return super().construct_mapping(node, deep)
 
 
@@ -71,7 +77,7 @@ def load_suite(name: str | Path) -> Suite:
     path = suite_path(name)
     tree = _read(path)
     if isinstance(tree, dict) and "extends" in tree:
-        base = _read(path.with_name(f"{tree.pop('extends')}.yaml"))
+        base = _read(path.with_name(f"{_name(tree.pop('extends'), f'{path}: extends')}.yaml"))
         if not isinstance(base, dict) or "extends" in base:
             raise KdbenchError(f"{path}: extends: the base must be a suite that extends no other")
         tree = {key: value for key, value in (base | tree).items() if value is not None}
@@ -80,15 +86,42 @@ def load_suite(name: str | Path) -> Suite:
 
 def _read(path: Path) -> Any:
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
+        _check_plain(tree, "", itertools.count(1))
+        return tree
     except FileNotFoundError:
         raise unknown("suite", path.stem, (p.stem for p in path.parent.glob("*.yaml")), "extends") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise KdbenchError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     except KdbenchError as error:
-        raise KdbenchError(f"{path}: {error}") from None
+        raise KdbenchError(f"{path}: {' '.join(str(error).split())}") from None
     except RecursionError:
         raise KdbenchError(f"{path}: nested too deeply") from None
+    except Exception as error:  # what a tag cannot make of its text fails in many ways: 2001-13-45, !!int x
+        raise KdbenchError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+
+
+def _check_plain(tree: Any, where: str, count: Iterator[int]) -> None:
+    """Refuse what YAML can say and no suite can mean: dates, bytes, sets, NaN, endless numbers, text with control
+    characters, and aliases that unfold without end."""
+    if next(count) > MOST_VALUES:
+        raise KdbenchError(f"more than {MOST_VALUES:,} values (an alias counts wherever it stands)")
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            _check_plain(key, f"key in {where}" if where else "key", count)
+            _check_plain(value, f"{where}.{key}" if where else str(key), count)
+    elif isinstance(tree, list):
+        for value in tree:
+            _check_plain(value, where, count)
+    elif isinstance(tree, str):
+        if odd := [c for c in tree if unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t"]:
+            raise KdbenchError(f"{where}: the character U+{ord(odd[0]):04X} cannot stand in a text")
+    elif isinstance(tree, int):
+        if abs(tree) >= 2**63:
+            raise KdbenchError(f"{where}: a whole number of more than 63 bits")
+    elif isinstance(tree, float):
+        if not math.isfinite(tree):
+            raise KdbenchError(f"{where}: expected a number, got {tree}")
+    elif tree is not None:
+        raise KdbenchError(f"{where}: expected text or a number, got the {type(tree).__name__} {tree!r}"[:300])
 
 
 def check_suite(tree: Any, name: str, where: str) -> Suite:
@@ -138,10 +171,12 @@ def check_suite(tree: Any, name: str, where: str) -> Suite:
         tune=tune,
         claims=claims,
     )
-    for key in ("threads", "seeds_per_job", "methods_per_job", "minutes_per_job", "memory_mb"):
+    for key in ("threads", "seeds_per_job", "methods_per_job", "minutes_per_job", "memory_mb", "jobs_per_gpu"):
         value = getattr(suite, key)
         if value is not None and value < 1:
             raise KdbenchError(f"{where}: {key}: must be at least 1, got {value}")
+    if min(suite.seeds_per_job, len(seeds)) * (len(str(max(seeds))) + 1) > 150:
+        raise KdbenchError(f"{where}: seeds_per_job: {suite.seeds_per_job} such seeds do not fit into a file's name")
     if suite.checkpoint_seconds < 0:
         raise KdbenchError(f"{where}: checkpoint_seconds: must not be negative")
     return suite
@@ -154,7 +189,7 @@ def _data(name: str, tree: Any, where: str) -> DataSpec:
     args = dict(_mapping(tree, where))
     if "source" not in args:
         raise KdbenchError(f"{where}: the key 'source' is missing")
-    source = args.pop("source")
+    source = _text(args.pop("source"), f"{where}.source")
     try:
         known = source_params(source)
     except KdbenchError as error:
@@ -228,13 +263,13 @@ def _model(name: str, tree: Any, data: dict, recipes: dict, where: str) -> Model
 def _method(name: str, tree: Any, where: str) -> MethodSpec:
     args = dict(_mapping(tree if tree is not None else {}, where))
     label = args.pop("label", None)
-    if label is not None and not isinstance(label, str):
-        raise KdbenchError(f"{where}.label: expected text, got {label!r}")
-    method = args.pop("method", name)
+    if label is not None:
+        _text(label, f"{where}.label")
+    method = _text(args.pop("method", name), f"{where}.method")
     known = _params_of(method, where)
     info = method_info(method)
     preset = args.pop("preset", None)
-    if preset is not None and preset not in info.presets:
+    if preset is not None and _text(preset, f"{where}.preset") not in info.presets:
         raise unknown("preset", preset, info.presets, where)
     given = info.presets.get(preset, {}) | args
     params = {key: p.default for key, p in known.items()} | _checked(given, known, where)
@@ -254,7 +289,7 @@ def _block(name: str, tree: Any, data: dict, models: dict, methods: dict, seeds:
     for key in ("data", "pairs", "methods"):
         if not tree.get(key):
             raise KdbenchError(f"{where}: the key {key!r} is missing or empty")
-    if tree["data"] not in data:
+    if _text(tree["data"], f"{where}.data") not in data:
         raise unknown("data set", tree["data"], data, where)
     pairs = tuple(
         _pair(text, tree["data"], models, f"{where}.pairs") for text in _list(tree["pairs"], f"{where}.pairs")
@@ -269,9 +304,10 @@ def _block(name: str, tree: Any, data: dict, models: dict, methods: dict, seeds:
     for seed in chosen:
         if seed not in seeds:
             raise unknown("seed", seed, seeds, f"{where}: seeds (the suite's are {', '.join(map(str, seeds))})")
+    names_of_readings = _list(tree["readings"], f"{where}.readings") if tree.get("readings") else []
     readings = tuple(
         _readings(spec, f"{where}.readings")
-        for spec in (_method_of_block(m, methods, f"{where}.readings") for m in tree.get("readings") or ())
+        for spec in (_method_of_block(m, methods, f"{where}.readings") for m in names_of_readings)
     )
     block = Block(name, str(tree.get("title", name)), tree["data"], pairs, specs, chosen, readings)
     return _with_table(block, tree["table"], f"{where}.table") if "table" in tree else block
@@ -287,7 +323,7 @@ def _with_table(block: Block, tree: Any, where: str) -> Block:
         if key not in known:
             raise unknown("key", key, known, where)
         for value in _list(values, f"{where}.{key}"):
-            if value not in known[key]:
+            if _text(value, f"{where}.{key}") not in known[key]:
                 raise unknown("pair" if key == "columns" else "method", value, known[key], f"{where}.{key}")
         picked[key] = tuple(known[key][value] for value in values)
     block = dataclasses.replace(block, **picked)
@@ -426,13 +462,21 @@ def _list(tree: Any, where: str) -> list:
     return tree
 
 
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise KdbenchError(f"{where}: expected text, got {value!r}"[:300])
+    return value
+
+
 def _named(tree: Any, where: str) -> list[tuple[str, Any]]:
     return [(_name(name, where), value) for name, value in _mapping(tree, where).items()]
 
 
 def _name(name: str, where: str, reserved: set[str] = frozenset()) -> str:
-    if not _NAME.fullmatch(name) or ".." in name or name in reserved:
-        raise KdbenchError(f"{where}: {name!r} cannot be a name (letters, digits, '.', '_' and '-'; it names a folder)")
+    if not _NAME.fullmatch(_text(name, where)) or ".." in name or name in reserved:
+        raise KdbenchError(
+            f"{where}: {name[:80]!r} cannot be a name (up to 64 letters, digits, '.', '_' and '-'; it names a folder)"
+        )
     return name
 
 

@@ -225,9 +225,11 @@ class Suite:
     """None: all methods of a pair share one process."""
     checkpoint_seconds: float = 60.0
     memory_mb: int = 4000
-    """What a cluster profile asks for, a job."""
+    """What a cluster profile asks for, a job, until jobs like it have been measured on a CPU."""
     minutes_per_job: int = 60
-    """What a cluster profile asks for, a job."""
+    """What a cluster profile asks for, a job, until jobs like it have been measured."""
+    jobs_per_gpu: int = 1
+    """Training jobs that may share a card of a machine on which no scheduler hands out cards."""
     tune: Tune | None = None
     claims: tuple[Claim, ...] = ()
 

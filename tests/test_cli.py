@@ -103,6 +103,9 @@ def test_an_edited_suite_makes_old_results_stale_not_wrong(trained, capsys):
     assert set(frame[frame.method == "kd"].reason) == {"its result comes from another config or version of the code"}
     assert run("show", "tiny") == 0
     assert "(of another config or code)" in capsys.readouterr().out
+    assert run("plan", "tiny") == 0
+    jobs = {line.split()[1]: line for line in capsys.readouterr().out.splitlines()}
+    assert "0 of 1 runs" in jobs["cnn-t--vit-s/seeds-0"]
 
 
 def test_doctor_finds_this_machine_fit(monkeypatch, capsys):

@@ -53,10 +53,10 @@ def anchors(
 
 
 def _block(shape: tuple[int, ...]) -> int:
-    """Smallest side of averaging blocks that leaves at most VALUES values of a sample (H, W, C)."""
+    """Smallest side of averaging blocks that leaves at most VALUES values of a sample (H, W, C), or one a channel."""
     height, width, channels = shape
     block = 1
-    while max(height // block, 1) * max(width // block, 1) * channels > VALUES:
+    while block < max(height, width) and max(height // block, 1) * max(width // block, 1) * channels > VALUES:
         block += 1
     return block
 

@@ -144,7 +144,14 @@ def _entries(place: Path, folder: Path) -> list[os.DirEntry]:
             found = sorted((e for e in entries if not e.name.startswith(".")), key=lambda e: e.name)
     except OSError as error:
         raise KdbenchError(f"imagefolder: cannot read the folder {place}: {error.strerror}; {FORM}") from None
+    root = os.path.realpath(folder)
     for entry in found:
-        if entry.is_symlink() and not Path(entry).resolve().is_relative_to(folder.resolve()):
+        try:
+            entry.name.encode()
+        except UnicodeEncodeError:
+            raise KdbenchError(f"imagefolder: {entry.path!r}: its name is no UTF-8 text; give it another") from None
+        if entry.is_symlink() and not Path(os.path.realpath(entry)).is_relative_to(root):
             raise KdbenchError(f"imagefolder: {entry.path} is a link that leads out of {folder}; put the files there")
+        if entry.is_symlink() and not os.path.exists(entry):
+            raise KdbenchError(f"imagefolder: {entry.path} is a link that leads nowhere; remove it")
     return found

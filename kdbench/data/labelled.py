@@ -49,6 +49,8 @@ def split(found: Labelled, limit: int | None, test_limit: int | None, val_share:
     images; both None for all. val_share: share of the training images that become validation images, unless the set
     has some of its own. Raises KdbenchError that names the class a split has no image of, or the number out of range.
     """
+    if len(found.class_names) < 2:
+        raise KdbenchError(f"{found.where}: {len(found.class_names)} class; it takes two to tell apart")
     for name, labels in found.labels.items():
         if missing := _missing(found, labels):
             raise KdbenchError(f"{found.where}: no {name} image of class {missing}")

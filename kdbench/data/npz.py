@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import difflib
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -57,17 +56,28 @@ def read(path: Path) -> Labelled:
         raise KdbenchError(f"npz: {path} is not a whole .npz file (cut off or of another kind); make it again")
 
     def get(name: str) -> np.ndarray:
+        if name not in arrays.files:
+            raise KdbenchError(f"npz: {path} has no array {name}; it has {', '.join(arrays.files)}")
         try:
-            return arrays[name]
-        except KeyError:
-            raise KdbenchError(f"npz: {path} has no array {name}; it has {', '.join(arrays.files)}") from None
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            array = arrays[name]
+        except Exception as error:  # numpy and zipfile fail on a damaged file in many ways
             raise KdbenchError(f"npz: {path}: array {name} cannot be read: {error}") from error
+        if not isinstance(array, np.ndarray):
+            raise KdbenchError(f"npz: {path}: array {name} cannot be read: it does not begin as numpy's arrays do")
+        return array
 
-    with np.load(path, allow_pickle=False) as arrays:
+    try:
+        arrays = np.load(path, allow_pickle=False)
+    except Exception as error:
+        raise KdbenchError(f"npz: {path} is not a whole .npz file ({error}); make it again") from error
+    if not isinstance(arrays, np.lib.npyio.NpzFile):
+        raise KdbenchError(f"npz: {path} is not a whole .npz file (one array, or of another kind); make it again")
+    with arrays:
         images = {part: _images(get(f"{part}_images"), f"{path}: {part}_images") for part in ("train", "test")}
         labels = {part: get(f"{part}_labels") for part in ("train", "test")}
-        names = [str(name) for name in get("class_names").ravel()] if "class_names" in arrays.files else None
+        names = None
+        if "class_names" in arrays.files:
+            names = _names(get("class_names"), len(images["train"]), f"{path}: class_names")
     if images["train"].shape[1:] != images["test"].shape[1:]:
         shapes = " and ".join(str(images[part].shape[1:]) for part in ("train", "test"))
         raise KdbenchError(f"npz: {path}: train_images and test_images are of different shapes, {shapes}")
@@ -76,12 +86,26 @@ def read(path: Path) -> Labelled:
         where = f"npz: {path}: {part}_labels"
         if values.dtype.kind not in "iu" or values.ndim != 1 or len(values) != len(images[part]):
             raise KdbenchError(f"{where} is {values.dtype} {values.shape}; wanted {len(images[part])} integers")
-        names = names or [str(i) for i in range(int(values.max()) + 1)]
+        if names is None:
+            if int(values.max()) >= len(values):
+                raise KdbenchError(f"{where} holds {values.max()}: {len(values)} images cannot be of so many classes")
+            names = [str(i) for i in range(int(values.max()) + 1)]
         outside = (values < 0) | (values >= len(names))
         if outside.any():
             raise KdbenchError(f"{where} holds {values[outside][0]}; {len(names)} classes are 0 to {len(names) - 1}")
     labels = {part: values.astype(np.int64) for part, values in labels.items()}
     return Labelled(f"npz: {path}", images, labels, names)
+
+
+def _names(array: np.ndarray, images: int, where: str) -> list[str]:
+    if array.size > images:  # before they are counted out: an array of no width can have any number of them
+        raise KdbenchError(f"npz: {where} holds {array.size} names, and there are {images} training images")
+    try:
+        names = [str(name) for name in array.ravel()]
+        "".join(names).encode()
+    except Exception:  # numpy fails on code points beyond Unicode in ways of its own
+        raise KdbenchError(f"npz: {where} holds what is no text") from None
+    return names
 
 
 def _images(images: np.ndarray, where: str) -> np.ndarray:

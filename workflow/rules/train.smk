@@ -12,9 +12,9 @@ rule teacher:
     priority: 2
     threads: PLAN.suite.threads
     resources:
-        gpu=1,
-        mem_mb=PLAN.suite.memory_mb,
-        runtime=PLAN.suite.minutes_per_job,
+        gpu=planning.gpus(PLAN.suite),
+        mem_mb=lambda w, attempt: planning.memory_mb(PLAN, PLAN.job("teacher", f"{w.model}/{w.part}"), attempt),
+        runtime=lambda w, attempt: planning.minutes(PLAN, PLAN.job("teacher", f"{w.model}/{w.part}"), attempt),
     params:
         suite=SUITE,
         key=lambda w: PLAN.job("teacher", f"{w.model}/{w.part}").key,
@@ -50,9 +50,9 @@ rule cohort:
     priority: 1
     threads: PLAN.suite.threads
     resources:
-        gpu=1,
-        mem_mb=PLAN.suite.memory_mb,
-        runtime=PLAN.suite.minutes_per_job,
+        gpu=planning.gpus(PLAN.suite),
+        mem_mb=lambda w, attempt: planning.memory_mb(PLAN, PLAN.job("cohort", f"{w.pair}/{w.part}"), attempt),
+        runtime=lambda w, attempt: planning.minutes(PLAN, PLAN.job("cohort", f"{w.pair}/{w.part}"), attempt),
     params:
         suite=SUITE,
         key=lambda w: PLAN.job("cohort", f"{w.pair}/{w.part}").key,
