@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from kdbench import models, results
@@ -37,7 +36,9 @@ def stages(plan: Plan, job: Job) -> dict[str, list[dict[str, Any]]]:
     student = plan.suite.models[job.pair.student]
     rows, spectra = [], []
     for seed in block.seeds:
-        teacher = _read(plan, job.pair.teacher, _weights(_trained_teacher(plan, job.pair.teacher, seed)), batches, seed)
+        teacher = _read(
+            plan, job.pair.teacher, results.load_weights(_trained_teacher(plan, job.pair.teacher, seed)), batches, seed
+        )
         spectra += _spectra(teacher["stages"], seed=seed, role="teacher", model=job.pair.teacher, method=None)
         candidates: dict[str, dict[str, Tensor] | None] = {"before": None}
         for method in block.methods:
@@ -46,7 +47,7 @@ def stages(plan: Plan, job: Job) -> dict[str, list[dict[str, Any]]]:
             if record["key"] != run.key:
                 raise KdbenchError(f"{run.result} comes from another config or version of the code; run snakemake")
             if record["status"] == results.FINISHED:
-                candidates[method.id] = _weights(run)
+                candidates[method.id] = results.load_weights(run)
         for name, weights in candidates.items():
             shown = _read(plan, student.name, weights, batches, seed)
             if shown["stages"] and teacher["stages"]:
@@ -70,7 +71,7 @@ def channels(plan: Plan, job: Job) -> dict[str, list[dict[str, Any]]]:
     rows = []
     for seed in block.seeds:
         a, b = (
-            _read(plan, m, _weights(_trained_teacher(plan, m, seed)), batches, seed)["pooled_preact"]
+            _read(plan, m, results.load_weights(_trained_teacher(plan, m, seed)), batches, seed)["pooled_preact"]
             for m in (job.pair.teacher, job.pair.student)
         )
         rows += [{"seed": seed, **row} for row in channel_similarity(a, b, labels, seed=seed)]
@@ -86,10 +87,6 @@ def _batches(plan: Plan, job: Job) -> Batches:
 def _trained_teacher(plan: Plan, model: str, seed: int) -> Run:
     results.teacher_record(plan, model, seed)
     return plan.teacher(model, seed)
-
-
-def _weights(run: Run) -> dict[str, Tensor]:
-    return load_file(run.stem.with_suffix(".safetensors"))
 
 
 @torch.no_grad()

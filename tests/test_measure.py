@@ -22,7 +22,7 @@ def fake(monkeypatch):
 
     monkeypatch.setattr(measure, "_batches", lambda plan, job: None)
     monkeypatch.setattr(measure, "_trained_teacher", lambda plan, model, seed: SimpleNamespace(method="teacher"))
-    monkeypatch.setattr(measure, "_weights", lambda run: run.method)
+    monkeypatch.setattr(measure.results, "load_weights", lambda run: run.method)
     monkeypatch.setattr(measure, "_read", read)
     monkeypatch.setattr(results, "read_run", lambda run: {"key": "k", "status": statuses[run.method]})
     methods = tuple(SimpleNamespace(id=m) for m in statuses)

@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -31,7 +30,7 @@ import kdbench.torchvision_ops  # noqa: F401
 # isort: split
 from torchvision import transforms
 
-from kdbench import models
+from kdbench import models, results
 from kdbench import plan as planning
 from kdbench.batches import stream
 from kdbench.data import packed
@@ -175,7 +174,7 @@ def networks(
     teacher = teacher_side = None
     if method_spec.needs_teacher:
         network, teacher_side, teacher_last = build(plan.suite.models[teacher_name])
-        network.load_state_dict(load_file(plan.teacher(teacher_name, seed).stem.with_suffix(".safetensors")))
+        network.load_state_dict(results.load_weights(plan.teacher(teacher_name, seed)))
         teacher = Reader(network.requires_grad_(False).eval().to(device), needs, teacher_last)
     torch.manual_seed(stream(seed, "method", method_name))
     distiller = method(params, PairShapes(student_side, teacher_side, classes, tuple(pack.labels("train").tolist())))
