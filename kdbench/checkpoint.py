@@ -11,7 +11,7 @@ import io
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
@@ -19,6 +19,8 @@ from kdbench.types import KdbenchError
 
 _MAGIC = b"kdbench checkpoint 1\n"
 _HALF = ".half"
+SEAL = "file_sha256"
+"""Key of a JSON file's own checksum."""
 
 
 @contextlib.contextmanager
@@ -81,19 +83,34 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
-def write_json(path: Path, value: Any) -> None:
-    """NaN and infinity are refused by JSON: callers write null for what is not a number."""
-    write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """An object, and a checksum of it. NaN and infinity are refused: callers write null for what is not a number."""
+    as_read = json.loads(json.dumps(value, allow_nan=False))  # keys are text, tuples are lists
+    write_text(path, json.dumps({**as_read, SEAL: _seal(as_read)}, indent=1) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Raises KdbenchError when the file is missing, cut or damaged, with the way to mend it."""
+def read_json(path: Path, *needed: str) -> dict[str, Any]:
+    """Raises KdbenchError when the file is missing, cut or damaged, or lacks a needed key, with the way to mend it.
+
+    Its checksum is compared where there is one: files had none before.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError("no keys and values")
+        if found.pop(SEAL, _seal(found)) != _seal(found):
+            raise ValueError("its checksum is another")
+        if lacking := [name for name in needed if name not in found]:
+            raise ValueError(f"it has no {lacking[0]}")
+        return found
     except FileNotFoundError:
         raise KdbenchError(f"{path} does not exist") from None
     except (OSError, ValueError, RecursionError) as error:
         raise KdbenchError(f"{path} is damaged ({error}); delete it and run again") from None
+
+
+def _seal(value: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def sha256_file(path: Path) -> str:

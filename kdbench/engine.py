@@ -464,10 +464,10 @@ def _cohort_state(cohort: Cohort, members: list[Member], step: int, seconds: flo
 def _check_resume(saved: dict[str, Any], cohort: Cohort, state_file: Path) -> None:
     here = {"threads": torch.get_num_threads(), "device": cohort.device.type}
     for name, value in here.items():
-        if saved[name] != value:
+        if saved.get(name) != value:
             raise KdbenchError(
-                f"{state_file} was made with {name} {saved[name]} and cannot go on with {name} {value}: the last bits "
-                f"would differ; use the same {name}, or delete the file to start this cohort anew"
+                f"{state_file} was made with {name} {saved.get(name)} and cannot go on with {name} {value}: the last "
+                f"bits would differ; use the same {name}, or delete the file to start this cohort anew"
             )
 
 

@@ -85,7 +85,7 @@ def markdown(page: Document) -> str:
 
 
 def _md_table(table: Table) -> list[str]:
-    heads = [table.corner, *("<br>".join(map(_md, column)) for column in table.columns)]
+    heads = [_md(table.corner), *("<br>".join(map(_md, column)) for column in table.columns)]
     lines = [f"### {_md(table.title)}", "", _md_row(heads), _md_row(["---", *["---:"] * len(table.columns)])]
     for group in table.groups:
         if group.title and len(table.groups) > 1:

@@ -306,18 +306,27 @@ def _run(suite: Suite, pair: Pair, method: MethodSpec, seed: int, data: str, is_
         "precision": suite.precision,
     }
     if pair.teacher:
-        teacher = _run(suite, Pair(None, pair.teacher), _scratch(), seed, data, True)
         config["teacher"] = dataclasses.asdict(suite.models[pair.teacher])
-        config["teacher_key"] = teacher.key
+        config["teacher_key"] = _teacher_key(suite, pair.teacher, seed, data)
     if method.tuned_from:
-        tried = tuning_runs(suite, pair, method)
-        config["tuning_key"] = _hash([[run.key for run in tried], code_hash("tune.py")])
+        config["tuning_key"] = _tuning_key(suite, pair, method.id)
     files = (*ENGINE_FILES, *source_code(suite.data[data].source), *module_files(method.method))
     config["code_sha256"] = code_hash(*files)
     config = json.loads(json.dumps(config))
     folder = Path("teachers", pair.student) if is_teacher else Path("runs", pair.id, method.id)
     stem = home(suite) / folder / f"seed{seed}"
     return Run(pair, method, seed, data, is_teacher, config, _hash(config), stem)
+
+
+@functools.lru_cache(maxsize=1024)
+def _teacher_key(suite: Suite, model: str, seed: int, data: str) -> str:
+    return _run(suite, Pair(None, model), _scratch(), seed, data, True).key
+
+
+@functools.lru_cache(maxsize=1024)
+def _tuning_key(suite: Suite, pair: Pair, twin: str) -> str:
+    method = next(m for block in suite.blocks for m in block.methods if m.id == twin)
+    return _hash([[run.key for run in tuning_runs(suite, pair, method)], code_hash("tune.py")])
 
 
 def tuning_runs(suite: Suite, pair: Pair, twin: MethodSpec) -> list[Run]:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import datetime
 import functools
-import hashlib
-import json
 import math
 import os
 import platform
@@ -90,29 +88,19 @@ def write_run(run: Run, record: Mapping[str, Any]) -> None:
     if run.tuned:
         head["tuned"] = run.tuned
     tail = {"config": run.config, "finished_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
-    # As it will be read: keys are text, tuples are lists.
-    written = json.loads(json.dumps(_finite({**head, **record, **tail})))
-    checkpoint.write_json(run.result, {**written, "sha256": _sha256(written)})
+    checkpoint.write_json(run.result, _finite({**head, **record, **tail}))
 
 
 def read_run(path: Path) -> dict[str, Any]:
-    """Raises KdbenchError when the file is missing, damaged or no result of kdbench.
-
-    Its checksum is compared where there is one: results had none before.
-    """
+    """Raises KdbenchError when the file is missing, damaged or no result of kdbench."""
     record = checkpoint.read_json(path)
-    told = record.pop("sha256", None) if isinstance(record, dict) else None
-    if told is not None and told != _sha256(record):
-        raise KdbenchError(f"{path} is damaged (its checksum is another); delete it and run again")
     if fault := _fault(record):
         raise KdbenchError(f"{path} is not a result of this version of kdbench ({fault}); delete it and run again")
     return record
 
 
-def _fault(record: Any) -> str | None:
+def _fault(record: dict[str, Any]) -> str | None:
     """What keeps a record from being a result, so that its readers need not ask."""
-    if not isinstance(record, dict):
-        return "no keys and values"
     for name, fits in _FORM.items():
         if name not in record or not fits(record[name]):
             return f"{name}: {str(record.get(name, 'absent'))[:40]}"
@@ -123,10 +111,6 @@ def _fault(record: Any) -> str | None:
     if record["status"] == FINISHED and not all(_is_number(accuracy.get(split)) for split in ("val", "test")):
         return "finished without an accuracy"
     return None
-
-
-def _sha256(record: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def load_weights(run: Run) -> dict[str, Tensor]:
@@ -310,10 +294,7 @@ def _data_sha256(plan: Plan, block: Block) -> str | None:
     meta = data_folder(plan.suite, block.data) / "meta.json"
     if not meta.exists():
         return None
-    found = checkpoint.read_json(meta)
-    if not isinstance(found, dict) or not _is_text(found.get("sha256")):
-        raise KdbenchError(f"{meta} is damaged (no checksum of the data); delete its folder and run again")
-    return found["sha256"]
+    return checkpoint.read_json(meta, "sha256")["sha256"]
 
 
 def histories(plan: Plan, block: Block) -> pd.DataFrame:

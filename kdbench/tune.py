@@ -73,7 +73,7 @@ class Tuned:
     def __init__(self, plan: Plan) -> None:
         self.suite = plan.suite
         path = tuned_file(plan.suite)
-        found = checkpoint.read_json(path)["choices"] if plan.suite.tune and path.exists() else []
+        found = checkpoint.read_json(path, "choices")["choices"] if plan.suite.tune and path.exists() else []
         self.choices = {(choice["pair"], choice["method"]): choice for choice in found}
 
     def of_block(self, block: Block) -> list[dict[str, Any]]:

@@ -82,7 +82,7 @@ def test_an_interrupted_write_leaves_the_old_file_and_no_other(tmp_path):
 def test_results_are_readable_by_the_group_as_the_umask_says(tmp_path):
     before = os.umask(0o027)
     try:
-        checkpoint.write_json(tmp_path / "r.json", 1)
+        checkpoint.write_json(tmp_path / "r.json", {})
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "r.json").stat().st_mode) == 0o640
@@ -91,7 +91,7 @@ def test_results_are_readable_by_the_group_as_the_umask_says(tmp_path):
 def test_a_folder_that_is_a_file_is_told(tmp_path):
     (tmp_path / "results").write_text("")
     with pytest.raises(KdbenchError, match=r"cannot write .*results/r\.json.*nothing was changed"):
-        checkpoint.write_json(tmp_path / "results" / "r.json", 1)
+        checkpoint.write_json(tmp_path / "results" / "r.json", {})
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
@@ -107,14 +107,25 @@ def test_a_full_disk_is_told_and_costs_nothing(tmp_path):
         subprocess.run(["umount", tmp_path], check=True)
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1", '{"a": 1', "\xff"])
+@pytest.mark.parametrize("text", ["", "{", "[1", '{"a": 1', "\xff", "[1]", "1"])
 def test_damaged_json_is_told(tmp_path, text):
     (tmp_path / "r.json").write_text(text, encoding="latin-1")
     with pytest.raises(KdbenchError, match=r"r\.json is damaged .* delete it and run again"):
         checkpoint.read_json(tmp_path / "r.json")
 
 
+def test_a_number_changed_by_hand_and_a_key_that_is_not_there_are_told(tmp_path):
+    path = tmp_path / "r.json"
+    checkpoint.write_json(path, {"a": 1, "pairs": {2: (3, 4)}})
+    assert checkpoint.read_json(path, "a") == {"a": 1, "pairs": {"2": [3, 4]}}
+    with pytest.raises(KdbenchError, match=r"r\.json is damaged \(it has no b\)"):
+        checkpoint.read_json(path, "a", "b")
+    path.write_text(path.read_text().replace("3,", "5,"))
+    with pytest.raises(KdbenchError, match="its checksum is another"):
+        checkpoint.read_json(path)
+
+
 def test_nan_never_gets_into_a_file(tmp_path):
     with pytest.raises(ValueError):
-        checkpoint.write_json(tmp_path / "r.json", float("nan"))
+        checkpoint.write_json(tmp_path / "r.json", {"a": float("nan")})
     assert not (tmp_path / "r.json").exists()

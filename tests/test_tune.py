@@ -9,7 +9,7 @@ import pytest
 from conftest import tiny, tiny_plan, write_tiny
 from test_workflow import job_counts, snakemake
 
-from kdbench import jobs, results, tables, tune
+from kdbench import checkpoint, jobs, results, tables, tune
 from kdbench.page import markdown
 from kdbench.plan import plan as make_plan
 from kdbench.plan import tuned_file, tuning_runs
@@ -82,9 +82,9 @@ def test_what_is_chosen_is_trained_and_shown(trained):
 
     # Another choice makes the run another one: told as missing, trained anew, and only it.
     other = 1.5 - choices[0]["value"]
-    document = json.loads(tuned_file(plan.suite).read_text())
+    document = checkpoint.read_json(tuned_file(plan.suite))
     document["choices"][0] |= {"value": other, "factor": other}
-    tuned_file(plan.suite).write_text(json.dumps(document))
+    checkpoint.write_json(tuned_file(plan.suite), document)
     frame = results.collect(plan, plan.suite.blocks[0]).set_index("method")
     assert frame.loc["kd-tuned", "reason"] == "its weight is not the one that tuning chose"
     assert (frame.drop("kd-tuned")["status"] == "finished").all()

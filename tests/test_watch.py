@@ -98,7 +98,7 @@ def test_the_last_result_and_divergence(plan):
     assert watch.line(plan, watch.look(plan)).endswith("; last: teacher cnn-t, seed 1, 96.0 % on validation")
     finish(run, 0.0, status="diverged", reason="step 3", finished_at="2999-01-01T00:00:00+00:00")
     text = re.sub('"finished_at": ".*"', '"finished_at": "2999-01-01"', run.result.read_text())
-    run.result.write_text(re.sub(r',\n "sha256": ".*"', "", text))
+    run.result.write_text(re.sub(r',\n "file_sha256": ".*"', "", text))
     line = watch.line(plan, watch.look(plan))
     assert "2 of 39 runs done (1 diverged)" in line and line.endswith("; last: KD on cnn-t--mlp-s, seed 2, diverged")
 

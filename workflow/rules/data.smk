@@ -9,4 +9,4 @@ rule data:
         suite=SUITE,
         name=lambda w: PLAN.job("data", w.folder).data,
     shell:
-        "kdbench data {params.suite} {params.name} 2>&1 | tee {log}"
+        "kdbench data {params.suite:q} {params.name:q} 2>&1 | tee {log}"

@@ -13,7 +13,7 @@ rule stages:
         suite=SUITE,
         code=planning.report_code("measure.py", "similarity.py", "frequency.py"),
     shell:
-        "kdbench similarity {params.suite} {wildcards.block}/{wildcards.pair} --kind stages 2>&1 | tee {log}"
+        "kdbench similarity {params.suite:q} {wildcards.block}/{wildcards.pair} --kind stages 2>&1 | tee {log}"
 
 
 rule channels:
@@ -28,7 +28,7 @@ rule channels:
         suite=SUITE,
         code=planning.report_code("measure.py", "similarity.py", "frequency.py"),
     shell:
-        "kdbench similarity {params.suite} {wildcards.block}/{wildcards.pair} --kind channels 2>&1 | tee {log}"
+        "kdbench similarity {params.suite:q} {wildcards.block}/{wildcards.pair} --kind channels 2>&1 | tee {log}"
 
 
 rule table:
@@ -51,7 +51,7 @@ rule table:
         code=planning.report_code("jobs.py", "tables.py", "page.py", "stats.py", "results.py"),
         job_keys=[job.key for job in PLAN.jobs if job.runs],
     shell:
-        "kdbench table {params.suite} 2>&1 | tee {log}"
+        "kdbench table {params.suite:q} 2>&1 | tee {log}"
 
 
 rule figure:
@@ -76,4 +76,4 @@ rule figure:
         code=planning.report_code("jobs.py", "figures.py", "stats.py", "results.py"),
         job_keys=[job.key for job in PLAN.jobs if job.runs],
     shell:
-        "kdbench figure {params.suite} --out {output} 2>&1 | tee {log}"
+        "kdbench figure {params.suite:q} --out {output} 2>&1 | tee {log}"

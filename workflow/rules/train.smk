@@ -19,7 +19,7 @@ rule teacher:
         suite=SUITE,
         key=lambda w: PLAN.job("teacher", f"{w.model}/{w.part}").key,
     shell:
-        "kdbench teacher {params.suite} {wildcards.model} --job {wildcards.part}"
+        "kdbench teacher {params.suite:q} {wildcards.model} --job {wildcards.part}"
         " --expect {params.key} --threads {threads} 2>&1 | tee {log}"
 
 
@@ -37,7 +37,7 @@ if PLAN.of("tune"):
             key=PLAN.job("tune", "tuned").key,
             code=planning.report_code("tune.py"),
         shell:
-            "kdbench tune {params.suite} 2>&1 | tee {log}"
+            "kdbench tune {params.suite:q} 2>&1 | tee {log}"
 
 
 rule cohort:
@@ -57,5 +57,5 @@ rule cohort:
         suite=SUITE,
         key=lambda w: PLAN.job("cohort", f"{w.pair}/{w.part}").key,
     shell:
-        "kdbench distill {params.suite} {wildcards.pair} --job {wildcards.part}"
+        "kdbench distill {params.suite:q} {wildcards.pair} --job {wildcards.part}"
         " --expect {params.key} --threads {threads} 2>&1 | tee {log}"
