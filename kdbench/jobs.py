@@ -55,7 +55,6 @@ def run_training(
             f"would differ in the last bit; give snakemake at least --cores {plan.suite.threads}, or edit the suite"
         )
     torch.set_num_threads(threads)
-    device = _device(plan.suite.device)
     pack = packed.load(data_folder(plan.suite, job.data))
     models = plan.suite.models
     modalities = {models[m].input for m in (job.pair.teacher, job.pair.student) if m}
@@ -67,7 +66,8 @@ def run_training(
             hashes = {"data": pack.meta["sha256"], "teacher": _weights_hash(teacher)}
             todo = [r for r in runs if not results.finished(r, *hashes.values(), tuned.of(r))]
             if todo:
-                batches = batches or Batches(packed.load(pack.folder, verify=True), modalities, device)
+                if batches is None:  # a card is claimed only for work that there is
+                    batches = Batches(packed.load(pack.folder, verify=True), modalities, _device(plan.suite.device))
                 _train_seed(plan, job, seed, [_with_tuned_weight(r, tuned) for r in todo], batches, hashes, teacher)
     if seeds is None and methods is None:
         write_manifest(job)
