@@ -11,6 +11,10 @@ Hao840/OFAKD at f7bb896 (golden values in tests/data); the same formula is in hu
 A correlation does not see an affine map of positive slope, so the student need not be as sure as the teacher. Defaults
 are those of the OFA harness: beta, gamma and temperature 1, the whole term with weight 1. mdistiller does not have it.
 No departures. A row or column without any spread, as of one sample alone, correlates with nothing: its term is 1.
+
+Where the student's head starts at zero (timm's MLP-Mixer, its ViT with weight_init "jax"), all classes are without
+spread at the first step, and rounding alone gives a gradient a million times that of any later one. Adam remembers it
+for a thousand steps: give such students a recipe with `clip_grad` (5.0 in the OFA harness).
 """
 
 from __future__ import annotations
