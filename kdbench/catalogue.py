@@ -24,7 +24,7 @@ def page() -> str:
 
 def _section(info: MethodInfo) -> str:
     method = load_method(info.name)
-    needs = ", ".join(sorted(method.needs(method.Params()))) if info.params.get("teacher") is None else "logits"
+    needs = ", ".join(sorted(method.needs(method.Params())))
     first, _, rest = info.doc.partition("\n")
     lines = [f"## {info.title}{info.mark} (`{info.name}`)", "", f"*{info.group}; reads {needs}.* {first}", ""]
     if rest.strip():

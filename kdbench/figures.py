@@ -608,8 +608,7 @@ def verdict_figure(suite: Suite, block: Block, frame: pd.DataFrame, stem: Path) 
 
 def _forest(suite: Suite, block: Block, frame: pd.DataFrame, stem: Path, by_pair: bool) -> list[Path]:
     baseline, labels, styles = _baseline(block), _labels(block), method_styles(suite)
-    twin = next((m.id for m in block.methods if m.tuned_from == baseline), baseline)
-    methods = {m.id: twin if m.tuned_from and m.id != twin else baseline for m in block.methods if m.id != baseline}
+    methods = _held_against(block, baseline)
     delta = {b: stats.differences(frame, b) for b in {baseline, *methods.values()}}
     verdicts, kinds = {b: stats.verdict(frame, b) for b in delta}, stats.headline_pairs(frame)["kind"]
     states = frame.groupby(["pair", "method"])["status"].agg(lambda s: s.iloc[0] if s.nunique() == 1 else "incomplete")
@@ -623,7 +622,7 @@ def _forest(suite: Suite, block: Block, frame: pd.DataFrame, stem: Path, by_pair
 
     shape = _arrange(len(panels), 5)
     seeds = frame["seed"].nunique()
-    own = f" (tuned methods: to {labels[twin]})" if twin in set(methods.values()) - {baseline} else ""
+    own = _twin_told(methods, baseline, labels)
     title = f"{block.title}: paired difference to {labels[baseline]}{own}, test accuracy, {_seeds(seeds)}"
     figure = _canvas(title, *shape, panel=(1.15, 0.6 + (0.15 if by_pair else 0.18) * len(methods)), labels=1.3)
     limit = _reach([interval for _, each in panels.values() for interval, _ in each.values()])
@@ -654,6 +653,17 @@ def _baseline(block: Block) -> str:
     if baseline is None or len(ids) < 2:
         raise KdbenchError(f"block {block.name!r} has no KD and no scratch to hold its methods against")
     return baseline
+
+
+def _held_against(block: Block, baseline: str) -> dict[str, str]:
+    """{method: what it is held against}: the baseline, or for tuned methods the tuned baseline where there is one."""
+    twin = next((m.id for m in block.methods if m.tuned_from == baseline), baseline)
+    return {m.id: twin if m.tuned_from and m.id != twin else baseline for m in block.methods if m.id != baseline}
+
+
+def _twin_told(held: Mapping[str, str], baseline: str, labels: Mapping[str, str]) -> str:
+    twins = set(held.values()) - {baseline}
+    return "".join(f" (tuned methods: to {labels[twin]})" for twin in twins)
 
 
 def _mean_of(headline: int) -> str:
@@ -697,12 +707,15 @@ def _forest_panel(axes: Axes, each: Mapping[str, tuple[stats.Interval, str | Non
 def cost_figure(suite: Suite, block: Block, frame: pd.DataFrame, stem: Path) -> list[Path]:
     """What a method gains against what its training costs: one point a method, over the headline pairs.
 
-    Up: paired difference to KD (to scratch where the block has no KD), points, with its 95 % t interval over seeds.
-    Across: time of the student's training steps over that of scratch on the same pair and seed, or in seconds where the
-    block has no scratch; the geometric mean, on a log scale. `frame` is the block's table of runs.
+    Up: paired difference to KD (to scratch where the block has no KD; of tuned methods to tuned KD), points, with its
+    95 % t interval over seeds. Across: time of the student's training steps over that of scratch on the same pair and
+    seed, or in seconds where the block has no scratch; the geometric mean, on a log scale. `frame` is the block's table
+    of runs.
     """
     baseline, labels, styles = _baseline(block), _labels(block), method_styles(suite)
-    gains = stats.verdict(frame, baseline)
+    rivals = _held_against(block, baseline)
+    verdicts = {b: stats.verdict(frame, b) for b in {baseline, *rivals.values()}}
+    gains = pd.DataFrame({m: verdicts[b].loc[m] for m, b in rivals.items()}).T.reindex([m.id for m in block.methods])
     gains.loc[baseline, ["difference", "n"]] = 0.0, frame["seed"].nunique()
     kinds = stats.headline_pairs(frame)["kind"]
     seconds = stats.wide(frame, "seconds")
@@ -737,7 +750,9 @@ def cost_figure(suite: Suite, block: Block, frame: pd.DataFrame, stem: Path) -> 
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel(f"training time, {'× ' + labels['scratch'] if relative else 's'}")
-    axes.set_ylabel(f"difference to {labels[baseline]}, points\n({_mean_of(headline)})")
+    axes.set_ylabel(
+        f"difference to {labels[baseline]}, points\n({_mean_of(headline)}){_twin_told(rivals, baseline, labels)}"
+    )
     absent = [labels[m.id] for m in block.methods if m.id not in drawn]
     _below(
         figure,

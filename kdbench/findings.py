@@ -17,8 +17,7 @@ from kdbench.page import Cell, Document, Group, Row, Section, Table, markdown
 from kdbench.plan import SCRATCH, reference_folder
 from kdbench.types import Block, Claim, KdbenchError, Pair, Suite
 
-Claims = list[tuple[Claim, pd.Series]]
-"""Claims with their rows of stats.verdict, as tables.claim_results gives them."""
+Claims = list[tables.ClaimResult]
 
 
 def reference_page(suite: Suite) -> str:
@@ -45,7 +44,7 @@ def page(suite: Suite, frame: pd.DataFrame) -> Document:
         sections.append(Section(title, (*_facts(block, own), *_verdict_parts(block, own))))
         for name, parts in (
             ("by kind of pair", _kind_parts(suite, block, own)),
-            ("claims and controls", _claim_parts(block, own, claims[block.name])),
+            ("claims and controls", _claim_parts(block, claims[block.name])),
             ("noise", _noise_parts(block, own)),
         ):
             if parts:
@@ -84,13 +83,13 @@ def _about(suite: Suite, claims: dict[str, Claims]) -> Section:
         "claims and kinds of pairs are not."
     ]
     results = [result for of_block in claims.values() for result in of_block]
-    tests = sum(np.isfinite(v["p"]) for _, v in results)
+    tests = sum(np.isfinite(result.verdict["p"]) for result in results)
     if tests:
         parts.append(
             f"This page makes {_count(tests, 'test')} of claims. Chance alone calls a method better or worse than a "
             "control that is just as good in one test of twenty."
         )
-    held = {claim.name for claim, _ in results}
+    held = {result.claim.name for result in results}
     if lacking := [claim.name for claim in suite.claims if claim.name not in held]:
         parts.append(f"No block with two seeds or more has method and control of: {', '.join(lacking)}.")
     return Section("", tuple(parts))
@@ -287,12 +286,11 @@ def _best_sentence(block: Block, kind: str, comparable: pd.DataFrame, best: set[
     labels = [
         _label(block, m) for m in comparable.mean().sort_values(ascending=False, kind="stable").index if m in best
     ]
-    lacking = (
-        f" Not compared, for want of pairs or seeds: {', '.join(_label(block, m) for m in others)}." if others else ""
-    )
+    uncompared = tables.joined(_label(block, m) for m in others)
+    lacking = f" Not compared, for want of pairs or seeds: {uncompared}." if others else ""
     if len(labels) == 1:
         return f"{_start(kind)}: {labels[0]} is the best.{lacking}"
-    return f"{_start(kind)}: not separated: {', '.join(labels)}.{lacking}"
+    return f"{_start(kind)}: not separated: {tables.joined(labels)}.{lacking}"
 
 
 def _start(text: str) -> str:
@@ -302,27 +300,27 @@ def _start(text: str) -> str:
 # ------------------------------------------------------------------------------------------------------------- claims
 
 
-def _claim_parts(block: Block, frame: pd.DataFrame, claims: Claims) -> list[str | Table]:
+def _claim_parts(block: Block, claims: Claims) -> list[str | Table]:
     if not claims:
         return []
-    return [tables.claims_table(block, claims), *(_answer(block, frame, claim, v) for claim, v in claims)]
+    return [tables.claims_table(block, claims), *(_answer(block, *result) for result in claims)]
 
 
-def _answer(block: Block, frame: pd.DataFrame, claim: Claim, v: pd.Series) -> str:
+def _answer(block: Block, claim: Claim, students: str, frame: pd.DataFrame, v: pd.Series) -> str:
     """What the interval of method minus control says to the claim's question."""
     method, control = _label(block, claim.method), _label(block, claim.control)
+    asked = f"{claim.question} {_start(students)}:" if students else claim.question
     if not np.isfinite(v["p"]):
-        return f"{claim.question} Cannot be told: {v['reason']}."
+        return f"{asked} Cannot be told: {v['reason']}."
     difference, _ = tables.with_interval(v["difference"], v["low"], v["high"], v["n"], {})
     if v["low"] > 0:
-        return f"{claim.question} {method} is better than its control {control}: {difference} points."
+        return f"{asked} {method} is better than its control {control}: {difference} points."
     if v["high"] < 0:
-        return f"{claim.question} {method} is worse than its control {control}: {difference} points."
+        return f"{asked} {method} is worse than its control {control}: {difference} points."
     found = stats.detectable(frame, claim.control, [claim.method])
     return (
-        f"{claim.question} The control does as well, as far as {v['n']} seeds can tell: {method} minus {control} is "
-        f"{difference} points. The smallest true difference that they find with 80 % power is {found.verdict:.1f} "
-        "points; a smaller one may be there unseen."
+        f"{asked} Undecided after {v['n']} seeds: {method} minus {control} is {difference} points. The smallest true "
+        f"difference that so many seeds find with 80 % power is {found.verdict:.1f} points."
     )
 
 

@@ -323,5 +323,5 @@ def near_best(values: pd.DataFrame) -> set[str]:
     best = values.loc[:, n == n.max()].mean().idxmax()
     intervals = {m: paired_t_interval(values[best] - values[m]) for m in values.columns if m != best}
     intervals = {m: i for m, i in intervals.items() if i.n >= 2}
-    near = {m for m, i in intervals.items() if i.low is None or i.low <= 0}
+    near = {m for m, i in intervals.items() if (abs(i.mean) < _SAME if i.low is None else i.low <= 0)}
     return near | {best} if intervals else set()

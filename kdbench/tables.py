@@ -11,7 +11,7 @@ import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -208,8 +208,8 @@ def with_interval(mean: float, low: Any, high: Any, n: int, notes: dict[str, str
 
 
 def joined(names: Iterable[str]) -> str:
-    """Names in a row, or `none`."""
-    return ", ".join(names) or "none"
+    """Names in a row, or `none`. Names may hold commas."""
+    return "; ".join(names) or "none"
 
 
 def _say(value: Any) -> str:
@@ -299,8 +299,11 @@ Readings = Sequence[tuple[MethodSpec, Sequence[MethodSpec], pd.DataFrame]]
 
 
 def _reading_row(method: MethodSpec, readings, frame: pd.DataFrame, pairs, notes: dict[str, str]) -> Row:
-    """Lowest and highest mean over seeds among the readings of a method; a footnote names the two."""
-    means, row = stats.wide(frame).groupby("pair").mean(), []
+    """Lowest and highest mean over seeds among the readings of a method; a footnote names the two.
+
+    A reading that lacks a seed on a pair is not among them there: its mean would be one over other seeds.
+    """
+    means, row = stats.wide(frame).groupby("pair").agg(lambda tests: tests.mean(skipna=False)), []
     labels = {m.id: m.label for m in readings}
     for pair in pairs:
         found = means.loc[pair].dropna() if pair in means.index else pd.Series(dtype=float)
@@ -308,7 +311,7 @@ def _reading_row(method: MethodSpec, readings, frame: pd.DataFrame, pairs, notes
             row.append(Cell("—"))
             continue
         low, high = found.idxmin(), found.idxmax()
-        lacking = f"; {len(labels) - len(found)} of {len(labels)} without a result" if len(found) < len(labels) else ""
+        lacking = f"; {len(labels) - len(found)} of {len(labels)} lack a seed" if len(found) < len(labels) else ""
         note = f"lowest: {labels[low]}; highest: {labels[high]}{lacking}"
         row.append(Cell(f"{found[low]:.1f} to {found[high]:.1f}", letters=note_letters(notes, [note])))
     return Row(Cell(f"{method.label}: {len(labels)} readings"), tuple(row))
@@ -409,28 +412,45 @@ def _p(p: float, letters: tuple[str, ...] = ()) -> Cell:
     return Cell("—" if np.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}", letters=letters)
 
 
-def claim_results(suite: Suite, block: Block, frame: pd.DataFrame) -> list[tuple[Claim, pd.Series]]:
-    """The claims that this block can test, each with the row of stats.verdict of its method against its control."""
+class ClaimResult(NamedTuple):
+    claim: Claim
+    students: str
+    """Which students, where a block's students read several modalities: such directions are never pooled."""
+    frame: pd.DataFrame
+    """The runs of their pairs."""
+    verdict: pd.Series
+    """The row of stats.verdict of the claim's method against its control."""
+
+
+def claim_results(suite: Suite, block: Block, frame: pd.DataFrame) -> list[ClaimResult]:
+    """The claims that this block can test, each once for every modality that its students read."""
     ids = {m.id for m in block.methods}
-    return [
-        (claim, stats.verdict(frame, claim.control, [claim.method]).loc[claim.method])
-        for claim in suite.claims
-        if {claim.method, claim.control} <= ids
-    ]
+    pairs: dict[str, list[str]] = {}
+    for pair in block.pairs:
+        student = suite.models.get(pair.student)
+        pairs.setdefault(f"students that read {student.input}" if student else "", []).append(pair.id)
+    results = []
+    for claim in suite.claims:
+        for students, own in pairs.items() if {claim.method, claim.control} <= ids else ():
+            runs = frame[frame["pair"].isin(own)]
+            verdict = stats.verdict(runs, claim.control, [claim.method]).loc[claim.method]
+            results.append(ClaimResult(claim, students if len(pairs) > 1 else "", runs, verdict))
+    return results
 
 
-def claims_table(block: Block, results: Iterable[tuple[Claim, pd.Series]]) -> Table:
+def claims_table(block: Block, results: Iterable[ClaimResult]) -> Table:
     """Method minus control for the results of `claim_results`."""
     notes: dict[str, str] = {}
 
-    def row(claim: Claim, v: pd.Series) -> Row:
-        label = Cell(f"{label_of(block, claim.method)} minus {label_of(block, claim.control)}")
+    def row(claim: Claim, students: str, _: pd.DataFrame, v: pd.Series) -> Row:
+        where = f", {students}" if students else ""
+        label = Cell(f"{label_of(block, claim.method)} minus {label_of(block, claim.control)}{where}")
         cells = _difference_cells(v, notes)
         why = () if np.isfinite(v["p"]) else note_letters(notes, [v["reason"]])
         return Row(label, (*cells, _p(v["p"], why)))
 
     columns = (*_DIFFERENCE_COLUMNS, ("p", "(unadjusted)"))
-    rows = tuple(row(claim, v) for claim, v in results)
+    rows = tuple(row(*result) for result in results)
     return Table(
         "Claims and their controls, over headline pairs", "Claim", columns, (Group("", rows),), note_list(notes)
     )
@@ -469,7 +489,11 @@ def detectable_sentence(frame: pd.DataFrame, baseline: str, rivals: Sequence[str
         sizes.append(f"{found.cell:.1f} points in a single cell (n = {found.cell_n})")
     if not sizes:
         return "The smallest detectable difference cannot be estimated: it takes two complete seeds that differ."
-    return f"Smallest true difference that a two-sided paired t test at 5 % finds with 80 % power: {'; '.join(sizes)}."
+    found_by = "Smallest true difference that a two-sided paired t test at 5 % finds with 80 % power"
+    pooled = (
+        " At the spread pooled over these methods; one that varies less is found sooner." if len(rivals) > 1 else ""
+    )
+    return f"{found_by}: {'; '.join(sizes)}.{pooled}"
 
 
 def _tuning_table(block: Block, choices: Sequence[Mapping[str, Any]]) -> Table:
@@ -534,6 +558,12 @@ def _cost_table(block: Block, data: pd.DataFrame) -> Table:
     return Table("Cost of training, range over pairs", "Method", columns, by_group(block.methods, row))
 
 
+_COST_NOTE = (
+    "Seconds are those of the student's own steps: what the runs of a job share, the teacher's forward pass and the "
+    "batches, is not counted, nor is evaluation. Memory is that of the whole process, with all its runs."
+)
+
+
 def _range(values: pd.Series, form: str = ",.0f", unit: str = "") -> str:
     known = [v for v in values if _known(v)]
     if not known:
@@ -549,9 +579,10 @@ def describe(suite: Suite, blocks: Sequence[tuple[Block, pd.DataFrame, Mapping, 
     """The page of a suite: blocks are (block, frame, anchors, context) as kdbench/results.py makes them."""
     sections, partial = [], []
     for block, frame, anchors, context in map(_shown, blocks):
-        missing = int((frame["status"] == "missing").sum())
-        if missing:
-            partial.append(f"{missing} of {len(frame)} runs of “{block.title}”")
+        runs = pd.concat([frame, *(own for _, _, own in context.get("readings") or ())])
+        runs = runs.drop_duplicates(["pair", "method", "seed"])
+        if missing := int((runs["status"] == "missing").sum()):
+            partial.append(f"{missing} of {len(runs)} runs of “{block.title}”")
         sections += _sections(suite, block, frame, anchors, context)
     banner = [suite.banner] if suite.banner else []
     if partial:
@@ -598,7 +629,7 @@ def _sections(suite: Suite, block: Block, frame: pd.DataFrame, anchors: Mapping,
         parts.append(claims_table(block, claims))
     if context.get("tuned"):
         parts.append(_tuning_table(block, context["tuned"]))
-    parts += [_optimism_table(block, data), _cost_table(block, data)]
+    parts += [_optimism_table(block, data), _cost_table(block, data), _COST_NOTE]
     sections.append(Section(f"{block.title}: verdict, optimism and cost", tuple(parts)))
     return sections
 
@@ -621,7 +652,7 @@ def _facts(data: pd.DataFrame, anchors: Mapping, context: Mapping) -> list[str]:
         ]
         sizes = [f"{_say(anchor[f'{k}_used'])} {k}" for k in ("train", "test") if anchor.get(f"{k}_used")]
         used = f" (on {' and '.join(sizes)} samples)" if sizes else ""
-        lines.append(f"Without any network, {modality}: {joined(known)}{used}.")
+        lines.append(f"Without any network, {modality}: {', '.join(known) or 'none'}{used}.")
     return lines
 
 

@@ -45,11 +45,10 @@ def choose(plan: Plan) -> list[dict[str, Any]]:
 
 
 def best(tried: list[dict[str, Any]]) -> dict[str, Any]:
-    """{"factor", "value"} of the setting that does best on validation. Raises KdbenchError if none has finished."""
-    scored = [t for t in tried if t["val"] is not None]
-    if not scored:
-        raise KdbenchError(f"no setting of {tried[0]['run']} and its neighbours finished: {tried[0]['reason']}")
-    first = max(scored, key=lambda t: (t["val"], -abs(math.log(t["factor"]))))
+    """{"factor", "value"} of the setting that does best on validation; where none finished, of that nearest to the
+    default, whose own runs will say why."""
+    scored = [t for t in tried if t["val"] is not None] or tried
+    first = max(scored, key=lambda t: (t["val"] or 0.0, -abs(math.log(t["factor"]))))
     return {"factor": first["factor"], "value": first["value"]}
 
 

@@ -40,8 +40,8 @@ def theirs(epoch="last", **cells):
     )
 
 
-THREE = [(70.0, 71.0), (71.0, 72.0), (72.0, 73.0)]
-HALF = 4.302653 / math.sqrt(3)  # of three seeds with a deviation of 1
+THREE = [(70.5, 71.5), (71.0, 72.0), (71.5, 72.5)]
+HALF = 0.5 * 4.302653 / math.sqrt(3)  # of three seeds with a deviation of 0.5
 
 
 def test_within_is_the_interval_of_our_seeds_and_the_tolerance():
@@ -51,6 +51,12 @@ def test_within_is_the_interval_of_our_seeds_and_the_tolerance():
             row = published.judge(ours(kd=THREE), theirs(kd=value)).iloc[0]
             assert row.verdict == verdict and row.difference == pytest.approx(71.0 - value)
             assert row.allowed == pytest.approx(HALF + published.TOLERANCE, abs=1e-5)
+
+
+def test_two_far_seeds_confirm_nothing_but_may_refute():
+    far = [(70.0, 70.0), (71.0, 71.0)]
+    for value, verdict in ((76.3, "cannot be judged"), (79.0, "OUTSIDE")):
+        assert published.judge(ours(kd=far), theirs(kd=value)).iloc[0].verdict == verdict
 
 
 def test_the_epoch_that_the_source_reports_is_judged():
@@ -109,6 +115,7 @@ def suite(tmp_path, monkeypatch):
     """The fake suite with a result for every run, and published values for three of its cells; the file of these."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(published, "FOLDER", tmp_path)
+    monkeypatch.setattr(published, "WIDEST", 5.0)  # fake seeds lie far apart
     write_tiny(tmp_path, seeds=[0, 1, 2], blocks={"main": block()})
     finish_all(fake_plan())
     file = tmp_path / "tiny.csv"

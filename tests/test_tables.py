@@ -344,3 +344,19 @@ def test_one_seed_gets_an_interval_over_test_images_and_says_so():
     assert f"{{{low:+.1f}, {high:+.1f}}}" in row
     assert "bootstrap interval over the test images" in text
     assert "one common seed: no interval" in text  # scratch, whose predictions are not there
+
+
+def test_claims_are_not_pooled_over_what_students_read():
+    suite, block, frame = make(pairs=6)
+    reads = suite.models[block.pairs[0].student]
+    models = suite.models | {reads.name: dataclasses.replace(reads, input="outline")}
+    suite = dataclasses.replace(suite, models=models, claims=(Claim("spectrum", "uhkd", "uhkd-c0", "?"),))
+    own = [p.id for p in block.pairs if p.student == reads.name]
+    results = {result.students: result for result in tables.claim_results(suite, block, frame)}
+    assert set(results) == {"students that read outline", f"students that read {suite.models['vit-s'].input}"}
+    first = results["students that read outline"]
+    assert set(first.frame["pair"]) == set(own) and first.verdict["headline"] == len(own)
+    tests = frame[frame["pair"].isin(own)].pivot_table(index="seed", columns="method", values="test")
+    assert first.verdict["difference"] == pytest.approx((tests["uhkd"] - tests["uhkd-c0"]).mean())
+    text = page(suite, block, frame)
+    assert text.count("UHKD† minus UHKD† (C0), students that read") == 2
