@@ -19,6 +19,7 @@ from kdbench.types import KdbenchError
 
 _MAGIC = b"kdbench checkpoint 1\n"
 _HALF = ".half"
+AGAIN = "delete it and run again"
 SEAL = "file_sha256"
 """Key of a JSON file's own checksum."""
 
@@ -106,7 +107,7 @@ def read_json(path: Path, *needed: str) -> dict[str, Any]:
     except FileNotFoundError:
         raise KdbenchError(f"{path} does not exist") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise KdbenchError(f"{path} is damaged ({error}); delete it and run again") from None
+        raise KdbenchError(f"{path} is damaged ({error}); {AGAIN}") from None
 
 
 def _seal(value: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ Heavy imports stay inside the verbs, so that `kdbench plan` answers at once.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from pathlib import Path
 
@@ -156,7 +157,9 @@ def _train(plan: Plan, found: list[Job], args: argparse.Namespace) -> None:
                 "start snakemake again"
             )
     threads = args.threads or plan.suite.threads
-    with gpus.claimed(plan.suite):
+    # A job that has nothing left to train must not wait for a card.
+    work = any(jobs.unfinished(plan, job, args.seeds, args.methods) for job in found)
+    with gpus.claimed(plan.suite) if work else contextlib.nullcontext():
         for job in found:
             jobs.run_training(plan, job, threads=threads, seeds=args.seeds, methods=args.methods)
 

@@ -22,10 +22,11 @@ from kdbench.types import KdbenchError, ModelSpec
 
 def lines(plan: Plan) -> list[str]:
     """A line a teacher and a pair, and their sum. Raises KdbenchError for a data set that is not packed yet."""
-    forward = {name: forward_operations(plan, spec) for name, spec in plan.suite.models.items()}
     rows = [("trains", "runs", "steps a run", "10^15 operations")]
     total = 0.0
     jobs = [job for job in plan.jobs if job.kind in ("teacher", "cohort")]
+    used = {name for job in jobs for name in (job.pair.teacher, job.pair.student) if name}
+    forward = {name: forward_operations(plan, plan.suite.models[name]) for name in used}
     for (kind, pair), some in groupby(sorted(jobs, key=_owner), key=_owner):
         group = list(some)
         steps, operations = _training(plan, group, forward)

@@ -131,9 +131,9 @@ def train_cohort(
     """
     runs = list(runs)
     saved = checkpoint.load(state_file)
-    if saved:
-        _check_resume(saved, cohort, state_file)
     resumable = [r for r in runs if saved and saved["keys"].get(r.method.id) == r.state_key]
+    if resumable:
+        _check_resume(saved, cohort, state_file)
     failures: list[str] = []
     for group, state in ((resumable, saved), ([r for r in runs if r not in resumable], None)):
         if group:
@@ -467,7 +467,7 @@ def _check_resume(saved: dict[str, Any], cohort: Cohort, state_file: Path) -> No
         if saved.get(name) != value:
             raise KdbenchError(
                 f"{state_file} was made with {name} {saved.get(name)} and cannot go on with {name} {value}: the last "
-                f"bits would differ; use the same {name}, or delete the file to start this cohort anew"
+                f"bits would differ; use the same {name}, or delete {state_file.parent} to start this cohort anew"
             )
 
 

@@ -55,22 +55,55 @@ def run_training(
             f"would differ in the last bit; give snakemake at least --cores {plan.suite.threads}, or edit the suite"
         )
     torch.set_num_threads(threads)
-    pack = packed.load(data_folder(plan.suite, job.data))
+    pack = _packed(plan, job)
     models = plan.suite.models
     modalities = {models[m].input for m in (job.pair.teacher, job.pair.student) if m}
-    batches, tuned = None, tune.Tuned(plan)
+    batches = None
     for seed in dict.fromkeys(r.seed for r in job.runs if seeds is None or r.seed in seeds):
-        runs = [r for r in job.runs if r.seed == seed and (methods is None or r.method.id in methods)]
-        with _locked(state_folder(plan, job, seed), f"{job.id} seed {seed}"):
-            teacher = results.teacher_record(plan, job.pair.teacher, seed) if job.pair.teacher else None
-            hashes = {"data": pack.meta["sha256"], "teacher": _weights_hash(teacher)}
-            todo = [r for r in runs if not results.finished(r, *hashes.values(), tuned.of(r))]
-            if todo:
-                if batches is None:  # a card is claimed only for work that there is
-                    batches = Batches(packed.load(pack.folder, verify=True), modalities, _device(plan.suite.device))
-                _train_seed(plan, job, seed, [_with_tuned_weight(r, tuned) for r in todo], batches, hashes, teacher)
+        folder = state_folder(plan, job, seed)
+        # Some methods by hand leave the state of the whole cohort alone.
+        state_file = folder / ("checkpoint" if methods is None else "checkpoint-by-hand")
+        with _locked(folder, f"{job.id} seed {seed}"):
+            if todo := unfinished(plan, job, [seed], methods):
+                batches = batches or Batches(
+                    packed.load(pack.folder, verify=True), modalities, _device(plan.suite.device)
+                )
+                _train_seed(plan, job, seed, todo, batches, state_file)
+            checkpoint.remove(state_file)
     if seeds is None and methods is None:
         write_manifest(job)
+
+
+def unfinished(plan: Plan, job: Job, seeds: list[int] | None = None, methods: list[str] | None = None) -> list[Run]:
+    """The runs of a teacher or cohort job that have no result yet from today's config, code, data and teacher.
+
+    seeds, methods: among these only. Raises KdbenchError for data or a teacher that is missing, and damaged results.
+    """
+    data, tuned, todo = _packed(plan, job), tune.Tuned(plan), []
+    for seed in dict.fromkeys(run.seed for run in job.runs if seeds is None or run.seed in seeds):
+        given = _given(data, _teacher_record(plan, job, seed))
+        for run in job.runs:
+            mine = run.seed == seed and (methods is None or run.method.id in methods)
+            if mine and not results.finished(run, *given.values(), tuned.of(run)):
+                run = _with_tuned_weight(run, tuned)
+                todo.append(dataclasses.replace(run, given=" ".join(map(str, given.values()))))
+    return todo
+
+
+def _teacher_record(plan: Plan, job: Job, seed: int) -> dict[str, Any] | None:
+    return results.teacher_record(plan, job.pair.teacher, seed) if job.pair.teacher else None
+
+
+def _given(data: packed.Packed, teacher: dict[str, Any] | None) -> dict[str, str | None]:
+    """Checksums of what runs train with."""
+    return {"data": data.meta["sha256"], "teacher": teacher and teacher["hashes"]["weights"]}
+
+
+def _packed(plan: Plan, job: Job) -> packed.Packed:
+    folder = data_folder(plan.suite, job.data)
+    if not (folder / "meta.json").exists():
+        raise KdbenchError(f"data set {job.data!r} is not packed yet; run: kdbench data {plan.suite.name} {job.data}")
+    return packed.load(folder)
 
 
 def write_manifest(job: Job) -> None:
@@ -85,33 +118,23 @@ def write_manifest(job: Job) -> None:
     )
 
 
-def _train_seed(
-    plan: Plan,
-    job: Job,
-    seed: int,
-    todo: list[Run],
-    batches: Batches,
-    hashes: dict[str, str | None],
-    teacher_record: dict[str, Any] | None,
-) -> None:
+def _train_seed(plan: Plan, job: Job, seed: int, todo: list[Run], batches: Batches, state_file: Path) -> None:
     from kdbench import engine
 
     suite, device = plan.suite, batches.device
-    teacher = None
-    if teacher_record:
+    teacher, record = None, _teacher_record(plan, job, seed)
+    if record:
         weights = results.load_weights(plan.teacher(job.pair.teacher, seed))
         teacher = engine.load_teacher(suite.models[job.pair.teacher], weights, batches, device, seed)
     provenance = {
-        "hashes": hashes,
-        "teacher_accuracy": teacher_record and teacher_record["accuracy"],
+        "hashes": _given(_packed(plan, job), record),
+        "teacher_accuracy": record and record["accuracy"],
         "versions": results.versions(),
         "hardware": results.hardware(device, plan.suite.threads),
     }
     say = _Progress(f"{job.pair.student if job.kind == 'teacher' else job.pair.id} seed {seed}")
     cohort = engine.Cohort(suite, batches, device, seed, teacher)
-    state_file = state_folder(plan, job, seed) / "checkpoint"
     engine.train_cohort(cohort, todo, state_file, lambda outcome: _write_outcome(outcome, provenance), say)
-    checkpoint.remove(state_file)
 
 
 def _with_tuned_weight(run: Run, tuned: tune.Tuned) -> Run:
@@ -177,7 +200,8 @@ def run_table(plan: Plan, *, partial: bool = False) -> list[Path]:
             first = missing.iloc[0]
             raise KdbenchError(
                 f"{len(missing)} of {len(runs)} cells of block {block.name} have no result; the first is {first.pair}/"
-                f"{first.method} seed {first.seed}: {first.reason}; run snakemake, or kdbench table --partial"
+                f"{first.method} seed {first.seed}: {first.reason}; run snakemake (where it says that there is nothing "
+                f"to do: kdbench distill {plan.suite.name} {first.pair}), or kdbench table --partial"
             )
     return tables.write_tables(plan.suite, blocks, TABLES)
 
@@ -193,14 +217,15 @@ def described(plan: Plan) -> list[tuple[Block, pd.DataFrame, dict[str, Any], dic
         folder = data_folder(plan.suite, block.data)
         packed_already = (folder / "meta.json").exists()
         meta = packed.load(folder).meta if packed_already else {"anchors": {}, "counts": {}, "notes": []}
+        frame = results.collect(plan, block)
         context = {
             **_context(plan, meta),
             "readings": [(method, own, results.collect(plan, block, own)) for method, own in block.readings],
             "tuned": tuned.of_block(block),
         }
         if len(block.seeds) == 1 and packed_already:
-            context["correct"] = results.correct_images(plan, block)
-        blocks.append((block, results.collect(plan, block), meta["anchors"], context))
+            context["correct"] = results.correct_images(plan, block, frame)
+        blocks.append((block, frame, meta["anchors"], context))
     return blocks
 
 
@@ -295,10 +320,6 @@ def _device(wanted: str) -> torch.device:
     if wanted == "cuda" and not torch.cuda.is_available():
         raise KdbenchError("the suite says device: cuda, but torch finds none here (kdbench doctor tells more)")
     return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def _weights_hash(record: dict[str, Any] | None) -> str | None:
-    return record["hashes"]["weights"] if record else None
 
 
 def state_folder(plan: Plan, job: Job, seed: int) -> Path:

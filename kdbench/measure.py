@@ -44,7 +44,7 @@ def stages(plan: Plan, job: Job) -> dict[str, list[dict[str, Any]]]:
         for method in block.methods:
             run = plan.run_of(job.pair, method, seed)
             record = results.read_run(run.result)
-            if record["key"] != run.key:
+            if not results.of_today(run, record):
                 raise KdbenchError(f"{run.result} comes from another config or version of the code; run snakemake")
             if record["status"] == results.FINISHED:
                 candidates[method.id] = results.load_weights(run)

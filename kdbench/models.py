@@ -29,7 +29,7 @@ def build(spec: ModelSpec, shape: tuple[int, int, int], classes: int, seed: int)
     height, width, channels = shape
     args: dict[str, Any] = {**spec.args, "num_classes": classes, "in_chans": channels}
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream(seed, "weights", spec.name))
+        torch.default_generator.manual_seed(stream(seed, "weights", spec.name))  # of the CPU, not of a GPU too
         try:
             if spec.timm in NETWORKS:
                 model = NETWORKS[spec.timm](num_classes=classes, in_chans=channels)

@@ -61,8 +61,12 @@ class Run:
     """Hash of `config`."""
     stem: Path
     """Path of its files without suffix: .json (the result), .npz (predictions), .safetensors (weights)."""
+    threads: int = 1
+    """Threads it computes with: another number gives other last bits."""
     tuned: dict[str, float] | None = None
     """{parameter: value} that tuning chose, once it is known; its key is that of the tuning."""
+    given: str = ""
+    """Checksums of the data and of the teacher that it trains with, once it does."""
 
     @property
     def result(self) -> Path:
@@ -70,8 +74,8 @@ class Run:
 
     @property
     def state_key(self) -> str:
-        """What a half-trained state must carry for this run to go on from it: its key and the value tuning chose."""
-        return self.key + "".join(f" {name}={value!r}" for name, value in (self.tuned or {}).items())
+        """What a half-trained state must carry for this run to go on from it: all that its numbers come from."""
+        return " ".join([self.key, *(f"{name}={value!r}" for name, value in (self.tuned or {}).items()), self.given])
 
 
 @dataclass(frozen=True)
@@ -91,7 +95,7 @@ class Job:
     @property
     def key(self) -> str:
         """Changes when any number this job makes may change: the reason for Snakemake to run it again."""
-        return _hash([run.key for run in self.runs])[:16]
+        return _hash([(run.key, run.threads) for run in self.runs])[:16]
 
 
 @dataclass(frozen=True)
@@ -315,7 +319,7 @@ def _run(suite: Suite, pair: Pair, method: MethodSpec, seed: int, data: str, is_
     config = json.loads(json.dumps(config))
     folder = Path("teachers", pair.student) if is_teacher else Path("runs", pair.id, method.id)
     stem = home(suite) / folder / f"seed{seed}"
-    return Run(pair, method, seed, data, is_teacher, config, _hash(config), stem)
+    return Run(pair, method, seed, data, is_teacher, config, _hash(config), stem, suite.threads)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -400,9 +404,22 @@ def data_dir() -> Path | None:
     return Path(os.environ["KDBENCH_DATA"]) if os.environ.get("KDBENCH_DATA") else None
 
 
+def report_text(suite: Suite) -> str:
+    """Short hash of all that a suite says but for how its jobs run: a reason to print and draw it again."""
+    execution = {"device", "seeds_per_job", "methods_per_job", "checkpoint_seconds", "memory_mb", "minutes_per_job"}
+    said = dataclasses.asdict(suite)
+    return _hash({k: v for k, v in said.items() if k not in execution | {"jobs_per_gpu"}})[:16]
+
+
 def report_code(*files: str) -> str:
     """Short hash of the code that measures or draws: a reason to do it again."""
     return code_hash(*files)[:16]
+
+
+def measured_methods(suite: Suite, block: str) -> list[str]:
+    """The methods and seeds that a block's similarities are measured on."""
+    own = next(b for b in suite.blocks if b.name == block)
+    return [*(method.id for method in own.methods), *map(str, own.seeds)]
 
 
 def figure_place(figure: Any) -> str:

@@ -251,7 +251,8 @@ def _meaning(file: str) -> str:
 
 @functools.cache
 def module_files(method: str) -> tuple[str, ...]:
-    """Files that a method's numbers depend on: its own, and what it imports of this package (relative to it)."""
+    """Files that a method's numbers depend on: its own, and what it imports of this package (relative to it) and of its
+    own package or folder."""
     path = method_info(method).path
     start = path.relative_to(PACKAGE).as_posix() if path.is_relative_to(PACKAGE) else str(path)
     return _reached(start, lambda file: file not in {"types.py", "errors.py", "torchvision_ops.py"})
@@ -265,7 +266,7 @@ def source_code(source: str) -> tuple[str, ...]:
 
 
 def _reached(start: str, wanted: Callable[[str], bool]) -> tuple[str, ...]:
-    """The wanted files of this package, relative to it, that a file imports or is, over wanted files only."""
+    """The wanted files that a file imports or is, over wanted files only; those of this package relative to it."""
     found: list[str] = []
     todo = [start]
     while todo:
@@ -274,8 +275,26 @@ def _reached(start: str, wanted: Callable[[str], bool]) -> tuple[str, ...]:
             continue
         found.append(file)
         for node in ast.walk(ast.parse((PACKAGE / file).read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("kdbench"):
-                inner = node.module.split(".")[1:]
-                names = [[*inner, alias.name] for alias in node.names] + [inner]
-                todo += [f"{'/'.join(n)}.py" for n in names if n and (PACKAGE / f"{'/'.join(n)}.py").is_file()]
+            todo += _imported(node, PACKAGE / file)
     return tuple(sorted(found))
+
+
+def _imported(node: ast.AST, file: Path) -> list[str]:
+    """Files of this package, and of the importing file's own package or folder, that an import statement may name."""
+    if isinstance(node, ast.Import):
+        names = [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+        names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    else:
+        return []
+    root = file.parent
+    while (root / "__init__.py").exists():
+        root = root.parent
+    found = []
+    for first, *rest in (name.split(".") for name in names):
+        if first == PACKAGE.name:
+            found += [f"{'/'.join(rest)}.py"] if rest and (PACKAGE / f"{'/'.join(rest)}.py").is_file() else []
+        else:
+            place = root.joinpath(first, *rest)
+            found += [str(path) for path in (place / "__init__.py", Path(f"{place}.py")) if path.is_file()]
+    return found

@@ -93,10 +93,20 @@ def write_run(run: Run, record: Mapping[str, Any]) -> None:
 
 def read_run(path: Path) -> dict[str, Any]:
     """Raises KdbenchError when the file is missing, damaged or no result of kdbench."""
-    record = checkpoint.read_json(path)
+    try:
+        record = checkpoint.read_json(path)
+    except KdbenchError as error:
+        raise KdbenchError(str(error).replace(checkpoint.AGAIN, again(path))) from None
     if fault := _fault(record):
-        raise KdbenchError(f"{path} is not a result of this version of kdbench ({fault}); delete it and run again")
+        raise KdbenchError(f"{path} is not a result of this version of kdbench ({fault}); {again(path)}")
     return record
+
+
+def again(path: Path) -> str:
+    """How to train a run anew whose result is damaged. Snakemake sees no runs, so it would say: nothing to be done."""
+    suite, kind, pair = path.parts[-5:-2] if "runs" in path.parts[-5:] else path.parts[-4:-1]
+    verb = "teacher" if kind == "teachers" else "distill"
+    return f"delete {path} and run: kdbench {verb} {suite} {pair.removeprefix('none--') if verb == 'teacher' else pair}"
 
 
 def _fault(record: dict[str, Any]) -> str | None:
@@ -121,7 +131,7 @@ def load_weights(run: Run) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except Exception as error:  # safetensors and torch refuse in several ways
-        raise KdbenchError(f"{path} holds no weights ({error}); delete {run.result} and run again") from None
+        raise KdbenchError(f"{path} holds no weights ({error}); {again(run.result)}") from None
 
 
 def measured(records: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
@@ -145,7 +155,12 @@ def current(run: Run) -> dict[str, Any] | None:
         record = read_run(run.result)
     except KdbenchError:
         return None
-    return record if record["key"] == run.key else None
+    return record if of_today(run, record) else None
+
+
+def of_today(run: Run, record: Mapping[str, Any]) -> bool:
+    """Whether a record comes from the run's config and code, with as many threads."""
+    return record["key"] == run.key and record["hardware"]["threads"] == run.threads
 
 
 def finished(
@@ -158,7 +173,7 @@ def finished(
     if not run.result.exists():
         return None
     record = read_run(run.result)
-    known = record["key"] == run.key and record["hashes"].get("data") == data_sha256
+    known = of_today(run, record) and record["hashes"].get("data") == data_sha256
     if not known or record["hashes"].get("teacher") != teacher_sha256 or record.get("tuned") != tuned:
         return None
     if record["status"] == FINISHED:
@@ -175,7 +190,7 @@ def teacher_record(plan: Plan, model: str, seed: int) -> dict[str, Any]:
     if not run.result.exists():
         raise KdbenchError(f"teacher {model} of seed {seed} is not trained yet; {again}")
     record = read_run(run.result)
-    if record["key"] != run.key:
+    if not of_today(run, record):
         raise KdbenchError(f"teacher {model} of seed {seed} was trained under another config or code; {again}")
     if record["status"] != FINISHED:
         raise KdbenchError(f"teacher {model} of seed {seed}: {record['status']} ({record.get('reason')})")
@@ -229,14 +244,18 @@ def _row(pair: Pair, run: Run, teacher: dict | None, record: dict | str) -> dict
     return row
 
 
-def correct_images(plan: Plan, block: Block) -> dict[tuple[str, str], np.ndarray]:
-    """(pair, method) -> which test images the run of the block's only seed gets right, bool (N,), where it finished."""
+def correct_images(plan: Plan, block: Block, frame: pd.DataFrame) -> dict[tuple[str, str], np.ndarray]:
+    """(pair, method) -> which test images the run of the block's only seed gets right, bool (N,), where it finished.
+
+    frame: of `collect`.
+    """
+    done = set(frame.loc[frame["status"] == FINISHED, ["pair", "method"]].itertuples(index=False, name=None))
     labels = packed.load(data_folder(plan.suite, block.data)).labels("test")
     found = {}
     for pair in block.pairs:
         for method in block.methods:
             run = plan.run_of(pair, method, block.seeds[0])
-            if (current(run) or {}).get("status") == FINISHED:
+            if (pair.id, method.id) in done:
                 found[pair.id, method.id] = _predicted(run, len(labels)) == labels
     return found
 
@@ -252,7 +271,7 @@ def _predicted(run: Run, count: int) -> np.ndarray:
         if logits.ndim != 2 or len(logits) != count or logits.dtype.kind != "f":
             raise ValueError(f"test_logits is {logits.dtype} {logits.shape}, and there are {count} test images")
     except Exception as error:  # numpy and zipfile fail on a damaged file in many ways
-        raise KdbenchError(f"{path} is missing or damaged ({error}); delete {run.result} and run again") from None
+        raise KdbenchError(f"{path} is missing or damaged ({error}); {again(run.result)}") from None
     return logits.argmax(axis=1)
 
 
@@ -272,7 +291,7 @@ def _record_or_reason(run: Run, data: str | None, teacher: dict | None, tuned: d
         record = read_run(run.result)
     except KdbenchError as error:
         return str(error)
-    if record["key"] != run.key:
+    if not of_today(run, record):
         return "its result comes from another config or version of the code"
     if record["hashes"].get("data") != data:
         return "its result comes from other data"

@@ -50,6 +50,6 @@ def _line(plan: Plan, pair: Pair, method: MethodSpec, seed: int) -> str:
     if not run.result.exists():
         return results.MISSING
     record = results.read_run(run.result)
-    stale = "" if record["key"] == run.key else " (of another config or code)"
+    stale = "" if results.of_today(run, record) else " (of another config or code)"
     score = f"{record['accuracy']['test']:.2f}" if record["status"] == results.FINISHED else record["status"]
     return score + stale

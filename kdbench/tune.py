@@ -54,7 +54,7 @@ def best(tried: list[dict[str, Any]]) -> dict[str, Any]:
 
 def _tried(run: Run, method: str, factor: float) -> dict[str, Any]:
     record = results.read_run(run.result) if run.result.exists() else None
-    if record is None or record["key"] != run.key:
+    if record is None or not results.of_today(run, record):
         raise KdbenchError(f"tuning needs {run.result}, which is missing or of another config or code; run snakemake")
     return {
         "factor": factor,

@@ -254,14 +254,53 @@ def interrupted(plan, monkeypatch, at_step=8, job=None):
 
 
 def test_resume_with_other_threads_is_refused(trained, monkeypatch):
-    plan = plan_for(["kd"], seeds=[0], checkpoint_seconds=0)
-    interrupted(plan, monkeypatch)
-    other = plan_for(["kd"], seeds=[0], checkpoint_seconds=0, threads=2)
-    with pytest.raises(KdbenchError, match="threads 1 and cannot go on with threads 2"):
-        run_jobs(other, "cohort")
+    plan = plan_for(["scratch", "kd"], seeds=[0], checkpoint_seconds=0)
+    job = next(job for job in plan.of("cohort") if job.pair.teacher is None)
+    interrupted(plan, monkeypatch, job=job)
+    other = plan_for(["scratch", "kd"], seeds=[0], checkpoint_seconds=0, threads=2)
+    same = other.job("cohort", job.id)
+    with pytest.raises(KdbenchError, match=r"threads 1 and cannot go on with threads 2.* delete .*seed0 to start"):
+        jobs.run_training(other, same, threads=2)
+    torch.set_num_threads(1)
+    jobs.run_training(plan, job, threads=1)
+    assert not jobs.unfinished(plan, job) and jobs.unfinished(other, same), "finished with one thread, not with two"
+    assert job.key != same.key, "so that Snakemake sees it"
     with pytest.raises(KdbenchError, match="threads: 2, but this job got 1"):
         jobs.run_training(other, other.of("cohort")[0], threads=1)
     torch.set_num_threads(1)
+
+
+def test_a_state_of_other_data_or_another_teacher_is_not_gone_on_with(trained, monkeypatch):
+    plan = plan_for(["kd"], seeds=[0], checkpoint_seconds=0)
+    interrupted(plan, monkeypatch)
+    meta = plan.of("data")[0].output
+    text = meta.read_text()
+    for told, given in ((text.replace(json.loads(text)["sha256"], "0" * 64), ["0" * 64]), (text, [])):
+        meta.write_text(told)
+        [run] = jobs.unfinished(plan, plan.of("cohort")[0])
+        saved = checkpoint.load(trained / "results/tiny/state/cnn-t--vit-s/seed0/checkpoint")
+        assert (saved["keys"]["kd"] == run.state_key) == (not given)
+    with monkeypatch.context() as patch:
+        patch.setattr(results, "teacher_record", lambda *_: {"hashes": {"weights": "1" * 64}})
+        [run] = jobs.unfinished(plan, plan.of("cohort")[0])
+    assert saved["keys"]["kd"] != run.state_key
+
+
+def test_some_methods_by_hand_leave_the_state_of_their_neighbours(trained, monkeypatch):
+    plan = plan_for(["kd", "ofa"], seeds=[0], checkpoint_seconds=0)
+    interrupted(plan, monkeypatch)
+    steps, real = Counter(), engine._step
+
+    def counting(member, *args):
+        steps[member.run.method.id] += 1
+        return real(member, *args)
+
+    monkeypatch.setattr(engine, "_step", counting)
+    [job] = plan.of("cohort")
+    jobs.run_training(plan, job, threads=1, methods=["kd"])
+    jobs.run_training(plan, job, threads=1)
+    assert steps == {"kd": 12, "ofa": 4}
+    assert not list((trained / "results/tiny/state").rglob("checkpoint*"))
 
 
 def test_an_edited_method_starts_anew_while_the_others_go_on(trained, monkeypatch):

@@ -48,6 +48,25 @@ def test_editing_it_retrains_it_alone_and_a_comment_does_not(trained, mine):
     assert {name for name in before if before[name] != after[name]} == {("cnn-t--vit-s", "mykd", 0)}
 
 
+def test_editing_what_it_imports_retrains_it(trained, mine, monkeypatch):
+    package = trained / "mylab"
+    package.mkdir()
+    texts = {"__init__": "", "losses": "SCALE = 1.0\n", "more": "import mylab.deep\n", "deep": "A = 1\n"}
+    for name, text in texts.items():
+        (package / f"{name}.py").write_text(text)
+    lines = "import kdbench.frequency\nfrom mylab import more\nfrom mylab.losses import SCALE\n"
+    (package / "my_kd.py").write_text(SOURCE.replace("import torch.nn", f"{lines}import torch.nn"))
+    mine["methods"]["mykd"]["method"] = "mylab/my_kd.py:MyKD"
+    files = registry.module_files("mylab/my_kd.py:MyKD")
+    assert {"frequency.py", "methods/base.py"} < set(files)
+    assert {str(path) for path in package.glob("*.py")} < set(files)
+    run = "cnn-t--vit-s", "mykd", 0
+    before = tiny_plan(**mine).runs()[run].key
+    (package / "deep.py").write_text("A = 2\n")
+    registry._meaning.cache_clear()
+    assert tiny_plan(**mine).runs()[run].key != before
+
+
 def test_it_is_checked_by_one_command(trained, mine, capsys):
     assert cli.main(["check", "my_kd.py:MyKD"]) == 0
     assert "MyKD" in capsys.readouterr().out

@@ -313,7 +313,7 @@ def test_a_result_cut_at_every_length_or_with_any_bit_flipped_is_refused(trained
     whole, record = path.read_bytes(), results.read_run(path)
     for length in range(len(whole.rstrip())):
         path.write_bytes(whole[:length])
-        with pytest.raises(KdbenchError, match=r"seed0\.json is damaged .*delete it and run again"):
+        with pytest.raises(KdbenchError, match=r"seed0\.json is damaged .*and run: kdbench distill tiny"):
             results.read_run(path)
     accepted, flips = 0, range(0, 8 * len(whole), 1 if FULL else 61)
     for bit in flips:

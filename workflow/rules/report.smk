@@ -12,6 +12,7 @@ rule stages:
     params:
         suite=SUITE,
         code=planning.report_code("measure.py", "similarity.py", "frequency.py"),
+        methods=lambda w: planning.measured_methods(PLAN.suite, w.block),
     shell:
         "kdbench similarity {params.suite:q} {wildcards.block}/{wildcards.pair} --kind stages 2>&1 | tee {log}"
 
@@ -48,6 +49,7 @@ rule table:
         f"{HOME}/logs/table.log",
     params:
         suite=SUITE,
+        text=planning.report_text(PLAN.suite),
         code=planning.report_code("jobs.py", "tables.py", "page.py", "stats.py", "results.py"),
         job_keys=[job.key for job in PLAN.jobs if job.runs],
     shell:
@@ -73,6 +75,7 @@ rule figure:
         f"{HOME}/logs/figure.log",
     params:
         suite=SUITE,
+        text=planning.report_text(PLAN.suite),
         code=planning.report_code("jobs.py", "figures.py", "stats.py", "results.py"),
         job_keys=[job.key for job in PLAN.jobs if job.runs],
     shell:
