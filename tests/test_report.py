@@ -65,7 +65,7 @@ def test_the_verdict_comes_from_the_table_of_verdicts(plan):
     sentence = next(
         p["text"] for s in data["blocks"][0]["sections"] for p in s["parts"] if p.get("text", "").startswith("Better")
     )
-    lists = {one["kind"]: ", ".join(one["methods"]) for one in first["lists"]}
+    lists = {one["kind"]: "; ".join(one["methods"]) for one in first["lists"]}
     for kind, words in (("better", "Better than KD"), ("worse", "Worse"), ("not separated", "Not separated")):
         assert f"{words}: {lists.get(kind, 'none')}." in sentence
     assert first["title"].startswith("Verdict against KD") and first["detectable"].startswith("Smallest")
