@@ -216,7 +216,8 @@ def described(plan: Plan) -> list[tuple[Block, pd.DataFrame, dict[str, Any], dic
     for block in plan.suite.blocks:
         folder = data_folder(plan.suite, block.data)
         packed_already = (folder / "meta.json").exists()
-        meta = packed.load(folder).meta if packed_already else {"anchors": {}, "counts": {}, "notes": []}
+        nothing = {"anchors": {}, "counts": {}, "class_names": [], "notes": []}
+        meta = packed.load(folder).meta if packed_already else nothing
         frame = results.collect(plan, block)
         context = {
             **_context(plan, meta),
@@ -381,5 +382,5 @@ def _context(plan: Plan, meta: dict[str, Any]) -> dict[str, Any]:
         "date": newest.get("finished_at", "")[:10],
         "hardware": sorted({results.hardware_line(r["hardware"]) for r in records}),
         "versions": newest.get("versions", {}),
-        "data": {"counts": meta["counts"], "notes": meta["notes"]},
+        "data": {"counts": meta["counts"], "classes": len(meta["class_names"]), "notes": meta["notes"]},
     }

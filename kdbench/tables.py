@@ -372,7 +372,7 @@ def _teacher_row(teacher: pd.Series, pairs: Sequence[str], notes: dict[str, str]
 
 def _gain_row(frame: pd.DataFrame, pairs: Sequence[str]) -> Row:
     gains = stats.headline_pairs(frame)["gain"].reindex(pairs)
-    return Row(Cell("minus scratch, validation"), tuple(Cell(signed(g) if _known(g) else "—") for g in gains))
+    return Row(Cell("minus scratch, validation, points"), tuple(Cell(signed(g) if _known(g) else "—") for g in gains))
 
 
 def _verdict_table(block: Block, verdict: pd.DataFrame, baseline: str) -> Table:
@@ -560,7 +560,8 @@ def _cost_table(block: Block, data: pd.DataFrame) -> Table:
 
 _COST_NOTE = (
     "Seconds are those of the student's own steps: what the runs of a job share, the teacher's forward pass and the "
-    "batches, is not counted, nor is evaluation. Memory is that of the whole process, with all its runs."
+    "batches, is not counted, nor is evaluation. Scratch is timed in a job of its own, so a busy machine moves the "
+    "ratio. Memory is that of the whole process, with all its runs."
 )
 
 
@@ -638,6 +639,8 @@ def _facts(data: pd.DataFrame, anchors: Mapping, context: Mapping) -> list[str]:
     facts = context.get("data") or {}
     counts = facts.get("counts") or {}
     lines = [f"Data: {_say(counts)}."] if counts else []
+    if classes := facts.get("classes"):
+        lines.append(f"{classes:,} classes: guessing has {100 / classes:.1f} %.")
     lines += [str(note) for note in facts.get("notes") or []]
     level = stats.mean_sd(data["test_mean"]).mean
     if counts.get("test") and level is not None:

@@ -31,7 +31,7 @@ CONTEXT = {
     "hardware": "two cores",
     "versions": {"torch": "2.13.0"},
     "commit": "abc123",
-    "data": {"counts": {"train": 1000, "val": 257, "test": 540}, "notes": ["Split by hand."]},
+    "data": {"counts": {"train": 1000, "val": 257, "test": 540}, "classes": 10, "notes": ["Split by hand."]},
 }
 HOSTILE = r"a_b & c|d <script>alert(1)</script> 100% $x$ #1 {y} ~ ^ \input{z} [w] `q` 語"
 
@@ -106,6 +106,7 @@ def test_cells_by_hand():
 def test_page_says_what_a_reader_needs():
     text = page(*make())
     assert text.index("Too small to rank.") < text.index("## Main block")
+    assert "10 classes: guessing has 10.0 %." in text
     assert "540 test samples" in text and re.search(r"standard error of 1\.\d points", text)
     assert "image: nearest neighbour 95.2 %, logistic regression 91.3 % (on 1,000 train and 540 test samples)" in text
     assert "Smallest true difference" in text and "Holm's first step over 5 methods, n = 3" in text
