@@ -8,7 +8,7 @@ from kdbench.suite import GROUPS
 HEAD = """# Methods
 
 Made by `kdbench show methods` from the docstrings in kdbench/methods. † and ‡ mark what is not fully known from a
-paper or its code.
+paper or its code. The main weight is what `tune` varies ([suites.md](suites.md)).
 """
 
 
@@ -34,6 +34,9 @@ def _section(info: MethodInfo) -> str:
     if info.params:
         defaults = ", ".join(f"`{k}: {_yaml(p.default)}`" for k, p in info.params.items())
         lines += [f"Defaults: {defaults}.", ""]
+    weight = info.main_weight
+    told = f"`{weight}`, by default {info.params[weight].default}" if weight else "none, so that `tune` leaves it alone"
+    lines += [f"Main weight: {told}.", ""]
     for name, preset in info.presets.items():
         lines += [f"Preset `{name}`: {', '.join(f'`{k}: {_yaml(v)}`' for k, v in preset.items())}.", ""]
     return "\n".join(lines)

@@ -19,7 +19,9 @@ from kdbench.types import KdbenchError
 
 def main(argv: list[str] | None = None) -> int:
     """Run one verb. Returns the exit code: 0, or after a sentence on stderr 2, or 130 where the user stopped it."""
-    args = _parser().parse_args(argv)
+    args, strange = _parser().parse_known_args(argv)
+    if strange:  # argparse itself would tell it with the usage of all verbs
+        args.parser.error(f"unrecognized arguments: {' '.join(strange)}")
     try:
         return args.verb(args) or 0
     except KdbenchError as error:
@@ -38,7 +40,9 @@ def _parser() -> argparse.ArgumentParser:
 
     def verb(function, help_text: str) -> argparse.ArgumentParser:
         sub = verbs.add_parser(function.__name__.strip("_"), help=help_text, description=help_text)
-        sub.set_defaults(verb=function, stopped="stopped; finished runs are kept and a checkpoint holds the rest")
+        sub.set_defaults(
+            verb=function, parser=sub, stopped="stopped; finished runs are kept and a checkpoint holds the rest"
+        )
         if function not in (_doctor, _check, _compare, _bench):
             sub.add_argument("suite", help="name of a file in config/, or a path to a .yaml")
         return sub
@@ -83,13 +87,15 @@ def _parser() -> argparse.ArgumentParser:
     sub = verb(_check, "does a method keep the rules? Runs it on tiny networks of every family")
     sub.add_argument("method", help="NAME, or path/to/file.py:CLASS")
     sub = verb(_bench, "how fast is it? Whole processes and steps, timed with repeats, on this machine")
-    sub.add_argument("part", help="field, accuracy, engine, roofline, scale, all, or `show`: print what --out holds")
+    sub.add_argument("part", help="field, accuracy, engine, roofline, scale, all, or `show`: print what was measured")
     sub.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     sub.add_argument("--threads", type=int, help="of a process; default all cores")
     sub.add_argument("--jobs", type=int, default=1, help="whole processes at a time (field, accuracy); default 1")
     sub.add_argument("--steps", type=int, help="steps that are timed; default by part and device")
     sub.add_argument("--repeats", type=int, help="default by part and device; seeds for accuracy")
-    sub.add_argument("--out", type=Path, help="folder of PART.json; default results/bench")
+    sub.add_argument(
+        "--out", type=Path, help="folder of PART.json; default results/bench (show: else the committed one)"
+    )
     sub.set_defaults(stopped="stopped; parts that were finished are written")
     verb(_doctor, "look at this machine: versions, devices, folders, settings")
     return parser
@@ -258,7 +264,7 @@ def _bench(args: argparse.Namespace) -> None:
     from kdbench.bench import main
 
     if args.part == "show":
-        print(main.tables(args.out or main.FOLDER))
+        print(main.tables(args.out or main.measured()))
         return
     options = ("device", "threads", "jobs", "steps", "repeats", "out")
     _wrote(main.bench(args.part, **{name: getattr(args, name) for name in options}))

@@ -19,21 +19,30 @@ from kdbench.data import packed
 from kdbench.plan import Job, Plan, data_folder
 from kdbench.types import KdbenchError, ModelSpec
 
+UNITS = {"10^15": 1e15, "10^12": 1e12, "10^9": 1e9}
+"""Of operations; the largest of which a suite's sum holds one is taken, so that a small suite does not cost 0.00."""
+
 
 def lines(plan: Plan) -> list[str]:
-    """A line a teacher and a pair, and their sum. Raises KdbenchError for a data set that is not packed yet."""
-    rows = [("trains", "runs", "steps a run", "10^15 operations")]
-    total = 0.0
+    """A line a teacher and a pair, and their sum. Raises KdbenchError for data sets that are not packed yet."""
+    missing = [job.data for job in plan.of("data") if not job.output.exists()]
+    if missing:
+        commands = " && ".join(f"kdbench data {plan.suite.name} {data}" for data in missing)
+        verb = "is" if len(missing) == 1 else "are"
+        raise KdbenchError(f"data {', '.join(missing)} {verb} not packed yet; run: {commands}")
     jobs = [job for job in plan.jobs if job.kind in ("teacher", "cohort")]
     used = {name for job in jobs for name in (job.pair.teacher, job.pair.student) if name}
     forward = {name: forward_operations(plan, plan.suite.models[name]) for name in used}
+    counted = []
     for (kind, pair), some in groupby(sorted(jobs, key=_owner), key=_owner):
         group = list(some)
         steps, operations = _training(plan, group, forward)
-        total += operations
-        runs = sum(len(job.runs) for job in group)
-        rows.append((f"{kind} {pair}", f"{runs:,}", f"{steps:,}", f"{operations / 1e15:,.2f}"))
-    rows.append(("all", f"{sum(len(job.runs) for job in jobs):,}", "", f"{total / 1e15:,.2f}"))
+        counted.append((f"{kind} {pair}", sum(len(job.runs) for job in group), f"{steps:,}", operations))
+    total = sum(operations for *_, operations in counted)
+    unit = next((unit for unit, size in UNITS.items() if total >= size), "10^9")
+    rows = [("trains", "runs", "steps a run", f"{unit} operations")]
+    for name, runs, steps, operations in (*counted, ("all", sum(len(job.runs) for job in jobs), "", total)):
+        rows.append((name, f"{runs:,}", steps, f"{operations / UNITS[unit]:,.2f}"))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
 
@@ -68,7 +77,4 @@ def forward_operations(plan: Plan, spec: ModelSpec) -> int:
 
 
 def _meta(plan: Plan, data: str) -> dict[str, Any]:
-    folder = data_folder(plan.suite, data)
-    if not (folder / "meta.json").exists():
-        raise KdbenchError(f"data {data} is not packed yet; run: kdbench data {plan.suite.name} {data}")
-    return packed.load(folder).meta
+    return packed.load(data_folder(plan.suite, data)).meta

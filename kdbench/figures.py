@@ -10,6 +10,7 @@ column of a page; what shows pair by pair fits a page.
 
 from __future__ import annotations
 
+import itertools
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import Locator, LogLocator, MaxNLocator, NullLocator
 
 from kdbench import stats
 from kdbench.checkpoint import atomic
@@ -72,9 +73,11 @@ _WHITE_NOISE = {"color": "#777777", "linestyle": ":", "linewidth": 0.8}
 # Tol's muted palette: networks never share a colour with a method.
 _NETWORK_COLOURS = ("#332288", "#CC6677", "#117733", "#88CCEE", "#AA4499", "#999933", "#44AA99", "#882255", "#DDCC77")
 _CHANGES = "PuOr"
-_BANDS = {"dc": "DC", "low": "low frequencies", "high": "high frequencies"}
+_BANDS = {"dc": "DC: mean over space", "low": "low spatial frequencies", "high": "high spatial frequencies"}
 _BAND_COLOURS = {"raw": "#999999", "low": "#0072B2", "high": "#E69F00"}
 _NULL = "#d9d9d9"
+_STEPS = [1, 2, 5, 10]
+_DPI = 150
 _NO_DATE = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}
 _KINDS = {"weak": "weak teacher", "undecided": "teacher or scratch unknown"}
 
@@ -108,7 +111,8 @@ def _canvas(title: str, rows: int, columns: int, panel: tuple[float, float], lab
     """rows x columns panels of this size, with room for labels at their left; inches."""
     width = max(columns * panel[0] + labels, COLUMN)
     title = _wrapped(title, width, size=STYLE["figure.titlesize"])
-    figure = Figure(figsize=(width, rows * panel[1] + 0.3 + 0.16 * _lines(title)), layout="constrained")
+    size = (width, rows * panel[1] + 0.3 + 0.16 * _lines(title))
+    figure = Figure(figsize=size, layout="constrained", dpi=_DPI)  # text is not as wide at another resolution
     figure.suptitle(title, x=0.01, ha="left", weight="bold")
     return figure
 
@@ -142,30 +146,51 @@ def _plain(text: Any) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
 
 
-def _below(figure: Figure, sentences: Iterable[str], entries: Mapping[str, Any] | None = None) -> None:
-    """Legend and footnote under the panels, for which the figure grows."""
+def _below(figure: Figure, sentences: Iterable[str], *legends: Mapping[str, Any], titles: Sequence[str] = ()) -> None:
+    """Legends, from top to bottom, and footnote under the panels, for which the figure grows."""
     width = figure.get_figwidth()
     note = "\n".join(_wrapped(sentence, width, size=7) for sentence in sentences)
     columns = max(int(width / 1.7), 1)
-    labels = [textwrap.fill(_plain(name), int((width / columns - 0.5) * 72 / (7 * 0.58))) for name in entries or {}]
-    rows = -(-len(labels) // columns)
-    tallest = max((sum(map(_lines, labels[i : i + rows])) for i in range(0, len(labels), rows or 1)), default=0)
-    notes_height, legend_height = 0.14 * _lines(note) + 0.06, 0.16 * tallest
-    height = figure.get_figheight() + notes_height + legend_height
+    legends = [entries for entries in legends if entries]
+    titles = titles or [""] * len(legends)
+    wrapped = [
+        [textwrap.fill(_plain(name), int((width / columns - 0.5) * 72 / (7 * 0.58))) for name in entries]
+        for entries in legends
+    ]
+    heights = []
+    for title, labels in zip(titles, wrapped, strict=True):
+        rows = -(-len(labels) // columns)
+        each = [0.12 * _lines(label) + 0.05 for label in labels]
+        tallest = max(sum(each[i : i + rows]) for i in range(0, len(each), rows))
+        heights.append(tallest + 0.1 + (0.17 if title else 0.0))
+    notes_height = 0.12 * _lines(note) + 0.08
+    height = figure.get_figheight() + notes_height + sum(heights)
     figure.set_figheight(height)
     figure.supxlabel(note, x=0.01, ha="left", fontsize=7, color="#444444")
-    if labels:
+    for i, (entries, labels, title) in enumerate(zip(legends, wrapped, titles, strict=True)):
         # matplotlib hides labels that begin with an underscore; a space saves them.
         figure.legend(
             list(entries.values()),
             [f" {label}" if label.startswith("_") else label for label in labels],
             loc="lower left",
-            bbox_to_anchor=(0.0, notes_height / height),
+            bbox_to_anchor=(0.0, (notes_height + sum(heights[i + 1 :])) / height),
             ncols=columns,
             borderaxespad=0.2,
             columnspacing=1.0,
+            title=title or None,
+            title_fontproperties={"size": STYLE["legend.fontsize"], "weight": "bold"},
+            alignment="left",
         )
-        figure.get_layout_engine().set(rect=(0, legend_height / height, 1, 1 - legend_height / height))
+    figure.get_layout_engine().set(rect=(0, sum(heights) / height, 1, 1 - sum(heights) / height))
+
+
+def _log_locator(low: float, high: float) -> Locator:
+    """Ticks of a log axis: decades, and steps between them where fewer than three would be seen."""
+    for steps in ((1,), (1, 2, 5)):
+        ticks = np.outer(10.0 ** np.arange(np.floor(np.log10(low)), np.log10(high) + 1), steps)
+        if ((ticks >= low) & (ticks <= high)).sum() >= 3:
+            return LogLocator(subs=steps)
+    return MaxNLocator(nbins=4, steps=_STEPS, min_n_ticks=3)
 
 
 def _say(axes: Axes, text: str, width: int = 24) -> None:
@@ -194,10 +219,23 @@ def _labels(block: Block) -> dict[str, str]:
     return {m.id: _plain(m.label) for m in block.methods}
 
 
-def _short(label: str) -> str:
-    """A label that has one line only; legends show it whole. What tells a tuned twin from its method stays."""
+def _beside(label: str) -> str:
+    """A label at the left of a row: on two lines of even length where it is long, cut beyond 52 characters.
+
+    Legends show it whole. What tells a tuned twin from its method stays.
+    """
     tail = ", tuned" if label.endswith(", tuned") else ""
-    return textwrap.shorten(label.removesuffix(tail), 26 - len(tail), placeholder=" …") + tail
+    label = textwrap.shorten(label.removesuffix(tail), 52 - len(tail), placeholder=" …") + tail
+    if len(label) <= 26:
+        return label
+    halves = (textwrap.wrap(label, width, break_on_hyphens=False) for width in range(len(label) // 2, len(label) + 1))
+    return "\n".join(next(lines for lines in halves if len(lines) <= 2))
+
+
+def _row_height(labels: Sequence[str], least: float) -> float:
+    """Inches a row needs so that no label touches the next."""
+    lines = [_lines(label) for label in labels]
+    return max([least, *(0.0625 * (one + other) for one, other in itertools.pairwise(lines))])
 
 
 def _seeds(n: int) -> str:
@@ -211,7 +249,7 @@ def _write(figure: Figure, stem: Path, suffixes: Sequence[str] = ("svg", "png"))
     for suffix in suffixes:
         path = Path(stem).with_name(f"{Path(stem).name}.{suffix}")
         with atomic(path) as file:
-            figure.savefig(file, format=suffix, dpi=150, metadata=_NO_DATE[suffix])
+            figure.savefig(file, format=suffix, dpi=_DPI, metadata=_NO_DATE[suffix])
         paths.append(path)
     return paths
 
@@ -294,7 +332,8 @@ def stage_views(suite: Suite, block: Block, documents: Sequence[Mapping[str, Any
 def _stage_legend(figure: Figure, methods: Sequence[str], styles, labels, notes: Iterable[str]) -> None:
     entries = {labels[m]: Line2D([], [], **styles[m]) for m in methods}
     entries |= {"shuffled pairs (null)": Patch(color=_NULL)}
-    _below(figure, ["Unbiased linear CKA. Points: mean over seeds; whiskers: range over seeds.", *notes], entries)
+    what = "Unbiased linear CKA of the maps, by band of spatial frequencies."
+    _below(figure, [f"{what} Points: mean over seeds; whiskers: range over seeds, no interval.", *notes], entries)
 
 
 def _cka(documents: Sequence[Mapping[str, Any]], block: Block) -> pd.DataFrame:
@@ -368,22 +407,25 @@ def summary_figure(suite: Suite, block: Block, documents: Sequence[Mapping[str, 
 
     rows, columns = len(methods) + 1, len(pairs)
     title = f"{block.title}: what training changed in the CKA of teacher and student, {_seeds(data['seed'].nunique())}"
-    panel = (max(0.24 * columns, 1.2), 0.13 * rows + 0.25)
+    labels = ["CKA before training", *(_beside(_labels(block)[m]) for m in methods)]
+    panel = (max(0.24 * columns, 1.2), _row_height(labels, 0.13) * rows + 0.25)
     figure = _canvas(title, 2, 1, panel, labels=1.3)
     figure.set_figheight(figure.get_figheight() + 1.0)
-    labels = ["CKA before training", *(_short(_labels(block)[m]) for m in methods)]
     grid = figure.subplots(2, 1, sharex=True)
     for axes, (band, table) in zip(grid, tables.items(), strict=True):
         image = _heat_panel(axes, table.to_numpy(), limit)
         axes.set_title(_BANDS[band])
         axes.set_yticks(range(rows), labels)
     grid[1].set_xticks(range(columns), [_pair_name(block, p) for p in pairs], rotation=90)
-    figure.colorbar(image, ax=list(grid), location="bottom", aspect=30, label="change of CKA, mean over stages")
+    bar = {"location": "bottom", "aspect": 30, "ticks": MaxNLocator(nbins=5, steps=_STEPS)}
+    figure.colorbar(image, ax=list(grid), label="change of CKA, mean over stages", **bar)
     null = data.loc[data["band"].isin(tables), ["null_low", "null_high"]].abs().max().max()
     chance = [f"Shuffled pairs reach a CKA of {null:.2f}."] if np.isfinite(null) else []
     _below(
         figure,
         [
+            "Spatial frequencies of the maps. Below the first row: paired difference to it. "
+            "Means over stages and seeds, no interval.",
             *chance,
             *notes,
             *(["Hatched: no finished run, or no CKA at some stage."] if _any_empty(tables.values()) else []),
@@ -471,27 +513,32 @@ def spectra_figure(suite: Suite, block: Block, documents: Sequence[Mapping[str, 
         column[-1].set_xlabel("cycles per image")
         column[-1].xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     grid[0, 0].set_yscale("log")
+    grid[0, 0].yaxis.set_major_locator(_log_locator(*grid[0, 0].get_ylim()))
     grid[0, 0].yaxis.set_major_formatter("{x:g}")
     for axes in grid.ravel():
         axes.yaxis.set_minor_locator(NullLocator())
     for name, axes in zip(("no teacher", *(_pair_title(block, p, 18) for p in pairs)), grid[:, 0], strict=True):
         axes.set_ylabel(f"{name}\nshare of power")
-    entries = {
+    noise = {"white noise on its grid": Line2D([], [], **_WHITE_NOISE)}
+    first = {
         f"{model} ({'teacher' if role == 'teacher' else labels['scratch']})": Line2D([], [], **look)
         for (role, model), look in looks.items()
     }
-    entries |= {"white noise on its grid": Line2D([], [], **_WHITE_NOISE)}
-    entries |= {"below: teacher of the pair": Line2D([], [], **_TEACHER)}
-    entries |= {labels[m]: Line2D([], [], color=styles[m]["color"], linestyle=styles[m]["linestyle"]) for m in own}
+    below = {"teacher of the pair": Line2D([], [], **_TEACHER)}
+    below |= {labels[m]: Line2D([], [], color=styles[m]["color"], linestyle=styles[m]["linestyle"]) for m in own}
     if set(data["method"].dropna()) - set(own):
-        entries |= {"range of all other methods": Patch(color=_NULL)}
+        below |= {"range of all other methods": Patch(color=_NULL)}
     _below(
         figure,
         [
-            "Share of each ring in the power from 1 cycle to the Nyquist frequency of its own grid; mean over samples, "
-            "channels and seeds, the mean map over samples taken off. Dot at 0: share of DC in all power up to there."
+            "Spatial frequencies of the maps. Share of each ring in the power from 1 cycle to the Nyquist frequency of "
+            "its own grid; mean over samples, channels and seeds, the mean map over samples taken off. Dot at 0: share "
+            "of DC, the mean over space, in all power up to there. No intervals; grey: range of the other methods' "
+            "means."
         ],
-        entries,
+        first | noise,
+        below | noise,
+        titles=("First row: networks trained without a teacher", "Rows below: teacher and students of the pair"),
     )
     return _write(figure, stem)
 
@@ -555,15 +602,29 @@ def channel_figure(suite: Suite, block: Block, documents: Sequence[Mapping[str, 
     for axes, (a, b) in zip(panels, models, strict=True):
         _channel_panel(axes, data[(data["a"] == a) & (data["b"] == b)], treatments)
         axes.set_title(textwrap.fill(_plain(f"{a} and {b}"), 34))
-    names = [",\n".join(textwrap.fill(part, 26) for part in _plain(t).split(", ")) for t in treatments]
+    # DC is the mean over space in all other figures; here it is the mean over channels.
+    named = [_plain(t).replace("DC", "channel mean") for t in treatments]
+    names = [",\n".join(textwrap.fill(part, 26) for part in t.split(", ")) for t in named]
     panels[0].set_yticks(range(len(treatments)), names)
     panels[0].set_ylim(len(treatments) - 0.5, -0.5)
     bands = ("raw feature", "low channel band", "high channel band")
     entries = {name: Patch(color=colour) for name, colour in zip(bands, _BAND_COLOURS.values(), strict=True)}
     tick = Line2D([], [], color="black", marker="|", markersize=9, markeredgewidth=1.8, linestyle="")
     entries |= {"null prediction: a shared channel mean only": tick}
-    over = "over seeds (t)" if seeds > 1 else "over test samples, one seed"
-    _below(figure, [f"Whiskers: 95 % interval {over}."], entries)
+    whiskers = "95 % t interval over seeds"
+    if seeds == 1:
+        whiskers = "one seed: 95 % bootstrap interval over test samples; where permuted or shuffled, 95 % of draws"
+    _below(
+        figure,
+        [
+            f"Whiskers: {whiskers}.",
+            "Frequencies run along the channel index, not over space: the channel mean is frequency 0 and part of the "
+            "low band where it is kept.",
+            "Permuted channels: each side in its own random order, as two networks that share no order of channels. "
+            "Shuffled pairs: each sample with a random one of the other side, or of its own class.",
+        ],
+        entries,
+    )
     return _write(figure, stem)
 
 
@@ -624,7 +685,9 @@ def _forest(suite: Suite, block: Block, frame: pd.DataFrame, stem: Path, by_pair
     seeds = frame["seed"].nunique()
     own = _twin_told(methods, baseline, labels)
     title = f"{block.title}: paired difference to {labels[baseline]}{own}, test accuracy, {_seeds(seeds)}"
-    figure = _canvas(title, *shape, panel=(1.15, 0.6 + (0.15 if by_pair else 0.18) * len(methods)), labels=1.3)
+    names = [_beside(labels[m]) for m in methods]
+    height = 0.6 + _row_height(names, 0.15 if by_pair else 0.18) * len(methods)
+    figure = _canvas(title, *shape, panel=(1.15, height), labels=1.3)
     limit = _reach([interval for _, each in panels.values() for interval, _ in each.values()])
     grid = _panels(figure, shape, len(panels), "points")
     for axes, (name, (kind, each)) in zip(grid, panels.items(), strict=True):
@@ -633,7 +696,7 @@ def _forest(suite: Suite, block: Block, frame: pd.DataFrame, stem: Path, by_pair
         _forest_panel(axes, each, styles, limit)
     grid[0].set_facecolor("#eef4fa")
     grid[0].set_title(grid[0].get_title(), weight="bold")
-    grid[0].set_yticks(range(len(methods)), [_short(labels[m]) for m in methods])
+    grid[0].set_yticks(range(len(methods)), names)
     grid[0].set(ylim=(len(methods) - 0.5, -0.5), xlim=(-limit, limit))
     first = "first panel" if by_pair else "mean"
     _below(
@@ -694,9 +757,11 @@ def _forest_panel(axes: Axes, each: Mapping[str, tuple[stats.Interval, str | Non
         certain = low is not None and np.isfinite(low)
         if certain:
             axes.hlines(y, max(low, -limit), min(high, limit), color=style["color"], lw=1.2)
-            for end, beyond, arrow in ((-limit, low < -limit, "<"), (limit, high > limit, ">")):
+            for end, beyond in ((-limit, low < -limit), (limit, high > limit)):
                 if beyond:
-                    axes.plot(end, y, marker=arrow, color=style["color"], markersize=5, clip_on=False)
+                    # No marker: methods have triangles of their own.
+                    arrow = {"arrowstyle": "->", "color": style["color"], "lw": 1.2, "shrinkA": 0, "shrinkB": 0}
+                    axes.annotate("", (end, y), (mean, y), arrowprops=arrow)
         axes.plot(mean, y, **style, markersize=5, **({} if certain else {"markerfacecolor": "white"}))
 
 
@@ -745,8 +810,7 @@ def cost_figure(suite: Suite, block: Block, frame: pd.DataFrame, stem: Path) -> 
     room = _whiskers(intervals) + 0.06 * np.ptp(means) + 0.5
     axes.set_ylim(min(means) - room, max(means) + room)
     axes.set_xscale("log")
-    near = not drawn or costs[drawn].max() < 8 * costs[drawn].min()
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5) if near else (1, 2, 5)))
+    axes.xaxis.set_major_locator(_log_locator(*axes.get_xlim()))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel(f"training time, {'× ' + labels['scratch'] if relative else 's'}")
@@ -786,20 +850,26 @@ def learning_figure(suite: Suite, block: Block, curves: pd.DataFrame, stem: Path
     figure = _canvas(title, *shape, panel=(1.6, 1.5), labels=0.3)
     for i, axes in enumerate(_panels(figure, shape, len(pairs), "step")):
         part = curves[curves["pair"] == pairs[i]]
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=3, steps=_STEPS, integer=True))
         axes.set_title(_pair_title(block, pairs[i]))
         if part.empty:
             _say(axes, "no result yet")
         for method in methods:
             at = part[part["method"] == method].groupby("step")["test_accuracy"].agg(["mean", "std"])
             style = styles[method]
-            axes.plot(at.index, at["mean"], color=style["color"], linestyle=style["linestyle"])
+            each = {"marker": style["marker"] if len(at) <= 6 else None, "markersize": 2.5}
+            axes.plot(at.index, at["mean"], color=style["color"], linestyle=style["linestyle"], **each)
             axes.plot(at.index[-1:], at["mean"].iloc[-1:], color=style["color"], marker=style["marker"], linestyle="")
             axes.fill_between(
                 at.index, at["mean"] - at["std"], at["mean"] + at["std"], color=style["color"], alpha=0.12, lw=0
             )
         if i % shape[1] == 0:
             axes.set_ylabel("test accuracy, %")
+    axes.set_xlim(0, 1.05 * curves["step"].max())
     entries = {labels[m]: Line2D([], [], **styles[m]) for m in methods}
-    _below(figure, ["Lines: mean over seeds; bands: ± one standard deviation."], entries)
+    _below(
+        figure,
+        ["Lines: mean over seeds; bands: ± one standard deviation over seeds. Large marker: the last step."],
+        entries,
+    )
     return _write(figure, stem)

@@ -62,15 +62,15 @@ _FORM: dict[str, Callable[[Any], bool]] = {
 }
 """What every result holds."""
 _MAY_HOLD: dict[str, Callable[[Any], bool]] = {
-    "reason": _is_text,
-    "accuracy": _are_numbers,
-    "nll": _are_numbers,
-    "agreement": _are_numbers,
+    "reason": lambda v: v is None or _is_text(v),
+    "accuracy": lambda v: v is None or _are_numbers(v),
+    "nll": lambda v: v is None or _are_numbers(v),
+    "agreement": lambda v: v is None or _are_numbers(v),
     "cost": _are_numbers,
     "notes": lambda v: isinstance(v, list) and all(map(_is_text, v)),
     "history": lambda v: isinstance(v, list) and all(map(_is_epoch, v)),
 }
-"""What it may hold besides, or null."""
+"""What it may hold besides."""
 
 
 def write_run(run: Run, record: Mapping[str, Any]) -> None:
@@ -115,7 +115,7 @@ def _fault(record: dict[str, Any]) -> str | None:
         if name not in record or not fits(record[name]):
             return f"{name}: {str(record.get(name, 'absent'))[:40]}"
     for name, fits in _MAY_HOLD.items():
-        if record.get(name) is not None and not fits(record[name]):
+        if name in record and not fits(record[name]):
             return f"{name}: {str(record[name])[:40]}"
     accuracy = record.get("accuracy") or {}
     if record["status"] == FINISHED and not all(_is_number(accuracy.get(split)) for split in ("val", "test")):

@@ -7,7 +7,7 @@ import json
 from kdbench import checkpoint, results
 from kdbench.errors import unknown
 from kdbench.plan import Plan
-from kdbench.types import Block, MethodSpec, Pair
+from kdbench.types import Block, KdbenchError, MethodSpec, Pair
 
 
 def show(plan: Plan, pair: str | None, method: str | None, seed: int | None) -> None:
@@ -35,7 +35,13 @@ def show(plan: Plan, pair: str | None, method: str | None, seed: int | None) -> 
         return
     if seed not in block.seeds:
         raise unknown("seed", seed, block.seeds, f"block {block.name}")
-    print(json.dumps(checkpoint.read_json(plan.run_of(the_pair, methods[method], seed).result), indent=1))
+    run = plan.run_of(the_pair, methods[method], seed)
+    if not run.result.exists():
+        raise KdbenchError(
+            f"{pair} {method} seed {seed} is not trained yet; "
+            f"run: snakemake --cores all --config suite={plan.suite.name}"
+        )
+    print(json.dumps(checkpoint.read_json(run.result), indent=1))
 
 
 def _cells(plan: Plan, block: Block, pair: Pair) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import difflib
 import functools
 import importlib.util
 import itertools
@@ -33,6 +34,7 @@ _FAMILY_OF_MODULE = {module: family for family, modules in FAMILIES.items() for 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 MOST_VALUES = 100_000
 """Values that a suite may hold; one that is repeated by an alias counts each time."""
+_NOTHING = (None, [], {})
 _CHOICES = {
     ("Recipe", "optimizer"): ("adamw", "sgd"),
     ("ModelSpec", "stem"): ("timm", "small"),
@@ -61,7 +63,11 @@ def suite_path(name: str | Path) -> Path:
     if path.suffix in {".yaml", ".yml"}:
         if path.is_file():
             return path
-    elif (CONFIG_FOLDER / f"{name}.yaml").is_file():
+        beside = sorted(p.name for p in path.parent.glob("*.yaml"))
+        near = difflib.get_close_matches(path.name, beside, n=1)
+        hint = f"; did you mean {path.with_name(near[0])}?" if near else ""
+        raise KdbenchError(f"there is no file {path}{hint}")
+    if (CONFIG_FOLDER / f"{name}.yaml").is_file():
         return CONFIG_FOLDER / f"{name}.yaml"
     raise unknown(
         "suite", str(name), (p.stem for p in CONFIG_FOLDER.glob("*.yaml")), f"no such file in {CONFIG_FOLDER}/"
@@ -77,7 +83,10 @@ def load_suite(name: str | Path) -> Suite:
     path = suite_path(name)
     tree = _read(path)
     if isinstance(tree, dict) and "extends" in tree:
-        base = _read(path.with_name(f"{_name(tree.pop('extends'), f'{path}: extends')}.yaml"))
+        base_path = path.with_name(f"{_name(tree.pop('extends'), f'{path}: extends')}.yaml")
+        if not base_path.is_file():
+            raise unknown("suite", base_path.stem, (p.stem for p in path.parent.glob("*.yaml")), f"{path}: extends")
+        base = _read(base_path)
         if not isinstance(base, dict) or "extends" in base:
             raise KdbenchError(f"{path}: extends: the base must be a suite that extends no other")
         tree = {key: value for key, value in (base | tree).items() if value is not None}
@@ -89,8 +98,6 @@ def _read(path: Path) -> Any:
         tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
         _check_plain(tree, "", itertools.count(1))
         return tree
-    except FileNotFoundError:
-        raise unknown("suite", path.stem, (p.stem for p in path.parent.glob("*.yaml")), "extends") from None
     except KdbenchError as error:
         raise KdbenchError(f"{path}: {' '.join(str(error).split())}") from None
     except RecursionError:
@@ -134,7 +141,7 @@ def check_suite(tree: Any, name: str, where: str) -> Suite:
         if key not in options | sections:
             raise unknown("key", key, options | sections, where)
     for key in sections - {"methods", "tune", "claims"}:
-        if not tree.get(key):
+        if tree.get(key) in _NOTHING:
             raise KdbenchError(f"{where}: the section {key!r} is missing or empty")
 
     data = {n: _data(n, v, f"{where}: data.{n}") for n, v in _named(tree["data"], f"{where}: data")}
@@ -142,6 +149,8 @@ def check_suite(tree: Any, name: str, where: str) -> Suite:
     models = {
         n: _model(n, v, data, recipes, f"{where}: models.{n}") for n, v in _named(tree["models"], f"{where}: models")
     }
+    for model in models.values():
+        _check_fit(recipes[model.recipe], data[model.data], f"{where}: recipes.{model.recipe}")
     methods = {
         n: _method(n, v, f"{where}: methods.{n}") for n, v in _named(tree.get("methods", {}), f"{where}: methods")
     }
@@ -228,6 +237,22 @@ def _recipe(name: str, tree: Any, where: str) -> Recipe:
     return recipe
 
 
+def _check_fit(recipe: Recipe, data: DataSpec, where: str) -> None:
+    """Refuse a crop or a batch that is larger than the data; sources that find out from files are left to training.
+
+    Sources call the side of their images `size`; their training samples are `train`, or counted in COUNTS.
+    """
+    known = {key: p.default for key, p in source_params(data.source).items()} | data.args
+    side, train = known.get("size"), known.get("train", _constant(data.source, "COUNTS", {}).get("train"))
+    if side is not None and recipe.crop >= side:
+        raise KdbenchError(f"{where}.crop: must be below {side}, the size of data {data.name}, got {recipe.crop}")
+    if train is not None and recipe.batch_size > train:
+        raise KdbenchError(
+            f"{where}.batch_size: must be at most {train}, the training samples of data {data.name}, "
+            f"got {recipe.batch_size}"
+        )
+
+
 def _model(name: str, tree: Any, data: dict, recipes: dict, where: str) -> ModelSpec:
     model = _dataclass(ModelSpec, _mapping(tree, where), where, name=name)
     if name == "none" or "--" in name:
@@ -251,6 +276,11 @@ def _model(name: str, tree: Any, data: dict, recipes: dict, where: str) -> Model
             raise KdbenchError(f"{where}.args: {key!r} is set by kdbench")
         if key not in known:
             raise unknown(f"argument of {model.timm}", key, known, f"{where}.args")
+    width, heads = model.args.get("embed_dim"), model.args.get("num_heads")
+    # timm's other transformers may give their heads a width of their own.
+    is_vit = module in ("vision_transformer", "deit") and isinstance(width, int) and isinstance(heads, int)
+    if is_vit and (heads < 1 or width % heads):
+        raise KdbenchError(f"{where}.args: embed_dim {width} cannot be divided among num_heads {heads}")
     if model.args.get("patch_drop_rate"):
         raise KdbenchError(
             f"{where}.args: patch_drop_rate must be 0: timm's stage maps are wrong when patches are dropped"
@@ -287,7 +317,7 @@ def _block(name: str, tree: Any, data: dict, models: dict, methods: dict, seeds:
         if key not in (keys := ("title", "data", "pairs", "methods", "seeds", "readings", "table")):
             raise unknown("key", key, keys, where)
     for key in ("data", "pairs", "methods"):
-        if not tree.get(key):
+        if tree.get(key) in _NOTHING:
             raise KdbenchError(f"{where}: the key {key!r} is missing or empty")
     if _text(tree["data"], f"{where}.data") not in data:
         raise unknown("data set", tree["data"], data, where)
@@ -304,7 +334,7 @@ def _block(name: str, tree: Any, data: dict, models: dict, methods: dict, seeds:
     for seed in chosen:
         if seed not in seeds:
             raise unknown("seed", seed, seeds, f"{where}: seeds (the suite's are {', '.join(map(str, seeds))})")
-    names_of_readings = _list(tree["readings"], f"{where}.readings") if tree.get("readings") else []
+    names_of_readings = [] if tree.get("readings") in _NOTHING else _list(tree["readings"], f"{where}.readings")
     readings = tuple(
         _readings(spec, f"{where}.readings")
         for spec in (_method_of_block(m, methods, f"{where}.readings") for m in names_of_readings)
@@ -506,23 +536,29 @@ def _dataclass(cls: type, tree: dict, where: str, **fixed: Any) -> Any:
             if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
                 raise KdbenchError(f"{where}: the key {key!r} is missing")
             continue
+        place = f"{where}: {key}" if cls is Suite else f"{where}.{key}"
         if f.type.startswith("dict"):
-            values[key] = _mapping(tree[key], f"{where}.{key}")
+            values[key] = _mapping(tree[key], place)
         else:
-            values[key] = Parameter(f.type, None).check(tree[key], f"{where}.{key}")
+            values[key] = Parameter(f.type, None).check(tree[key], place)
         choices = _CHOICES.get((cls.__name__, key))
         if choices and values[key] not in choices:
-            raise unknown("value", values[key], [c for c in choices if c], f"{where}.{key}")
+            raise unknown("value", values[key], [c for c in choices if c], place)
     return cls(**values, **fixed)
 
 
 def source_modalities(source: str) -> tuple[str, ...]:
     """Names of the arrays that a data source gives for every sample: its constant MODALITIES."""
+    return _constant(source, "MODALITIES", ("image",))
+
+
+def _constant(source: str, name: str, otherwise: Any) -> Any:
+    """A constant of a data source's file, where it has that."""
     tree = ast.parse((SOURCES / f"{source}.py").read_text(encoding="utf-8"))
     for node in tree.body:
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == "MODALITIES":
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == name:
             return ast.literal_eval(node.value)
-    return ("image",)
+    return otherwise
 
 
 @functools.cache

@@ -290,6 +290,22 @@ def test_the_page_of_measurements_is_that_of_the_committed_files():
     assert page == shown + "\n", "run: kdbench bench show --out results/reference/bench > docs/bench-results.md"
 
 
+def test_what_was_measured_here_goes_before_the_committed_files(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    committed = tmp_path / "results/reference/bench"
+    shutil.copytree(REPOSITORY / "results/reference/bench", committed)
+    assert cli.main(["bench", "show"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out == (REPOSITORY / "docs/bench-results.md").read_text()
+    assert printed.err == "kdbench: from results/reference/bench\n"
+    own = tmp_path / "results/bench/engine.json"
+    own.parent.mkdir()
+    shutil.copy(committed / "engine.json", own)
+    assert cli.main(["bench", "show"]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == "kdbench: from results/bench\n" and printed.out == main.tables(own.parent) + "\n"
+
+
 def test_nothing_measured_yet(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert cli.main(["bench", "show"]) == 2

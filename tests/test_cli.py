@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import REPOSITORY, tiny_plan, write_tiny
+from conftest import REPOSITORY, TINY, tiny_plan, write_tiny
 
-from kdbench import cli, results
+from kdbench import cli, cost, results
 
 
 def run(*words: str) -> int:
@@ -61,10 +61,10 @@ def test_the_whole_plan_without_snakemake(trained, capsys):
         (["distill", "tiny", "cnn-t--vit-s", "--expect", "0000"], "changed since this workflow was started"),
         (["distill", "tiny", "cnn-t--vit-s", "--threads", "3"], "threads: 1, but this job got 3"),
         (["data", "tiny", "digit"], "did you mean 'digits'"),
-        (["similarity", "tiny", "cnn-t--vit-x"], "did you mean 'main/cnn-t--vit-s'"),
+        (["similarity", "tiny", "cnn-t--vit-x"], "'cnn-t--vit-x'; known: main/cnn-t--vit-s"),
         (["show", "tiny", "cnn-t--vit-s", "kdd"], "did you mean 'kd'"),
         (["show", "tiny", "cnn-t--vit-s", "kd", "5"], "unknown seed '5'"),
-        (["show", "tiny", "cnn-t--vit-s", "kd", "0"], "does not exist"),
+        (["show", "tiny", "cnn-t--vit-s", "kd", "0"], "kd seed 0 is not trained yet; run: snakemake"),
         (["table", "tiny"], "4 of 4 cells"),
     ],
 )
@@ -73,6 +73,46 @@ def test_refusals_are_one_sentence_and_exit_code_2(trained, capsys, words, told)
     assert run(*words) == 2
     message = capsys.readouterr().err
     assert told in message and message.count("\n") == 1 and "Traceback" not in message
+
+
+@pytest.mark.parametrize(
+    ("words", "usage", "told"),
+    [
+        (["plan", "tiny", "--costs-too"], "usage: kdbench plan ", "unrecognized arguments: --costs-too"),
+        (["show", "tiny", "a--b", "kd", "0", "1"], "usage: kdbench show ", "unrecognized arguments: 1"),
+        (["data", "tiny"], "usage: kdbench data ", "arguments are required: name"),
+    ],
+)
+def test_wrong_words_are_told_with_the_usage_of_their_verb(capsys, words, usage, told):
+    with pytest.raises(SystemExit, match="2"):
+        run(*words)
+    message = capsys.readouterr().err
+    assert message.startswith(usage) and told in message
+
+
+def test_what_a_small_suite_costs_is_counted_in_a_unit_that_shows_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    glyphs = {"source": "glyphs", "size": 8, "points": 8, "train": 94, "val": 47, "test": 47}
+    model = {**TINY["models"]["mlp-s"], "data": "glyphs", "input": "raster", "recipe": "glyphs"}
+    second = {"data": "glyphs", "pairs": ["raster -> raster"], "methods": ["kd"]}
+    recipe = TINY["recipes"]["teacher"]
+    changes = {"data__glyphs": glyphs, "models__raster": model, "blocks__second": second, "recipes__glyphs": recipe}
+    write_tiny(tmp_path, **changes)
+    assert run("plan", "tiny", "--cost") == 2
+    told = "data digits, glyphs are not packed yet; run: kdbench data tiny digits && kdbench data tiny glyphs"
+    assert told in capsys.readouterr().err
+    assert run("data", "tiny", "digits") == run("data", "tiny", "glyphs") == 0
+    capsys.readouterr()
+    assert run("plan", "tiny", "--cost") == 0
+    head, *rows = capsys.readouterr().out.partition("\n\n")[2].splitlines()
+    assert head.endswith("10^9 operations")
+    costs = [float(row.split()[-1].replace(",", "")) for row in rows]
+    assert min(costs) > 0.01 and costs[-1] == pytest.approx(sum(costs[:-1]), abs=0.05) and costs[-1] < 1000
+
+    monkeypatch.setattr(cost, "_training", lambda *_: (1, 0.5e12))
+    assert [line.split()[-1] for line in cost.lines(tiny_plan())[1:]] == ["0.50"] * 3 + ["1.50"]
+    monkeypatch.setattr(cost, "_training", lambda *_: (1, 0.5e15))
+    assert cost.lines(tiny_plan())[0].endswith("10^15 operations")
 
 
 def test_a_missing_teacher_and_missing_data_say_what_to_run(tmp_path, monkeypatch, capsys):

@@ -104,11 +104,31 @@ def words(path):
     [
         (
             "stage",
-            ["vit-t → cnn-s", "UHKD† (C0)", "before training", "shuffled pairs (null)", "4 x 4, below 8", "CKA"],
+            [
+                "vit-t → cnn-s",
+                "UHKD† (C0)",
+                "before training",
+                "shuffled pairs (null)",
+                "4 x 4, below 8",
+                "CKA",
+                "DC: mean over space",
+                "low spatial frequencies",
+                "range over seeds",
+            ],
         ),
         (
             "channel",
-            ["raster-t and outline-t", "DC removed", "null prediction", "low channel band", "cosine", "2 seeds"],
+            [
+                "raster-t and outline-t",
+                "channel mean removed",
+                "permuted channels, channel mean kept",
+                "null prediction",
+                "low channel band",
+                "cosine",
+                "2 seeds",
+                "Whiskers: 95 % t interval over seeds",
+                "along the channel index, not over space",
+            ],
         ),
         (
             "accuracy",
@@ -116,7 +136,14 @@ def words(path):
         ),
         (
             "summary",
-            ["vit-t → cnn-s", "UHKD† (C0)", "CKA before training", "low frequencies", "change of CKA", "Hatched"],
+            [
+                "vit-t → cnn-s",
+                "UHKD† (C0)",
+                "CKA before training",
+                "low spatial frequencies",
+                "change of CKA",
+                "Hatched",
+            ],
         ),
         (
             "spectra",
@@ -150,9 +177,8 @@ KINDS = ("stage", "summary", "spectra", "channel", "verdict", "accuracy", "cost"
 def test_nothing_overlaps(kind, pairs, methods, tmp_path, monkeypatch):
     kept = []
     monkeypatch.setattr(figures, "_write", lambda figure, stem: kept.append(figure) or [])
-    suite, block, frame = make(
-        pairs, methods, seeds=2, names={"ofa": "A method with quite a long name (variant: paper)"}
-    )
+    long = {m: f"{m}, a method with quite a long name (variant: paper)" for m in ("ofa", "uhkd", "m3", "m4", "m5")}
+    suite, block, frame = make(pairs, methods, seeds=2, names=long)
     draw(kind, suite, block, frame, tmp_path / "x")
     (figure,) = kept
     assert isinstance(figure, Figure)
@@ -252,7 +278,7 @@ def test_views_of_the_stages_show_one_pair_or_one_method_in_one_band(tmp_path):
     assert sorted(paths) == sorted(f"{name}-{band}.svg" for name in names for band in ("low", "high"))
     pair, other = (f"{p.teacher} → {p.student}" for p in block.pairs)
     text = " ".join(words(paths[f"by-pair/{block.pairs[0].id}-low.svg"]))
-    assert pair in text and other not in text and "KD" in text and "UHKD†" in text and "low frequencies" in text
+    assert pair in text and other not in text and "KD" in text and "UHKD†" in text and "low spatial frequencies" in text
     text = " ".join(words(paths["by-method/kd-high.svg"]))
     assert pair in text and other in text and "UHKD†" not in text and "before training" in text
 
@@ -354,9 +380,58 @@ def test_spectra_are_those_of_the_documents(drawn):
     assert grid[0, 0].get_yscale() == "log"
 
 
+def test_a_long_label_has_two_lines_and_loses_nothing(drawn):
+    long = "FD-CMKD‡ (heads only as written, no teacher)!"
+    assert len(long) == 45
+    suite, block, frame = make(names={"ofa": long})
+    for kind, numbers in (("verdict", frame), ("accuracy", frame), ("summary", stages(block))):
+        labels = [t.get_text() for t in drawn(kind, suite, block, numbers).axes[0].get_yticklabels()]
+        assert "FD-CMKD‡ (heads only as\nwritten, no teacher)!" in labels and "UHKD† (C0)" in labels, kind
+
+
 def test_a_label_that_is_cut_still_tells_a_tuned_twin():
-    long = "UHKD† (C0: spatial MSE, same FAM)"
-    assert figures._short(long) != figures._short(f"{long}, tuned")
-    assert figures._short(f"{long}, tuned").endswith("…, tuned")
-    assert max(len(figures._short(f"{long}{tail}")) for tail in ("", ", tuned")) <= 26
-    assert figures._short("KD, tuned") == "KD, tuned"
+    whole = "FD-CMKD‡ (heads only as written, no teacher), tuned"
+    assert figures._beside(whole).replace("\n", " ") == whole
+    long = "FD-CMKD‡ (heads only as written, no teacher, and a remark)"
+    cut = figures._beside(f"{long}, tuned").replace("\n", " ")
+    assert cut.endswith("…, tuned") and len(cut) <= 52
+    assert figures._beside("KD, tuned") == "KD, tuned"
+
+
+@pytest.mark.parametrize("spread", [1.5, 30.0, 1e4])
+def test_log_axes_have_three_plain_ticks_at_least(spread, drawn):
+    suite, block, _ = make(pairs=1)
+    documents = stages(block)
+    for row in documents[0]["spectra"]:
+        row["power"] = row["white"] = [0.9, 0.9 / spread, 0.9]
+    figure = drawn("spectra", suite, block, documents)
+    figure.draw_without_rendering()
+    low, high = figure.axes[0].get_ylim()
+    seen = [t.get_text() for t in figure.axes[0].get_yticklabels() if low <= t.get_position()[1] <= high]
+    assert len(seen) >= 3 and all(text == f"{float(text):g}" for text in seen)
+
+
+def test_spectra_tell_the_networks_of_the_first_row_from_the_methods_below(drawn):
+    suite, block, _ = make(pairs=2)
+    networks, methods = drawn("spectra", suite, block, stages(block)).legends
+    assert networks.get_title().get_text().startswith("First row")
+    assert methods.get_title().get_text().startswith("Rows below")
+    names, others = ({t.get_text() for t in legend.get_texts()} for legend in (networks, methods))
+    assert {"cnn-t (teacher)", "cnn-s (Scratch)"} <= names and {"KD", "teacher of the pair"} <= others
+    assert names & others == {"white noise on its grid"}
+
+
+def test_short_learning_curves_show_their_points_and_begin_at_zero(drawn):
+    suite, block, _ = make(pairs=1, methods=("scratch", "kd"))
+    numbers = curves(block)
+    (axes,) = drawn("learning", suite, block, numbers).axes
+    assert axes.get_xlim()[0] == 0 and [line.get_marker() for line in axes.lines] == ["s", "s", "o", "o"]
+    longer = pd.concat([numbers.assign(step=numbers["step"] + shift) for shift in (0, 400)])
+    (axes,) = drawn("learning", suite, block, longer).axes
+    assert [line.get_marker() for line in axes.lines] == ["None", "s", "None", "o"]
+
+
+def test_channels_of_one_seed_say_what_their_whiskers_are(drawn):
+    suite, block, _ = make(pairs=1)
+    note = drawn("channel", suite, block, channels(block, seeds=1))._supxlabel.get_text()
+    assert "bootstrap interval over test samples" in note.replace("\n", " ")

@@ -74,5 +74,9 @@ def test_the_readme_shows_the_table_that_the_product_wrote():
 
 def test_the_list_of_methods_is_the_methods_own_text():
     from kdbench.catalogue import page
+    from kdbench.registry import method_names
 
+    weights = re.findall(r"^Main weight: (.*)\.$", page(), re.M)
+    assert len(weights) == len(method_names()) and weights.count("none, so that `tune` leaves it alone") == 1
+    assert "`kd_weight`, by default 1.0" in weights
     assert (REPOSITORY / "docs/methods.md").read_text() == page() + "\n", "run: kdbench show methods > docs/methods.md"

@@ -44,6 +44,12 @@ def complaint(**changes) -> str:
         ({"data__digits__size": "8"}, ["data.digits.size", "expected int", "'8'"]),
         ({"recipes__student__lr": -1.0}, ["recipes.student", "lr", "positive"]),
         ({"recipes__student__lr": "fast"}, ["recipes.student.lr", "expected float"]),
+        ({"recipes__student__lr": "0.005"}, ["recipes.student.lr", "expected float"]),
+        ({"recipes__student__lr": "1e999"}, ["recipes.student.lr", "expected float"]),
+        ({"recipes__student__steps": "1e3"}, ["recipes.student.steps", "expected int"]),
+        ({"recipes__student__crop": 8}, ["tiny.yaml: recipes.student.crop: must be below 8", "data digits", "got 8"]),
+        ({"recipes__student__batch_size": 1001}, ["recipes.student.batch_size: must be at most 1000", "data digits"]),
+        ({"models__vit-s__args": {"embed_dim": 100, "num_heads": 3}}, ["models.vit-s.args", "100", "num_heads 3"]),
         ({"recipes__student__epochs": 3}, ["exactly one of epochs and steps"]),
         ({"recipes__student__warmup": 1.5}, ["warmup", "[0, 1)"]),
         ({"seeds": [0, 0]}, ["listed twice"]),
@@ -51,8 +57,19 @@ def complaint(**changes) -> str:
         ({"seeds": ["a"]}, ["whole numbers"]),
         ({"threads": 0}, ["threads", "at least 1"]),
         ({"precision": "fp8"}, ["precision", "'fp8'"]),
+        ({"precision": "fp16"}, ["tiny.yaml: precision: unknown value 'fp16'; known: bf16, fp32"]),
+        ({"device": "gpu"}, ["tiny.yaml: device: unknown value 'gpu'; known: auto, cpu, cuda"]),
+        ({"device": 3}, ["tiny.yaml: device: expected str, got 3"]),
+        ({"recipes__student__optimizer": "adamv"}, ["recipes.student.optimizer", "did you mean 'adamw'?"]),
+        ({"seeds": 0}, ["tiny.yaml: seeds: expected a list, got 0"]),
+        ({"seeds": []}, ["'seeds' is missing or empty"]),
+        ({"blocks__main__pairs": 0}, ["blocks.main.pairs: expected a list, got 0"]),
+        ({"blocks__main__readings": 0}, ["blocks.main.readings: expected a list, got 0"]),
         ({"methods": {"uhkd": {"contrl": "C0"}}}, ["methods.uhkd", "'contrl'", "'control'"]),
-        ({"methods": {"uhkd": {"control": "C9"}}}, ["methods.uhkd.control", "'C9'"]),
+        (
+            {"methods": {"uhkd": {"control": "C9"}}},
+            ["methods.uhkd.control", "'C9'; known: C0, C1, C2, C3, C4, C5, C6, none"],
+        ),
         ({"methods": {"uhkd": {"control": "C0", "compact": "pool"}}}, ["methods.uhkd", "control C0 fixes compact"]),
         ({"methods": {"mine": {"method": "khd"}}}, ["methods.mine", "'khd'", "'kd'"]),
         ({"models": {"a--b": TINY["models"]["cnn-t"]}}, ["'--'"]),
@@ -97,6 +114,66 @@ def test_an_unknown_suite_names_those_there_are(tmp_path, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     with pytest.raises(KdbenchError, match="did you mean 'quick'"):
         load_suite("quik")
+
+
+def test_a_file_that_is_not_there_is_named_as_a_file(tmp_path):
+    path = write_tiny(tmp_path)
+    for wanted, told in (
+        (tmp_path / "nowhere/a.yaml", f"there is no file {tmp_path / 'nowhere/a.yaml'}"),
+        (path.with_name("tinny.yaml"), f"there is no file {path.with_name('tinny.yaml')}; did you mean {path}?"),
+    ):
+        with pytest.raises(KdbenchError) as error:
+            load_suite(wanted)
+        assert str(error.value) == told
+
+
+def test_a_base_that_is_not_there_is_named_with_the_file_that_wants_it(tmp_path):
+    path = write_tiny(tmp_path).with_name("mine.yaml")
+    path.write_text("extends: tinny\n")
+    with pytest.raises(KdbenchError) as error:
+        load_suite(path)
+    assert str(error.value) == f"{path}: extends: unknown suite 'tinny'; did you mean 'tiny'?"
+
+
+@pytest.mark.parametrize("text", ["5e-3", "5E-3", "+.5e-2", "5.e-3", "50.0e-4"])
+def test_numbers_that_yaml_takes_for_text_are_numbers(tmp_path, text):
+    """As YAML 1.2 has it, and to the same key; YAML 1.1 wants a point and a sign."""
+    methods = {"methods": {"kd": {"temperature": 5.0e-3}}}
+    numbers = planning.plan(load_suite(write_tiny(tmp_path, **methods)))
+    path = tmp_path / "config/tiny.yaml"
+    path.write_text(path.read_text().replace("0.005", text))
+    assert path.read_text().count(text) == 3
+    plan = planning.plan(load_suite(path))
+    assert plan.suite.recipes["student"].lr == 0.005 and plan.jobs == numbers.jobs
+    assert {name: run.key for name, run in plan.runs().items()} == {n: r.key for n, r in numbers.runs().items()}
+
+
+def test_numbers_in_the_arguments_of_data_and_in_tuples_too():
+    data = {"source": "glyphs", "noise": "3e-1"}
+    suite = tiny_plan(data__glyphs=data, recipes__student__milestones=["5e-1", 0.75]).suite
+    assert suite.data["glyphs"].args == {"noise": 0.3} and suite.recipes["student"].milestones == (0.5, 0.75)
+
+
+def test_only_data_of_a_known_size_are_held_against_recipes():
+    """Files tell their size when they are read, so training says it then."""
+    large = {"lr": 1.0e-3, "steps": 1, "batch_size": 100_000, "crop": 100}
+    data = {"mine": {"source": "npz", "file": "mine.npz"}}
+    models = {"m": {"timm": "resnet18", "data": "mine", "recipe": "student"}}
+    blocks = {"main": {"data": "mine", "pairs": ["m -> m"], "methods": ["kd"]}}
+    tree = {"seeds": [0], "recipes": {"student": large}, "models": models, "blocks": blocks}
+    check_suite(tree | {"data": data}, "x", "x.yaml")
+    for arguments, told in (
+        ({"size": 100}, "x.yaml: recipes.student.crop: must be below 100, the size of data mine, got 100"),
+        ({"size": 102}, "x.yaml: recipes.student.batch_size: must be at most 9400, the training samples of data mine"),
+        ({"size": 102, "train": 99_999}, "must be at most 99999"),
+    ):
+        tree["data"] = {"mine": {"source": "glyphs", **arguments}}
+        tree["models"]["m"]["input"] = "raster"
+        with pytest.raises(KdbenchError) as error:
+            check_suite(tree, "x", "x.yaml")
+        assert told in str(error.value)
+    tree["data"]["mine"]["train"] = 100_000
+    check_suite(tree, "x", "x.yaml")
 
 
 def test_marks_stay_on_labels():

@@ -20,7 +20,7 @@ from kdbench.plan import RESULTS
 from kdbench.types import KdbenchError
 
 PARTS = {"field": field, "accuracy": accuracy, "engine": overhead, "roofline": roofline, "scale": scale}
-FOLDER = RESULTS / "bench"
+FOLDER, COMMITTED = RESULTS / "bench", RESULTS / "reference" / "bench"
 
 
 def bench(
@@ -67,9 +67,22 @@ def bench(
     return written
 
 
+def measured() -> Path:
+    """The folder of what was measured here, or, where nothing was, of the committed files; says which."""
+    for folder in (FOLDER, COMMITTED):
+        if _parts(folder):
+            _say(f"from {folder}")
+            return folder
+    return FOLDER
+
+
+def _parts(folder: Path) -> list[Path]:
+    return [path for path in (folder / f"{name}.json" for name in PARTS) if path.exists()]
+
+
 def tables(folder: Path) -> str:
     """What was printed of all parts whose JSON lies in a folder. Raises KdbenchError where there is none."""
-    found = [folder / f"{name}.json" for name in PARTS if (folder / f"{name}.json").exists()]
+    found = _parts(folder)
     if not found:
         raise KdbenchError(f"bench: {folder} holds none of {', '.join(f'{name}.json' for name in PARTS)}")
     return "\n".join(markdown(page(checkpoint.read_json(path))) for path in found)
