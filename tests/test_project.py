@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -80,3 +81,26 @@ def test_the_list_of_methods_is_the_methods_own_text():
     assert len(weights) == len(method_names()) and weights.count("none, so that `tune` leaves it alone") == 1
     assert "`kd_weight`, by default 1.0" in weights
     assert (REPOSITORY / "docs/methods.md").read_text() == page() + "\n", "run: kdbench show methods > docs/methods.md"
+
+
+def test_the_page_on_reliability_quotes_what_was_measured():
+    folder = REPOSITORY / "results/reference/reliability"
+    found = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
+    page = " ".join((REPOSITORY / "docs/reliability.md").read_text().split())
+    kills, fuzz = ([f for name, f in found.items() if name.startswith(kind)] for kind in ("kills-", "fuzz-"))
+    damage, results, hosts = found["checkpoint-damage"], found["result-damage"], found["two-hosts"]
+    process = found["jobs-in-one-process"]
+    lost, interval = max(k["most_steps_lost"] for k in kills), kills[0]["interval_steps"]
+    for told in (
+        f"{sum(k['kills'] for k in kills)} kills",
+        f"at most {lost} steps where a checkpoint is written every {interval}",
+        f"each of {damage['lengths']:,} lengths and with each of {damage['flips']:,} bits flipped was used "
+        f"{damage['used']} times. Of {results['flips']:,} results with a bit flipped "
+        f"{results['accepted_with_every_number_right']} were read",
+        f"{sum(f['cases'] for f in fuzz):,} fuzzed files: {sum(f['right'] for f in fuzz):,} right results, "
+        f"{sum(f['refused'] for f in fuzz):,} refusals",
+        f"Of {hosts['processes']} processes {hosts['finished']} finished and "
+        f"{hosts['stopped_with_a_sentence']} stopped",
+        f"{process['jobs']} jobs in one process: {process['memory_growth_kb_a_job']:.1f} kB of memory a job",
+    ):
+        assert told in page
