@@ -10,6 +10,10 @@ from kdbench.similarity import radial_power
 from kdbench.types import KdbenchError, Pair
 
 
+def record(key, status):
+    return {"key": key, "status": status, "hardware": {"threads": 1}}
+
+
 @pytest.fixture
 def fake(monkeypatch):
     """A plan of two seeds whose networks are random maps; `statuses` says how a method's run ended."""
@@ -24,13 +28,13 @@ def fake(monkeypatch):
     monkeypatch.setattr(measure, "_trained_teacher", lambda plan, model, seed: SimpleNamespace(method="teacher"))
     monkeypatch.setattr(measure.results, "load_weights", lambda run: run.method)
     monkeypatch.setattr(measure, "_read", read)
-    monkeypatch.setattr(results, "read_run", lambda run: {"key": "k", "status": statuses[run.method]})
+    monkeypatch.setattr(results, "read_run", lambda run: record("k", statuses[run.method]))
     methods = tuple(SimpleNamespace(id=m) for m in statuses)
     block = SimpleNamespace(name="main", methods=methods, seeds=(0, 1))
     plan = SimpleNamespace(
         suite=SimpleNamespace(blocks=(block,), models={"s": SimpleNamespace(name="s")}),
         run_of=lambda pair, method, seed: SimpleNamespace(
-            key="k", method=method.id, result=SimpleNamespace(method=method.id)
+            key="k", threads=1, method=method.id, result=SimpleNamespace(method=method.id)
         ),
     )
     return plan, SimpleNamespace(block="main", pair=Pair("t", "s")), maps, statuses
@@ -61,6 +65,6 @@ def test_a_network_without_stages_has_rows_with_a_reason_and_no_spectra(fake):
 
 def test_a_stale_result_is_refused(fake, monkeypatch):
     plan, job, *_ = fake
-    monkeypatch.setattr(results, "read_run", lambda run: {"key": "old", "status": results.FINISHED})
+    monkeypatch.setattr(results, "read_run", lambda run: record("old", results.FINISHED))
     with pytest.raises(KdbenchError, match="another config or version"):
         measure.stages(plan, job)
