@@ -104,9 +104,9 @@ def read_run(path: Path) -> dict[str, Any]:
 
 def again(path: Path) -> str:
     """How to train a run anew whose result is damaged. Snakemake sees no runs, so it would say: nothing to be done."""
-    suite, kind, pair = path.parts[-5:-2] if "runs" in path.parts[-5:] else path.parts[-4:-1]
-    verb = "teacher" if kind == "teachers" else "distill"
-    return f"delete {path} and run: kdbench {verb} {suite} {pair.removeprefix('none--') if verb == 'teacher' else pair}"
+    if path.parts[-3] == "teachers":
+        return f"delete {path} and run: kdbench teacher {path.parts[-4]} {path.parts[-2]}"
+    return f"delete {path} and run: kdbench distill {path.parts[-5]} {path.parts[-3]}"
 
 
 def _fault(record: dict[str, Any]) -> str | None:
