@@ -51,6 +51,8 @@ class Browser:
         wanted = {"browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": LOGS}
         session = self._call("POST", "", {"capabilities": {"alwaysMatch": wanted}})
         self.url += f"/{session['sessionId']}"
+        # A busy machine draws late.
+        self._call("POST", "/timeouts", {"implicit": 20_000})
 
     def _call(self, method: str, path: str, body: Any = None) -> Any:
         content = None if body is None else json.dumps(body).encode()
