@@ -99,7 +99,7 @@ def read_json(path: Path, *needed: str) -> dict[str, Any]:
         found = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(found, dict):
             raise ValueError("no keys and values")
-        if found.pop(SEAL, _seal(found)) != _seal(found):
+        if SEAL in found and found.pop(SEAL) != _seal(found):
             raise ValueError("its checksum is another")
         if lacking := [name for name in needed if name not in found]:
             raise ValueError(f"it has no {lacking[0]}")

@@ -55,7 +55,6 @@ def run_training(
             f"would differ in the last bit; give snakemake at least --cores {plan.suite.threads}, or edit the suite"
         )
     torch.set_num_threads(threads)
-    pack = _packed(plan, job)
     models = plan.suite.models
     modalities = {models[m].input for m in (job.pair.teacher, job.pair.student) if m}
     batches = None
@@ -65,9 +64,9 @@ def run_training(
         state_file = folder / ("checkpoint" if methods is None else "checkpoint-by-hand")
         with _locked(folder, f"{job.id} seed {seed}"):
             if todo := unfinished(plan, job, [seed], methods):
-                batches = batches or Batches(
-                    packed.load(pack.folder, verify=True), modalities, _device(plan.suite.device)
-                )
+                if batches is None:
+                    pack = packed.load(data_folder(plan.suite, job.data), verify=True)
+                    batches = Batches(pack, modalities, _device(plan.suite.device))
                 _train_seed(plan, job, seed, todo, batches, state_file)
             checkpoint.remove(state_file)
     if seeds is None and methods is None:

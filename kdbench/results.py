@@ -186,17 +186,17 @@ def finished(
 def teacher_record(plan: Plan, model: str, seed: int) -> dict[str, Any]:
     """Record of a trained teacher whose weights are there and whole. Raises KdbenchError when they are not."""
     run = plan.teacher(model, seed)
-    again = f"run: kdbench teacher {plan.suite.name} {model}"
+    command = f"run: kdbench teacher {plan.suite.name} {model}"
     if not run.result.exists():
-        raise KdbenchError(f"teacher {model} of seed {seed} is not trained yet; {again}")
+        raise KdbenchError(f"teacher {model} of seed {seed} is not trained yet; {command}")
     record = read_run(run.result)
     if not of_today(run, record):
-        raise KdbenchError(f"teacher {model} of seed {seed} was trained under another config or code; {again}")
+        raise KdbenchError(f"teacher {model} of seed {seed} was trained under another config or code; {command}")
     if record["status"] != FINISHED:
         raise KdbenchError(f"teacher {model} of seed {seed}: {record['status']} ({record.get('reason')})")
     weights = run.stem.with_suffix(".safetensors")
     if not weights.exists() or checkpoint.sha256_file(weights) != record["hashes"].get("weights"):
-        raise KdbenchError(f"{weights} is missing or damaged; delete {run.result} and {again}")
+        raise KdbenchError(f"{weights} is missing or damaged; {again(run.result)}")
     return record
 
 
