@@ -141,8 +141,8 @@ def _explanations(rows: pd.DataFrame) -> list[str]:
             each = "; ".join(f"{_seeds(group[causes == cause])}: {cause}" for cause in dict.fromkeys(causes))
             texts.append(f"diverged in {len(group)} of {n} seeds ({each})")
         elif status == "missing":
-            why = "".join(f" ({r})" for r in dict.fromkeys(reasons) if r)
-            texts.append(f"no result yet for {_seeds(group)}, {len(group)} of {n}{why}")
+            why = "".join(f"; {r}" for r in dict.fromkeys(reasons) if r)
+            texts.append(f"no result yet for {_seeds(group)} ({len(group)} of {n}{why})")
         else:
             lost = group[~np.isfinite(stats.numbers(group, "test"))]
             if len(lost):

@@ -151,8 +151,8 @@ def test_every_status_explains_itself():
         ["n/a: fewer than four maps"],
         ["diverged in 1 of 3 seeds (seed 1: non-finite kd at step 40)"],
         ["diverged in 3 of 3 seeds (seeds 0, 1, 2: non-finite ce at step 2)"],
-        ["no result yet for seed 0, 1 of 3"],
-        ["no result yet for seeds 0, 1, 2, 3 of 3"],
+        ["no result yet for seed 0 (1 of 3)"],
+        ["no result yet for seeds 0, 1, 2 (3 of 3)"],
         ["seed 2 of 3 planned finished without a finite accuracy and does not count"],
         ["projector added"],
     ]
@@ -190,7 +190,7 @@ def test_frames_as_pandas_makes_them_from_records():
     missing = frame[["pair", "teacher", "student", "method", "seed", "notes"]].assign(
         status="missing", reason="not yet"
     )
-    assert "no result yet for seeds 0, 1, 2, 3 of 3 (not yet)" in page(suite, block, missing)
+    assert "no result yet for seeds 0, 1, 2 (3 of 3; not yet)" in page(suite, block, missing)
     records = frame.to_dict("records")
     records[0] |= {"status": "diverged", "reason": "step 3", "test": None}
     records[1] |= {"status": "diverged", "test": None}
