@@ -215,7 +215,7 @@ def kinds(suite: Suite, block: Block) -> dict[str, list[str]]:
     traits: tuple[Callable[[Pair], str], ...] = (
         heterogeneous,
         lambda pair: f"{tables.FAMILIES[models[pair.student].family]} students",
-        lambda pair: f"students that read {models[pair.student].input}",
+        lambda pair: tables.readers(suite, pair),
     )
     result: dict[str, list[str]] = {}
     for trait in traits:

@@ -19,7 +19,7 @@ import pandas as pd
 from kdbench import stats
 from kdbench.checkpoint import write_text
 from kdbench.page import Cell, Document, Group, Row, Section, Table, html, latex, markdown
-from kdbench.types import Block, Claim, MethodSpec, Suite
+from kdbench.types import Block, Claim, MethodSpec, Pair, Suite
 
 MAX_COLUMNS = 7
 """Pairs that one table can hold before it is cut by the student's family."""
@@ -422,13 +422,18 @@ class ClaimResult(NamedTuple):
     """The row of stats.verdict of the claim's method against its control."""
 
 
+def readers(suite: Suite, pair: Pair) -> str:
+    """The kind of a pair by what its student reads; "" where the suite does not describe the student."""
+    student = suite.models.get(pair.student)
+    return f"students that read {student.input}" if student else ""
+
+
 def claim_results(suite: Suite, block: Block, frame: pd.DataFrame) -> list[ClaimResult]:
     """The claims that this block can test, each once for every modality that its students read."""
     ids = {m.id for m in block.methods}
     pairs: dict[str, list[str]] = {}
     for pair in block.pairs:
-        student = suite.models.get(pair.student)
-        pairs.setdefault(f"students that read {student.input}" if student else "", []).append(pair.id)
+        pairs.setdefault(readers(suite, pair), []).append(pair.id)
     results = []
     for claim in suite.claims:
         for students, own in pairs.items() if {claim.method, claim.control} <= ids else ():
