@@ -89,7 +89,8 @@ def test_the_page_on_reliability_quotes_what_was_measured():
     page = " ".join((REPOSITORY / "docs/reliability.md").read_text().split())
     kills, fuzz = ([f for name, f in found.items() if name.startswith(kind)] for kind in ("kills-", "fuzz-"))
     damage, results, hosts = found["checkpoint-damage"], found["result-damage"], found["two-hosts"]
-    process = found["jobs-in-one-process"]
+    process, dag = found["jobs-in-one-process"], found["jobs-through-the-dag"]
+    memory, files = (list(dag[f"scheduler_{what}"].values()) for what in ("memory_kb", "open_files"))
     lost, interval = max(k["most_steps_lost"] for k in kills), kills[0]["interval_steps"]
     for told in (
         f"{sum(k['kills'] for k in kills)} kills",
@@ -102,5 +103,8 @@ def test_the_page_on_reliability_quotes_what_was_measured():
         f"Of {hosts['processes']} processes {hosts['finished']} finished and "
         f"{hosts['stopped_with_a_sentence']} stopped",
         f"{process['jobs']} jobs in one process: {process['memory_growth_kb_a_job']:.1f} kB of memory a job",
+        f"{dag['jobs']} jobs through Snakemake: it costs {dag['overhead_seconds_a_job']:.2f} s a job",
+        f"from {memory[0] / 1000:.0f} MB at the fiftieth job to {memory[1] / 1000:.0f} MB at the last, "
+        f"its open files from {files[0]} to {files[1]}, and {dag['temporary_files_left']} temporary files stayed",
     ):
         assert told in page
