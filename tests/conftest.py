@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import os
 import shutil
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from kdbench import jobs
 from kdbench import plan as planning
 from kdbench.plan import Plan
 from kdbench.suite import check_suite
+from kdbench.types import KdbenchError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -93,6 +96,27 @@ def write_tiny(folder: Path, **changes: Any) -> Path:
 def run_jobs(plan: Plan, kind: str) -> None:
     for job in plan.of(kind):
         jobs.run_training(plan, job, threads=plan.suite.threads)
+
+
+def in_child(work: Callable[[], Any]) -> int:
+    """Do the work in a forked process; its pid. It ends with 0, with 2 after a KdbenchError, with 1 after any other."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        except KdbenchError:
+            code = 2
+        except Exception:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    return pid
+
+
+def wait_for(pid: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 @pytest.fixture(scope="session")

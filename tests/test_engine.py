@@ -12,7 +12,7 @@ from collections import Counter
 
 import pytest
 import torch
-from conftest import run_jobs, tiny_plan
+from conftest import in_child, run_jobs, tiny_plan, wait_for
 from safetensors.torch import load_file
 
 from kdbench import checkpoint, engine, jobs, models, results
@@ -191,23 +191,6 @@ def test_methods_per_job_and_seeds_per_job_change_no_number(trained):
 
 
 # -------------------------------------------------------------------------------------------------------------- resume
-
-
-def in_child(function) -> int:
-    """Run a function in a forked process; returns its pid."""
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            function()
-            code = 0
-        finally:
-            os._exit(code)
-    return pid
-
-
-def wait_for(pid: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def test_resume_after_kill_at_any_moment_bit_for_bit(trained):

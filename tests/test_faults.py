@@ -19,8 +19,7 @@ import signal
 import subprocess
 import sys
 import time
-import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,7 +29,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from conftest import REPOSITORY, TINY, run_jobs, tiny_plan, write_tiny
+from conftest import REPOSITORY, TINY, in_child, run_jobs, tiny_plan, wait_for, write_tiny
 from safetensors.torch import load_file
 from test_workflow import snakemake
 
@@ -53,27 +52,6 @@ def measured(name: str, **figures: Any) -> None:
     if FULL:
         FIGURES.mkdir(parents=True, exist_ok=True)
         (FIGURES / f"{name}.json").write_text(json.dumps(figures, indent=1, ensure_ascii=False) + "\n")
-
-
-def in_child(work: Callable[[], Any]) -> int:
-    """Do the work in a forked process; its pid. It ends with 0, with 2 after a KdbenchError, with 1 after any other."""
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        except KdbenchError:
-            code = 2
-        except Exception:
-            traceback.print_exc()
-        finally:
-            os._exit(code)
-    return pid
-
-
-def wait_for(pid: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def runs_of(plan: Plan, kind: str) -> list:
