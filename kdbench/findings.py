@@ -82,6 +82,8 @@ def _about(suite: Suite, claims: dict[str, Claims]) -> Section:
         "with a 95 % t interval over seeds in brackets. Verdicts are adjusted for the number of methods (Holm, 5 %); "
         "claims and kinds of pairs are not."
     ]
+    if not suite.tune:
+        parts.append("No method was tuned to these data: a loss of another weight may stand elsewhere.")
     results = [result for of_block in claims.values() for result in of_block]
     tests = sum(np.isfinite(result.verdict["p"]) for result in results)
     if tests:

@@ -14,7 +14,7 @@ from kdbench import cli, findings
 from kdbench.compare import read_runs
 from kdbench.page import markdown
 from kdbench.suite import load_suite
-from kdbench.types import Block, Claim, KdbenchError, MethodSpec, ModelSpec, Pair, Suite
+from kdbench.types import Block, Claim, KdbenchError, MethodSpec, ModelSpec, Pair, Suite, Tune
 
 LABELS = {"scratch": "Scratch", "kd": "KD", "ofa": "OFA", "uhkd": "UHKD†", "uhkd-c0": "UHKD† (C0)"}
 CLAIM = Claim("spectrum", "uhkd", "uhkd-c0", "Does UHKD† need the spectrum?")
@@ -70,7 +70,11 @@ GAINS = {"scratch": -2 + NOISE[::-1], "kd": 0.0, "ofa": 0.1 + NOISE / 2, "uhkd":
 
 
 def test_facts_and_verdict():
-    page = text(*make(GAINS))
+    suite, frame = make(GAINS)
+    page = text(suite, frame)
+    assert "No method was tuned" in page
+    tune = Tune(seed=9, pairs=suite.blocks[0].pairs[:1], factors=(0.5, 1.0))
+    assert "No method was tuned" not in text(dataclasses.replace(suite, tune=tune), frame)
     assert "5 methods, 4 pairs, 5 seeds; 90 of 90 runs finished." in page  # scratch once a student
     assert "Trained 2026-01-01 to 2026-01-05 on two cores." in page
     assert "on validation), 4 of 4: cnn-t → vit-s, " in page and "Weak" not in page
