@@ -596,12 +596,19 @@ def channel_figure(suite: Suite, block: Block, documents: Sequence[Mapping[str, 
     for column in ("cosine", "low", "high", "null_prediction"):
         data[column] = pd.to_numeric(data[column], errors="coerce").astype(float)
     treatments = list(dict.fromkeys(data["treatment"]))
-    models = list(dict.fromkeys(zip(data["a"], data["b"], strict=True)))
+    everyone = list(dict.fromkeys(zip(data["a"], data["b"], strict=True)))
+    told = data.dropna(subset="cosine")
+    # Where no two networks can be compared every panel says why; else those that cannot are named below.
+    models = list(dict.fromkeys(zip(told["a"], told["b"], strict=True))) or everyone
+    absent: dict[str, list[str]] = {}
+    for (a, b), rows in data.groupby(["a", "b"], sort=False):
+        if (a, b) not in models:
+            absent.setdefault(_main_reason(rows), []).append(f"{a} and {b}")
     seeds = data["seed"].nunique()
     shape = _arrange(len(models), 2)
     title = f"{block.title}: do two modalities agree in low channel frequencies? {_seeds(seeds)}"
-    figure = _canvas(title, *shape, panel=(1.5, 0.5 + 0.34 * len(treatments)), labels=1.2)
-    panels = _panels(figure, shape, len(models), "mean cosine of two features")
+    figure = _canvas(title, *shape, panel=(1.8, 0.5 + 0.34 * len(treatments)), labels=1.2)
+    panels = _panels(figure, shape, len(models), "mean cosine\nof two features")
     for axes, (a, b) in zip(panels, models, strict=True):
         _channel_panel(axes, data[(data["a"] == a) & (data["b"] == b)], treatments)
         axes.set_title(textwrap.fill(_plain(f"{a} and {b}"), 34))
@@ -625,6 +632,7 @@ def channel_figure(suite: Suite, block: Block, documents: Sequence[Mapping[str, 
             "low band where it is kept.",
             "Permuted channels: each side in its own random order, as two networks that share no order of channels. "
             "Shuffled pairs: each sample with a random one of the other side, or of its own class.",
+            *(f"n/a: {', '.join(pairs)}: {reason}" for reason, pairs in absent.items()),
         ],
         entries,
     )
@@ -634,7 +642,7 @@ def channel_figure(suite: Suite, block: Block, documents: Sequence[Mapping[str, 
 def _channel_panel(axes: Axes, data: pd.DataFrame, treatments: Sequence[str]) -> None:
     axes.axvline(0, color="#444444", lw=0.8)
     if data["cosine"].notna().sum() == 0:
-        _say(axes, "no finite cosine")
+        _say(axes, _main_reason(data))
     for (treatment, band), rows in data.groupby(["treatment", "band"]):
         mean, low, high, n = stats.paired_t_interval(rows["cosine"])
         if n == 0:

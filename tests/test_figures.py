@@ -55,12 +55,16 @@ def channels(block, seeds=2):
     treatments = ("DC kept", "DC removed", "permuted channels, DC kept", "shuffled pairs, DC kept")
     rows = [
         {"seed": seed, "treatment": treatment, "band": band, "cosine": value + seed / 50, "null_prediction": null}
-        | {"low": value - 0.02, "high": value + 0.02}
+        | {"low": value - 0.02, "high": value + 0.02, "reason": None}
         for seed in range(seeds)
         for treatment in treatments
         for band, value, null in (("raw", 0.8, None), ("low", 0.9, 0.91), ("high", 0.0, 0.0))
     ]
-    return [{"block": block.name, "kind": "channels", "a": "raster-t", "b": "outline-t", "rows": rows}]
+    ends = ["t", *(f"t{i}" for i in range(1, len(block.pairs)))]
+    return [
+        {"block": block.name, "kind": "channels", "a": f"raster-{end}", "b": f"outline-{end}", "rows": rows}
+        for end in ends
+    ]
 
 
 def curves(block, seeds=2):
@@ -172,7 +176,7 @@ KINDS = ("stage", "summary", "spectra", "channel", "verdict", "accuracy", "cost"
 @pytest.mark.parametrize(
     ("kind", "pairs", "methods"),
     [(kind, *size) for kind in KINDS for size in ((1, MANY), (5, tuple(METHODS)))]
-    + [(kind, 9, MANY) for kind in ("summary", "verdict", "accuracy", "cost")],
+    + [(kind, 9, MANY) for kind in ("summary", "channel", "verdict", "accuracy", "cost")],
 )
 def test_nothing_overlaps(kind, pairs, methods, tmp_path, monkeypatch):
     kept = []
@@ -435,3 +439,17 @@ def test_channels_of_one_seed_say_what_their_whiskers_are(drawn):
     suite, block, _ = make(pairs=1)
     note = drawn("channel", suite, block, channels(block, seeds=1))._supxlabel.get_text()
     assert "bootstrap interval over test samples" in note.replace("\n", " ")
+
+
+def test_channels_without_a_cosine_have_no_panel_but_a_reason(drawn):
+    suite, block, _ = make(pairs=3)
+    documents = channels(block)
+    nothing = {"cosine": None, "low": None, "high": None, "null_prediction": None}
+    for document in documents[1:]:
+        document["rows"] = [row | nothing | {"reason": "feature widths differ (8 and 4)"} for row in document["rows"]]
+    figure = drawn("channel", suite, block, documents)
+    assert [axes.get_title() for axes in figure.axes if axes.get_visible()] == ["raster-t and outline-t"]
+    note = figure._supxlabel.get_text().replace("\n", " ")
+    assert "n/a: raster-t1 and outline-t1, raster-t2 and outline-t2: feature widths differ (8 and 4)" in note
+    figure = drawn("channel", suite, block, documents[1:])
+    assert [axes.texts[0].get_text().replace("\n", " ") for axes in figure.axes] == 2 * ["feature widths differ (8 and 4)"]
