@@ -452,4 +452,5 @@ def test_channels_without_a_cosine_have_no_panel_but_a_reason(drawn):
     note = figure._supxlabel.get_text().replace("\n", " ")
     assert "n/a: raster-t1 and outline-t1, raster-t2 and outline-t2: feature widths differ (8 and 4)" in note
     figure = drawn("channel", suite, block, documents[1:])
-    assert [axes.texts[0].get_text().replace("\n", " ") for axes in figure.axes] == 2 * ["feature widths differ (8 and 4)"]
+    said = [axes.texts[0].get_text().replace("\n", " ") for axes in figure.axes]
+    assert said == 2 * ["feature widths differ (8 and 4)"]
