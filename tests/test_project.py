@@ -64,7 +64,7 @@ def test_the_package_list_is_whole():
 def test_the_readme_shows_the_table_that_the_product_wrote():
     readme = (REPOSITORY / "README.md").read_text()
     shown = re.findall(r"<!-- table: (\S+) -->\n(.*?)<!-- end -->", readme, re.S)
-    assert {reference for reference, _ in shown} == {f"tables/reference/{suite}.md" for suite in ("glyphs", "quick")}
+    assert [reference for reference, _ in shown] == [f"tables/reference/{s}.md" for s in ("glyphs", "glyphs", "quick")]
     for reference, text in shown:
         written = (REPOSITORY / reference).read_text().splitlines()
         lines = [line for line in text.splitlines() if line]
