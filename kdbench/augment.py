@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import kdbench.torchvision_ops  # noqa: F401
+from kdbench.tensors import planar, to_device
 
 # isort: split
 from torchvision.transforms.v2 import functional as transforms
@@ -27,11 +28,6 @@ RAND_AUGMENT_ROUNDS = 2
 """Operations that an image goes through."""
 _ATTEMPTS = 10
 """How often torchvision and timm draw a box before they give up on one that fits."""
-
-
-def sent(numbers: Tensor, device: torch.device) -> Tensor:
-    """Numbers of the CPU on the device; to CUDA through pinned memory, so that the host does not wait."""
-    return numbers.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else numbers.to(device)
 
 
 # ------------------------------------------------------------------------------------------------------------ geometry
@@ -51,7 +47,7 @@ def crop_and_flip(pixels: Tensor, shift: Tensor, flip: Tensor | None) -> Tensor:
     inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
     sample = torch.arange(batch, device=pixels.device).view(-1, 1, 1)
     moved = pixels.permute(0, 2, 3, 1)[sample, rows.clamp(0, height - 1), columns.clamp(0, width - 1)]
-    return (moved * inside.unsqueeze(-1)).permute(0, 3, 1, 2).contiguous()
+    return planar((moved * inside.unsqueeze(-1)).permute(0, 3, 1, 2))
 
 
 def draw_resized_crop(batch: int, height: int, width: int, smallest: float, rng: torch.Generator) -> Tensor:
@@ -124,8 +120,8 @@ def apply_each(
 ) -> Tensor:
     """Each image (B, C, H, W) uint8 through the operation choice (B,) with magnitude (B,), both on the CPU."""
     counts = torch.bincount(choice, minlength=len(operations)).tolist()
-    groups = sent(choice.argsort(stable=True), pixels.device).split(counts)
-    magnitude = sent(magnitude.view(-1, 1, 1, 1), pixels.device)
+    groups = to_device(choice.argsort(stable=True), pixels.device).split(counts)
+    magnitude = to_device(magnitude.view(-1, 1, 1, 1), pixels.device)
     result = torch.empty_like(pixels)
     for operation, where in zip(operations, groups, strict=True):
         if len(where):

@@ -28,9 +28,9 @@ from kdbench.augment import (
     erase,
     mix,
     resized_crop,
-    sent,
 )
 from kdbench.data.packed import Packed
+from kdbench.tensors import planar, to_device
 from kdbench.types import KdbenchError, Recipe
 
 
@@ -56,7 +56,7 @@ class Batches:
             for m in modalities
         }
         self._pixels = {
-            (m, split): torch.from_numpy(packed.array(m, split).copy()).permute(0, 3, 1, 2).contiguous().to(device)
+            (m, split): planar(torch.from_numpy(packed.array(m, split).copy()).permute(0, 3, 1, 2)).to(device)
             for m in modalities
             for split in ("train", "val", "test")
         }
@@ -94,7 +94,7 @@ class Batches:
             x = self._normalised(modality, x)
             if self._is_image[modality] and recipe.erasing:
                 rng = generator(seed, "augmentation", step, "erasing")
-                x = erase(x, *(sent(n, self.device) for n in draw_erasing(x.shape, recipe.erasing, rng)))
+                x = erase(x, *(to_device(n, self.device) for n in draw_erasing(x.shape, recipe.erasing, rng)))
             inputs[modality] = x
         target = self._labels["train"][index]
         mixing = recipe.mixup or recipe.cutmix
@@ -134,12 +134,12 @@ class Batches:
 
         if recipe.resized_crop:
             boxes = draw_resized_crop(batch, height, width, recipe.resized_crop, rng("resized_crop"))
-            pixels = resized_crop(pixels, sent(boxes, self.device))
+            pixels = resized_crop(pixels, to_device(boxes, self.device))
         if recipe.crop or recipe.flip:
             draws = rng()
             shift = torch.randint(-recipe.crop, recipe.crop + 1, (2, batch), generator=draws)
-            flip = sent(torch.rand(batch, generator=draws) < 0.5, self.device) if recipe.flip else None
-            pixels = crop_and_flip(pixels, sent(shift, self.device), flip)
+            flip = to_device(torch.rand(batch, generator=draws) < 0.5, self.device) if recipe.flip else None
+            pixels = crop_and_flip(pixels, to_device(shift, self.device), flip)
         if recipe.rand_augment:
             rounds = draw_rand_augment(batch, height, width, recipe.rand_augment, rng("rand_augment"))
             for choice, magnitude in rounds:

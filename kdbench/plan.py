@@ -40,6 +40,7 @@ ENGINE_FILES = (
     "networks.py",
     "batches.py",
     "augment.py",
+    "tensors.py",
     "data/packed.py",
     "methods/base.py",
 )

@@ -1,5 +1,9 @@
 """One forward pass of a network -> Signals: the only place that knows how timm hands out its inner maps.
 
+What a network reads and what projectors read of it are laid out here, plane after plane (kdbench/tensors.py). Logits
+come from one way, `forward_head`, in training as in evaluation: between the pooled vector and the last Linear a network
+may have more (a norm, a second head), and some ask a convolution for their logits.
+
 Stages are the ends of four near-equal groups of blocks for networks of equal blocks (12 blocks: 1, 3, 9 and 11, as in
 Hao840/OFAKD f7bb896) and the last four maps for networks that shrink. A network with fewer than four shows none.
 """
@@ -12,6 +16,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from kdbench.tensors import planar
 from kdbench.types import Side, Signals
 
 _ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Tanh, nn.PReLU)
@@ -38,33 +43,57 @@ class Reader:
         self._stages = stage_indices(model) if needs & {"stages", "prefix"} else []
         self._prefix = bool(getattr(model, "num_prefix_tokens", 0)) and _takes_prefix(model)
         self._preact: Tensor | None = None
+        self._read: list[Tensor] = []
         if last_activation and "pooled_preact" in needs:
             model.get_submodule(last_activation).register_forward_pre_hook(self._keep_preact)
+        if needs & {"pooled", "pooled_preact"}:
+            for classifier in _classifiers(model):
+                classifier.register_forward_pre_hook(self._keep_read)
 
     def _keep_preact(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         # Pooled at once: the activation may work in place.
-        self._preact = inputs[0].mean(dim=(2, 3))
+        self._preact = _one_vector(inputs[0])
+
+    def _keep_read(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._read.append(_one_vector(inputs[0]))
 
     def __call__(self, x: Tensor, index: Tensor | None = None) -> Signals:
         """x: (B, C, H, W). index: (B,) positions in the training set, passed on."""
-        model = self.model
+        model, x = self.model, planar(x)
         inputs = x if "inputs" in self.needs else None
-        if not self.needs - {"logits", "index", "inputs", "teacher"}:
-            return Signals(logits=_one_head(model(x)), index=index, inputs=inputs)
-        stages = prefix = None
+        stages = prefix = pooled = None
+        self._read = []
         if self._stages:
             extra = {"return_prefix_tokens": True} if self._prefix else {}
             final, maps = model.forward_intermediates(x, indices=self._stages, output_fmt="NCHW", **extra)
-            stages = tuple(m[0] if self._prefix else m for m in maps)
+            stages = tuple(planar(m[0] if self._prefix else m) for m in maps)
             prefix = tuple(m[1] if self._prefix else m.new_zeros(len(m), 0, m.shape[1]) for m in maps)
         else:
             final = model.forward_features(x)
-        pooled = model.forward_head(final, pre_logits=True)
-        classifier = model.get_classifier()
-        logits = classifier(pooled) if isinstance(classifier, nn.Module) else _one_head(model.forward_head(final))
+        logits = _one_head(model.forward_head(final))
+        read, self._read = self._read, []
+        if read:
+            # Where two heads read a token each, what they read is averaged as their logits are.
+            pooled = read[0] if len(read) == 1 else sum(read) / len(read)
         preact, self._preact = self._preact, None
         preact = pooled if preact is None else preact
         return Signals(logits, stages, prefix, pooled, preact, index, inputs)
+
+
+def _classifiers(model: nn.Module) -> list[nn.Module]:
+    """The layers that give logits; what timm calls the classifier may hold a pooling or a norm besides."""
+    found = model.get_classifier()
+    return [
+        module
+        for part in (found if isinstance(found, tuple) else (found,))
+        for module in part.modules()
+        if model.num_classes in (getattr(module, "out_features", None), getattr(module, "out_channels", None))
+    ]
+
+
+def _one_vector(x: Tensor) -> Tensor:
+    """(B, D) of what a layer reads: as it is, or averaged over tokens (B, N, D) or cells (B, D, H, W)."""
+    return x if x.ndim == 2 else x.mean(dim=1 if x.ndim == 3 else (2, 3))
 
 
 def _one_head(logits: Tensor | tuple[Tensor, Tensor]) -> Tensor:

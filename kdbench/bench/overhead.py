@@ -16,11 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdbench import engine, models
-from kdbench.augment import crop_and_flip, sent
+from kdbench.augment import crop_and_flip
 from kdbench.batches import generator
 from kdbench.bench import setting, timing
 from kdbench.bench.setting import INPUT, PAIRS, PRECISIONS, Options, Trial, tree
 from kdbench.page import Section
+from kdbench.tensors import planar, to_device
 from kdbench.types import Recipe
 
 ALLOWED = {"cpu": 10.0, "cuda": 5.0}
@@ -105,7 +106,7 @@ def _maker(trial: Trial) -> Callable[[Tensor, int], tuple[Tensor, Tensor]]:
     """A function (index (B,), step) -> augmented images (B, C, H, W) and classes (B,), with the engine's own draws."""
     device, seed, facts = trial.cohort.device, trial.cohort.seed, trial.pack.meta["modalities"][INPUT]
     recipe: Recipe = trial.plan.suite.recipes["student"]
-    pixels = torch.from_numpy(np.array(trial.pack.array(INPUT, "train"))).permute(0, 3, 1, 2).contiguous().to(device)
+    pixels = planar(torch.from_numpy(np.array(trial.pack.array(INPUT, "train"))).permute(0, 3, 1, 2)).to(device)
     labels = torch.from_numpy(np.array(trial.pack.labels("train"))).to(device)
     mean, std = (torch.tensor(facts[name], device=device).view(1, -1, 1, 1) for name in ("mean", "std"))
 
@@ -113,7 +114,7 @@ def _maker(trial: Trial) -> Callable[[Tensor, int], tuple[Tensor, Tensor]]:
         draws = generator(seed, "augmentation", step)
         shift = torch.randint(-recipe.crop, recipe.crop + 1, (2, len(index)), generator=draws)
         flip = torch.rand(len(index), generator=draws) < 0.5
-        x = crop_and_flip(pixels[index], sent(shift, device), sent(flip, device))
+        x = crop_and_flip(pixels[index], to_device(shift, device), to_device(flip, device))
         return (x.float() / 255 - mean) / std, labels[index]
 
     return make

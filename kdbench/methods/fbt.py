@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from kdbench.frequency import full_precision
 from kdbench.methods.base import Distiller, cross_entropy, fewer_than_four_stages
 from kdbench.methods.ofa import ofa_loss
+from kdbench.tensors import planar
 from kdbench.types import KdbenchError, PairShapes, Signals
 
 TITLE = "FBT"
@@ -166,7 +167,7 @@ class Method(Distiller):
         """Logits (B, classes) and pooled feature (B, D) of the bridge; maps: the student's third stage."""
         x = self.local_to_global(maps)
         if self.layout == "maps":
-            x = x.permute(0, 3, 1, 2)
+            x = planar(x.permute(0, 3, 1, 2))
         elif self.layout == "tokens":
             x = x.flatten(1, 2)
             if self.prefix is not None:

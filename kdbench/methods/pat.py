@@ -45,6 +45,7 @@ from torch import Tensor, nn
 from kdbench.frequency import full_precision
 from kdbench.methods.base import Distiller, cross_entropy, fewer_than_four_stages
 from kdbench.methods.kd import kd_loss
+from kdbench.tensors import planar
 from kdbench.types import KdbenchError, PairShapes, Signals
 
 TITLE = "PAT"
@@ -336,7 +337,7 @@ class Method(Distiller):
         if self.layout == "tokens":
             count = self.pair.teacher.prefix
             prefix, tokens = x[:, :count], x[:, count:].unflatten(1, self.pair.teacher.stages[i][1:])
-        maps = self.prompts[i](tokens.permute(0, 3, 1, 2), difference)
+        maps = self.prompts[i](planar(tokens.permute(0, 3, 1, 2)), difference)
         back = maps.permute(0, 2, 3, 1) if self.mended else maps.reshape(tokens.shape)
         return back if prefix is None else torch.cat([prefix, back.flatten(1, 2)], dim=1), *rest
 
