@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from kdbench import plan as planning
+from kdbench import supervise
 from kdbench.errors import unknown
 from kdbench.plan import Job, Plan
 from kdbench.suite import load_suite
@@ -22,6 +23,14 @@ def main(argv: list[str] | None = None) -> int:
     args, strange = _parser().parse_known_args(argv)
     if strange:  # argparse itself would tell it with the usage of all verbs
         args.parser.error(f"unrecognized arguments: {' '.join(strange)}")
+    # Only a command line of its own gets a child: a program that calls this keeps what it does in its own process.
+    if argv is None and args.verb in (_teacher, _distill, _run):
+        return supervise.supervised(lambda: _done(args))
+    return _done(args)
+
+
+def _done(args: argparse.Namespace) -> int:
+    """Run the verb; whatever a person can mend or has stopped ends in a sentence."""
     try:
         return args.verb(args) or 0
     except KdbenchError as error:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kdbench import checkpoint, models
+from kdbench import checkpoint, models, supervise
 from kdbench.batches import Batches, stream
 from kdbench.methods.base import Distiller
 from kdbench.plan import Run
@@ -502,7 +502,9 @@ def _timed(member: Member, device: torch.device) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _failing_alone(run: Run, failures: list[str]) -> Iterator[None]:
-    """An error inside one member is kept for the end, so that its neighbours finish."""
+    """An error inside one member is kept for the end, so that its neighbours finish; what ends the process is told by
+    its parent, which learns here whose turn it was."""
+    supervise.at(f"{run.pair.id}/{run.method.id} seed {run.seed}")
     try:
         yield
     except KdbenchError as error:

@@ -1,0 +1,154 @@
+"""A command that dies of a signal leaves a line that says where, of what, and what to do."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import write_tiny
+
+from kdbench import doctor
+
+COMMAND = """
+import os, signal, sys, time
+from kdbench import supervise
+
+def work():
+    supervise.at("cnn-t--vit-s/kd seed 3")
+    print("working", flush=True)
+    {work}
+    return 7
+
+sys.exit(supervise.supervised(work))
+"""
+
+
+def started(work: str) -> subprocess.Popen:
+    command = [sys.executable, "-c", COMMAND.format(work=work)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def last_line(process: subprocess.Popen) -> str:
+    return process.communicate(timeout=60)[1].strip().splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [
+        ("SIGSEGV", "kdbench doctor"),
+        ("SIGABRT", "kdbench doctor"),
+        ("SIGKILL", "memory"),
+        ("SIGTERM", "checkpoint"),
+        ("SIGXCPU", "checkpoint"),
+    ],
+)
+def test_the_last_line_names_run_signal_and_remedy(name, advice):
+    process = started(f"os.kill(os.getpid(), signal.{name})")
+    line = last_line(process)
+    assert name in line and "cnn-t--vit-s/kd seed 3" in line and advice in line
+    assert process.returncode == 128 + getattr(signal, name)
+
+
+def test_a_crash_also_shows_its_stack():
+    process = started("os.kill(os.getpid(), signal.SIGSEGV)")
+    assert "Segmentation fault" in (told := process.communicate(timeout=60)[1]) and "in work" in told
+
+
+@pytest.mark.parametrize(("work", "code"), [("pass", 7), ("1 / 0", 1)])
+def test_a_command_that_ends_by_itself_ends_as_before(work, code):
+    process = started(work)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == code and out == "working\n" and ("ZeroDivisionError" in err) == ("/" in work)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_are_passed_on_once(number):
+    """One handler call in the child, although the terminal's group and its parent both could deliver it."""
+    handler = "lambda *a: (print('got', flush=True), seen.append(1))"
+    process = started(
+        f"seen = []; signal.signal({int(number)}, {handler}); print('ready', flush=True)\n"
+        "    while not seen: time.sleep(0.01)\n    time.sleep(0.3); return 10 + len(seen)"
+    )
+    while "ready" not in process.stdout.readline():
+        pass
+    process.send_signal(number)
+    process.communicate(timeout=60)
+    assert process.returncode == 11
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
+def test_the_child_ends_when_its_parent_is_killed():
+    process = started("print(os.getpid(), flush=True); time.sleep(60)")
+    assert process.stdout.readline() == "working\n"
+    child = int(process.stdout.readline())
+    process.kill()
+    process.wait()
+    for _ in range(500):
+        stat = Path(f"/proc/{child}/stat")
+        if not stat.exists() or " Z " in stat.read_text():
+            return
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    raise AssertionError("the child outlived its parent")
+
+
+def test_a_training_verb_names_the_run_it_died_in(trained, tmp_path):
+    """Through the console script, with a method that crashes the process at its third step."""
+    method = tmp_path / "deadly.py"
+    method.write_text(DEADLY)
+    write_tiny(
+        tmp_path,
+        blocks={"main": {"data": "digits", "pairs": ["cnn-t -> vit-s"], "methods": ["kd", "bad"]}},
+        methods={"bad": {"method": f"{method}:Deadly"}},
+    )
+    command = [sys.executable, "-c", "import sys; from kdbench.cli import main; sys.exit(main())"]
+    done = subprocess.run(
+        [*command, "distill", "tiny", "cnn-t--vit-s", "--seeds", "1"], capture_output=True, text=True, timeout=120
+    )
+    line = done.stderr.strip().splitlines()[-1]
+    assert re.search(r"crashed \(SIGABRT\) at cnn-t--vit-s/bad seed 1", line), done.stderr
+    assert done.returncode == 134
+
+
+DEADLY = '''
+"""Ends the process."""
+import os
+from dataclasses import dataclass
+from kdbench.methods.base import Distiller, cross_entropy
+
+TITLE = "Deadly"
+GROUP = "logits"
+
+
+@dataclass(frozen=True)
+class Params:
+    weight: float = 1.0
+
+
+class Deadly(Distiller):
+    Params = Params
+
+    @classmethod
+    def needs(cls, params):
+        return frozenset({"logits"})
+
+    def forward(self, student, teacher, target, progress):
+        if progress > 0.2:
+            os.abort()
+        return {"ce": cross_entropy(student.logits, target)}
+'''
+
+
+@pytest.mark.parametrize(("crashing", "fit"), [("channels_last", True), ("NCHW", False), ("nothing", True)])
+def test_doctor_says_which_layout_crashes(monkeypatch, capsys, crashing, fit):
+    monkeypatch.setattr(doctor, "CONVOLUTIONS", f"import os, sys\nif sys.argv[1] == {crashing!r}:\n    os.abort()")
+    assert doctor.examine() == (0 if fit else 1)
+    line = next(line for line in capsys.readouterr().out.splitlines() if "convolutions" in line)
+    assert line.startswith("ok" if fit else "FAIL")
+    assert (f"{crashing} crashes (SIGABRT)" in line) == (crashing != "nothing") and line.endswith("kdbench uses NCHW")
