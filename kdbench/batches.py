@@ -8,7 +8,8 @@ they are the same on every device.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,14 +44,41 @@ def generator(*names: object) -> torch.Generator:
     return torch.Generator().manual_seed(stream(*names))
 
 
+def full_batches(train_size: int, batch_size: int) -> int:
+    """Of one epoch. Raises KdbenchError when there is not one."""
+    if train_size < batch_size:
+        raise KdbenchError(f"a batch of {batch_size} is larger than the training set of {train_size}")
+    return train_size // batch_size
+
+
+def check_recipe(recipe: Recipe, modalities: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raises KdbenchError where a recipe asks for what the data of a cohort cannot have.
+
+    modalities: those that the cohort reads, each with `kind` and `shape` [H, W, C].
+    """
+    images = {m: facts["shape"] for m, facts in modalities.items() if facts["kind"] == "image"}
+    if recipe.cutmix and (len(images) < len(modalities) or len({tuple(shape[:2]) for shape in images.values()}) > 1):
+        read = ", ".join(f"{m} {list(facts['shape'])}" for m, facts in modalities.items())
+        raise KdbenchError(
+            f"recipe {recipe.name}: cutmix is for images of one size, but these models read {read}; use mixup"
+        )
+    for modality, (_, _, channels) in images.items():
+        if (recipe.color_jitter or recipe.rand_augment) and channels not in (1, 3):
+            raise KdbenchError(
+                f"recipe {recipe.name}: color_jitter and rand_augment are for images of 1 or 3 channels, but "
+                f"{modality} has {channels}"
+            )
+
+
 class Batches:
     """One data set on one device as uint8, for the modalities that a cohort reads."""
 
     def __init__(self, packed: Packed, modalities: set[str], device: torch.device) -> None:
         self.device = device
         self.classes = len(packed.meta["class_names"])
-        self.shape = {m: tuple(packed.meta["modalities"][m]["shape"]) for m in modalities}
-        self._is_image = {m: packed.meta["modalities"][m]["kind"] == "image" for m in modalities}
+        self._facts = {m: packed.meta["modalities"][m] for m in modalities}
+        self.shape = {m: tuple(facts["shape"]) for m, facts in self._facts.items()}
+        self._is_image = {m: facts["kind"] == "image" for m, facts in self._facts.items()}
         self._statistics = {
             m: [torch.tensor(packed.meta["modalities"][m][s], device=device).view(1, -1, 1, 1) for s in ("mean", "std")]
             for m in modalities
@@ -71,9 +99,7 @@ class Batches:
 
     def steps_per_epoch(self, batch_size: int) -> int:
         """Full batches only. Raises KdbenchError when there is not one."""
-        if self.size("train") < batch_size:
-            raise KdbenchError(f"a batch of {batch_size} is larger than the training set of {self.size('train')}")
-        return self.size("train") // batch_size
+        return full_batches(self.size("train"), batch_size)
 
     def order(self, seed: int, epoch: int) -> Tensor:
         """(N,) positions of the training samples, shuffled by (seed, epoch)."""
@@ -85,7 +111,7 @@ class Batches:
         Each kind of augmentation has a stream of its own, from which all modalities draw the same. Raises KdbenchError
         when the recipe does not fit the modalities.
         """
-        self._check(recipe)
+        check_recipe(recipe, self._facts)
         inputs = {}
         for modality in self.shape:
             x = self._pixels[modality, "train"][index]
@@ -109,21 +135,6 @@ class Batches:
             inputs = {modality: mix(x, share, box) for modality, x in inputs.items()}
             target = mix(target, share)
         return inputs, target
-
-    def _check(self, recipe: Recipe) -> None:
-        """Raises KdbenchError where a recipe asks for what these modalities cannot have."""
-        images = {m: shape for m, shape in self.shape.items() if self._is_image[m]}
-        if recipe.cutmix and (len(images) < len(self.shape) or len({shape[:2] for shape in images.values()}) > 1):
-            raise KdbenchError(
-                f"recipe {recipe.name}: cutmix is for images of one size, but these models read "
-                f"{', '.join(f'{m} {list(shape)}' for m, shape in self.shape.items())}; use mixup"
-            )
-        for modality, (_, _, channels) in images.items():
-            if (recipe.color_jitter or recipe.rand_augment) and channels not in (1, 3):
-                raise KdbenchError(
-                    f"recipe {recipe.name}: color_jitter and rand_augment are for images of 1 or 3 channels, but "
-                    f"{modality} has {channels}"
-                )
 
     def _augmented(self, pixels: Tensor, recipe: Recipe, seed: int, step: int) -> Tensor:
         """Images (B, C, H, W) uint8, augmented up to the normalisation."""

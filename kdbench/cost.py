@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from kdbench import models
+from kdbench import fit, models
 from kdbench.data import packed
 from kdbench.plan import Job, Plan, data_folder
 from kdbench.types import KdbenchError, ModelSpec
@@ -30,6 +30,8 @@ def lines(plan: Plan) -> list[str]:
         commands = " && ".join(f"kdbench data {plan.suite.name} {data}" for data in missing)
         verb = "is" if len(missing) == 1 else "are"
         raise KdbenchError(f"data {', '.join(missing)} {verb} not packed yet; run: {commands}")
+    for job in plan.of("data"):
+        fit.check(plan, packed.load(job.output.parent), fit.pairs_of(plan, job.data))
     jobs = [job for job in plan.jobs if job.kind in ("teacher", "cohort")]
     used = {name for job in jobs for name in (job.pair.teacher, job.pair.student) if name}
     forward = {name: forward_operations(plan, plan.suite.models[name]) for name in used}

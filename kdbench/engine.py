@@ -28,13 +28,12 @@ from kdbench.batches import Batches, stream
 from kdbench.methods.base import Distiller
 from kdbench.plan import Run
 from kdbench.registry import load_method
-from kdbench.signals import Reader, probe
+from kdbench.signals import EVERYTHING, Reader, probe
 from kdbench.types import KdbenchError, ModelSpec, PairShapes, Recipe, Side, Signals, Suite
 
 PREPARE_SAMPLES = 2048
 """Training samples that a method's `prepare` sees. Packed training sets are shuffled, and means and standard deviations
 of so many are known to 2 %; the whole of a large set would cost more than the training of a small student."""
-EVERYTHING = frozenset({"logits", "stages", "prefix", "pooled", "pooled_preact", "inputs"})
 
 
 @dataclass(frozen=True)

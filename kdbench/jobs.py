@@ -28,11 +28,14 @@ LOCK_NOTICE_SECONDS = 30
 
 
 def run_data(plan: Plan, job: Job) -> None:
-    """Pack a data set, once for all suites that use it."""
+    """Pack a data set, once for all suites that use it, and see whether this suite's networks fit it."""
+    from kdbench import fit
+
     try:
         pack = packed.prepare(plan.suite.data[job.data], job.output.parent, data_dir())
     except MemoryError as error:
         raise KdbenchError(f"data set {job.data!r} takes more memory than there is: {error}") from error
+    fit.check(plan, pack, fit.pairs_of(plan, job.data))
     counts = ", ".join(f"{n:,} {split}" for split, n in pack.meta["counts"].items())
     _say(f"data {job.data}: {counts} samples of {len(pack.meta['class_names'])} classes")
 
@@ -47,6 +50,7 @@ def run_training(
     """
     import torch
 
+    from kdbench import fit
     from kdbench.batches import Batches
 
     if threads != plan.suite.threads:
@@ -66,6 +70,9 @@ def run_training(
             if todo := unfinished(plan, job, [seed], methods):
                 if batches is None:
                     pack = packed.load(data_folder(plan.suite, job.data), verify=True)
+                    if job.kind == "teacher":
+                        # Another suite may have packed these data.
+                        fit.check(plan, pack, fit.pairs_of(plan, job.data, job.pair.student))
                     batches = Batches(pack, modalities, _device(plan.suite.device))
                 _train_seed(plan, job, seed, todo, batches, state_file)
             checkpoint.remove(state_file)

@@ -11,9 +11,8 @@ from torch import Tensor
 from kdbench import models, results
 from kdbench.batches import Batches
 from kdbench.data import packed
-from kdbench.engine import EVERYTHING
 from kdbench.plan import Job, Plan, Run, data_folder
-from kdbench.signals import Reader, probe
+from kdbench.signals import EVERYTHING, Reader, probe
 from kdbench.similarity import channel_similarity, radial_power, stage_similarity
 from kdbench.types import KdbenchError, ModelSpec
 

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 from typing import Any
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    UnsupportedOperatorException,
+)
 
 import kdbench.torchvision_ops  # noqa: F401
 from kdbench.batches import stream
 from kdbench.networks import NETWORKS
+from kdbench.signals import EVERYTHING, Reader, probe
 from kdbench.types import KdbenchError, ModelSpec
 
 
@@ -38,10 +46,12 @@ def build(spec: ModelSpec, shape: tuple[int, int, int], classes: int, seed: int)
                     args["img_size"] = (height, width)
                 model = timm.create_model(spec.timm, **args)
             else:
-                model = _from_class(spec.timm, args, (height, width))
-        except (TypeError, ValueError, AssertionError, RuntimeError) as error:
+                model = _from_class(spec, args, (height, width))
+        except KdbenchError:
+            raise
+        except Exception as error:  # timm and torch refuse in many ways
             raise KdbenchError(
-                f"models.{spec.name}: timm cannot build {spec.timm} with {spec.args}: {error}"
+                f"models.{spec.name}: timm cannot build {spec.timm} with {spec.args}: {_first_line(error)}"
             ) from error
         if spec.stem == "small":
             _small_stem(model, spec)
@@ -52,16 +62,59 @@ def build(spec: ModelSpec, shape: tuple[int, int, int], classes: int, seed: int)
     return model
 
 
-def _from_class(name: str, args: dict[str, Any], size: tuple[int, int]) -> nn.Module:
+def try_out(spec: ModelSpec, shape: tuple[int, int, int], classes: int, batch_size: int) -> None:
+    """Build and read a network as training will, so that one which does not fit its data is found before any trains.
+
+    shape: (H, W, C) of one input. The pass in training mode, at the whole batch size, is on fake tensors: shapes only,
+    no memory. Raises KdbenchError that names the model, what it was given and what torch or timm said.
+    """
+    height, width, channels = shape
+    model = build(spec, shape, classes, 0)
+    try:
+        _, last_activation = probe(model, shape, spec.family)
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            x = torch.empty(batch_size, channels, height, width)
+            logits = Reader(model.train(), EVERYTHING, last_activation)(x).logits
+    except (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException):
+        return  # it asks for values, which fake tensors do not have; its shapes were right up to there
+    except Exception as error:
+        raise KdbenchError(
+            f"models.{spec.name}: {spec.timm} with {spec.args} cannot be trained on inputs of {height}x{width} and "
+            f"{channels} channel(s) in batches of {batch_size}: {_first_line(error)}"
+        ) from error
+    if tuple(logits.shape) != (batch_size, classes):
+        raise KdbenchError(
+            f"models.{spec.name}: {spec.timm} gives logits of shape {list(logits.shape)} for {batch_size} samples of "
+            f"{classes} classes"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+
+
+def _from_class(spec: ModelSpec, args: dict[str, Any], size: tuple[int, int]) -> nn.Module:
     """One of timm's classes by its name; a string among the arguments may name a class of the same module."""
     from kdbench.suite import timm_arguments, timm_index
 
-    module_name = timm_index()[1][name]
+    module_name = timm_index()[1][spec.timm]
     module = importlib.import_module(f"timm.models.{module_name}")
-    if "img_size" in timm_arguments(module_name, name):
+    if "img_size" in timm_arguments(module_name, spec.timm):
         args["img_size"] = size
     classes = {k: v for k, v in vars(module).items() if isinstance(v, type) and issubclass(v, nn.Module)}
-    return getattr(module, name)(**{k: classes.get(v, v) if isinstance(v, str) else v for k, v in args.items()})
+    named = {k: classes.get(v, v) if isinstance(v, str) else v for k, v in args.items()}
+    try:
+        return getattr(module, spec.timm)(**named)
+    except Exception:
+        by_lower = {name.lower(): name for name in classes}
+        for key, value in named.items():
+            near = difflib.get_close_matches(value.lower(), by_lower, n=1, cutoff=0.7) if isinstance(value, str) else ()
+            if near:
+                raise KdbenchError(
+                    f"models.{spec.name}.args.{key}: timm's {module_name} has no class {value!r}; did you mean "
+                    f"{by_lower[near[0]]!r}?"
+                ) from None
+        raise
 
 
 def _small_stem(model: nn.Module, spec: ModelSpec) -> None:

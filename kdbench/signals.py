@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from kdbench.tensors import planar
 from kdbench.types import Side, Signals
 
+EVERYTHING = frozenset({"logits", "stages", "prefix", "pooled", "pooled_preact", "inputs"})
+"""What a teacher shows, whoever looks on."""
 _ACTIVATIONS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Tanh, nn.PReLU)
 
 
