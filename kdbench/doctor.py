@@ -52,7 +52,7 @@ def _facts() -> Iterator[tuple[bool, str]]:
                 + (
                     "; `kdbench run SUITE` works without it"
                     if name == "snakemake"
-                    else "; run: pip install -e '.[dev]'"
+                    else "; run: pip install -c constraints.txt -e '.[dev]'"
                 ),
             )
     try:

@@ -10,30 +10,49 @@ import tomllib
 
 import yaml
 from conftest import REPOSITORY
+from packaging.requirements import Requirement
 
 PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 
 
-def names_and_pins(requirements: list[str]) -> dict[str, str]:
-    return dict(re.fullmatch(r"([\w-]+)(.*)", r).groups() for r in requirements)
+CONSTRAINTS = [
+    line for line in (REPOSITORY / "constraints.txt").read_text().splitlines() if not line.startswith("#")
+]
+REQUIREMENTS = [
+    Requirement(text)
+    for text in PYPROJECT["project"]["dependencies"] + PYPROJECT["project"]["optional-dependencies"]["dev"]
+]
+
+
+def test_every_requirement_is_a_range_that_holds_the_version_of_our_references():
+    """A range, so that kdbench installs beside the torch that somebody has; the constraints are what we ran."""
+    exact = {Requirement(line).name: Requirement(line).specifier for line in CONSTRAINTS}
+    assert set(exact) == {r.name for r in REQUIREMENTS}
+    for requirement in REQUIREMENTS:
+        assert {s.operator for s in requirement.specifier} == {">=", "<"}, requirement
+        (pin,) = exact[requirement.name]
+        assert pin.operator == "==" and pin.version in requirement.specifier, requirement
 
 
 def test_conda_users_get_the_same_versions():
     environment = yaml.safe_load((REPOSITORY / "environment.yml").read_text())
-    pip = next(d["pip"] for d in environment["dependencies"] if isinstance(d, dict))
-    conda = [d for d in environment["dependencies"] if isinstance(d, str)]
-    extras = PYPROJECT["project"]["optional-dependencies"]
-    wanted = names_and_pins(PYPROJECT["project"]["dependencies"] + extras["dev"])
-    given = names_and_pins([d for d in conda if not d.startswith(("python", "pip"))])
-    from_pip = names_and_pins([d for d in pip if not d.startswith("-e")])
-    assert set(from_pip) == {"torch", "torchvision", "timm"}
-    assert {k.replace("snakemake-minimal", "snakemake"): v for k, v in (given | from_pip).items()} == wanted
-    assert f"python{PYPROJECT['project']['requires-python']}" in conda
+    python, pip, from_pip = environment["dependencies"]
+    assert python == f"python{PYPROJECT['project']['requires-python']}" and pip == "pip"
+    assert from_pip == {"pip": CONSTRAINTS}
 
 
-def test_torch_torchvision_and_timm_are_pinned_together():
-    pins = names_and_pins(PYPROJECT["project"]["dependencies"])
-    assert all(pins[name].startswith("==") for name in ("torch", "torchvision", "timm"))
+def test_ci_full_proves_the_oldest_of_the_range():
+    script = (REPOSITORY / ".ci/full").read_text()
+    for name in ("torch", "torchvision", "timm"):
+        (oldest,) = (s.version for r in REQUIREMENTS if r.name == name for s in r.specifier if s.operator == ">=")
+        assert f'"{name}=={oldest}"' in script
+
+
+def test_readers_and_ci_install_with_the_constraints():
+    """Without them a fresh machine gets other versions than the references were made with."""
+    for file in ("README.md", ".ci/run", ".ci/full", "docs/cluster.md"):
+        for line in re.findall(r"pip install .*-e .*", (REPOSITORY / file).read_text()):
+            assert "-c constraints.txt" in line, f"{file}: {line}"
 
 
 def test_planning_imports_nothing_heavy():
