@@ -9,7 +9,7 @@ from kdbench import models
 from kdbench.batches import check_recipe, full_batches
 from kdbench.data.packed import Packed
 from kdbench.plan import Plan
-from kdbench.types import Pair
+from kdbench.types import KdbenchError, Pair
 
 
 def check(plan: Plan, pack: Packed, pairs: Iterable[Pair]) -> None:
@@ -26,7 +26,10 @@ def check(plan: Plan, pack: Packed, pairs: Iterable[Pair]) -> None:
             check_recipe(recipe, {name: facts[name] for name in sorted(inputs)})
             if spec.name not in tried:
                 tried.add(spec.name)
-                full_batches(pack.meta["counts"]["train"], recipe.batch_size)
+                try:
+                    full_batches(pack.meta["counts"]["train"], recipe.batch_size)
+                except KdbenchError as error:
+                    raise KdbenchError(f"recipes.{recipe.name}: {error} (data set {pack.meta['name']!r})") from None
                 shape = tuple(facts[spec.input]["shape"])
                 models.try_out(spec, shape, len(pack.meta["class_names"]), recipe.batch_size)
 

@@ -238,6 +238,7 @@ SHOWN = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", SHOWN)
 def test_a_part_prints_its_table_and_writes_all_it_measured(part, options, monkeypatch, capsys):
     monkeypatch.setattr(timing, "processes", in_this_process)

@@ -178,6 +178,7 @@ def statuses(plan: planning.Plan) -> dict[tuple[str, str], str]:
     return {(pair, method): results.read_run(run.result)["status"] for (pair, method, _), run in plan.runs().items()}
 
 
+@pytest.mark.slow
 def test_the_anchors_run_and_stand_beside_the_published_values(images):
     plan = run_small("anchors-32")
     assert set(statuses(plan).values()) == {"finished"}
@@ -188,6 +189,7 @@ def test_the_anchors_run_and_stand_beside_the_published_values(images):
         published.published(plan)
 
 
+@pytest.mark.slow
 def test_the_three_families_run_with_every_method(images):
     plan = run_small("cifar100-32", ["cnn-t -> vit-s", "vit-t -> mlp-s", "mlp-t -> cnn-s"])
     assert set(statuses(plan).values()) == {"finished"}

@@ -338,6 +338,7 @@ def test_predictions_that_are_damaged_are_told(trained):
 # -------------------------------------------------------------------------------------------------------------- company
 
 
+@pytest.mark.slow
 def test_a_second_snakemake_on_one_tree_is_refused_and_the_first_does_not_notice(trained):
     write_tiny(trained, seeds=[0], blocks__main__methods=["scratch"])
     words = ["results/tiny/cohorts/none--vit-s/seeds-0.json", "--config", "suite=tiny"]
@@ -370,6 +371,7 @@ class OwnLock:
     def release(self) -> None: ...
 
 
+@pytest.mark.slow
 def test_two_hosts_that_do_not_see_each_others_locks_leave_right_results_or_a_sentence(trained):
     plan = tiny_plan(seeds=[0], checkpoint_seconds=0, blocks__main__methods=["kd", "uhkd"])
     run_jobs(plan, "cohort")

@@ -15,9 +15,7 @@ from packaging.requirements import Requirement
 PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 
 
-CONSTRAINTS = [
-    line for line in (REPOSITORY / "constraints.txt").read_text().splitlines() if not line.startswith("#")
-]
+CONSTRAINTS = [line for line in (REPOSITORY / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
 REQUIREMENTS = [
     Requirement(text)
     for text in PYPROJECT["project"]["dependencies"] + PYPROJECT["project"]["optional-dependencies"]["dev"]

@@ -157,6 +157,7 @@ def test_snakemake_plans_the_tuning_as_a_stage_of_its_own(trained):
     assert counts["tune"] == 1 and counts["cohort"] == 4  # settings, scratch, defaults, twins
 
 
+@pytest.mark.slow
 def test_a_block_may_have_fewer_seeds(trained):
     tree = tiny(recipes__student__steps=2)
     tree["blocks"]["more"] = {**tree["blocks"]["main"], "methods": ["scratch", "kd", "dkd"], "seeds": [1]}
