@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("pair", nargs="?")
     sub.add_argument("method", nargs="?")
     sub.add_argument("seed", nargs="?", type=int)
-    sub = verb(_check, "does a method keep the rules? Runs it on tiny networks of every family")
+    sub = verb(_check, "does a method keep the rules, on a GPU too? Runs it on tiny networks of every family")
     sub.add_argument("method", help="NAME, or path/to/file.py:CLASS")
     sub = verb(_bench, "how fast is it? Whole processes and steps, timed with repeats, on this machine")
     sub.add_argument("part", help="field, accuracy, engine, roofline, scale, all, or `show`: print what was measured")
@@ -260,9 +260,13 @@ def _show(args: argparse.Namespace) -> None:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from kdbench import conformance
+    from kdbench import conformance, rehearsal
 
     findings = conformance.check(args.method)
+    if reason := rehearsal.why_not():
+        print(f"not tried for GPUs: {reason}")
+    elif not findings:
+        findings = conformance.rehearse(args.method)
     for finding in findings:
         print(finding)
     print(f"{args.method}: {f'{len(findings)} findings' if findings else 'keeps the rules'}")

@@ -6,22 +6,27 @@ gradient reaches the student and every trainable parameter of the method, and no
 signals, weights and statistics stay as they were; the student's state keeps its names; a run that is written down and
 read again, or that has company, goes on bit for bit; and the file says what it is.
 
-It cannot tell whether a method computes what its paper says.
+`rehearse` takes the same steps on a device that there is not (kdbench/rehearsal.py), and tells what would fail on a
+GPU or make the host wait for it.
+
+Neither can tell whether a method computes what its paper says.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import io
 import sys
-from collections.abc import Iterable, Iterator
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdbench import engine, models
+from kdbench import engine, models, rehearsal
 from kdbench.methods.base import Distiller
 from kdbench.registry import Parameter, load_method
 from kdbench.signals import Reader, probe
@@ -33,7 +38,7 @@ SHAPE = (8, 8, 3)
 LABELS = tuple(i % CLASSES for i in range(TRAIN_SIZE))
 HARD = torch.tensor(LABELS)
 SOFT = 0.7 * F.one_hot(HARD, CLASSES) + 0.1
-DEVICE = torch.device("cpu")
+CPU = torch.device("cpu")
 RECIPE = Recipe("conformance", lr=1e-2, batch_size=BATCH, steps=8, warmup=0.0, clip_grad=5.0)
 FAMILIES = ("cnn", "vit", "mlp")
 _SMALL_CNN = {"block": "BasicBlock", "layers": [1, 1, 1, 1], "output_stride": 8}
@@ -74,8 +79,7 @@ def check(
     (of the nine, those within a family) is also resumed, given company and tried in bf16. thorough: False takes one
     step a pair. A pair that the method does not serve, with a reason, is no finding, unless it serves none.
     """
-    cls = load_method(method) if isinstance(method, str) else method
-    name = method if isinstance(method, str) else f"{cls.__module__}:{cls.__name__}"
+    cls, name = _named(method)
     if findings := [f"{name}: {finding}" for finding in _static(cls, params or {})]:
         return findings
     chosen = cls.Params(**(params or {}))
@@ -83,7 +87,7 @@ def check(
     served = 0
     for number, (teacher, student) in enumerate(pairs):
         with torch.random.fork_rng(devices=[]):
-            trial = _Trial(cls, chosen, teacher, student, shape, batch)
+            trial = _Trial(cls, chosen, _teacher(chosen, teacher, shape, CPU), student, shape, batch)
             trial.run(both_targets=thorough, resume=thorough and number % 4 == 0)
         if trial.reason is None:
             served += 1
@@ -93,6 +97,38 @@ def check(
     if not served and not findings:
         findings.append(f"{name}: it serves no pair of families ({'; '.join(dict.fromkeys(map(str, reasons)))})")
     return findings
+
+
+def rehearse(
+    method: str | type[Distiller],
+    params: dict[str, Any] | None = None,
+    pairs: Sequence[tuple[ModelSpec, ModelSpec]] = ALL_PAIRS,
+    recipe: Recipe = RECIPE,
+) -> list[str]:
+    """What would fail or wait on a GPU, a sentence each; for a method without findings of `check`, arguments as there.
+
+    A step a pair in bf16 autocast, on every fourth pair a second one with soft targets, in a forked process. recipe:
+    how the student is trained. Raises KdbenchError where torch is too old for it (rehearsal.why_not).
+    """
+    cls, name = _named(method)
+
+    def findings(device: torch.device) -> list[str]:
+        found, chosen = [], cls.Params(**(params or {}))
+        specs = {teacher.name: teacher for teacher, _ in pairs}
+        teachers = {name: _teacher(chosen, spec, SHAPE, device) for name, spec in specs.items()}
+        for number, (teacher, student) in enumerate(pairs):
+            trial = _Trial(cls, chosen, teachers[teacher.name], student, SHAPE, BATCH, device, recipe)
+            trial.rehearse(both_targets=number % 4 == 0)
+            found += [f"{name} on {teacher.name} -> {student.name}: {finding}" for finding in trial.findings]
+        return found
+
+    return rehearsal.on_device(findings)
+
+
+def _named(method: str | type[Distiller]) -> tuple[type[Distiller], str]:
+    if isinstance(method, str):
+        return load_method(method), method
+    return method, f"{method.__module__}:{method.__name__}"
 
 
 # -------------------------------------------------------------------------------------------------- what the file says
@@ -154,6 +190,14 @@ class _Data:
     classes: int = CLASSES
 
 
+def _teacher(params: Any, spec: ModelSpec, shape: tuple[int, int, int], device: torch.device) -> engine.Teacher | None:
+    """A teacher for a method of these parameters, if it wants one."""
+    if getattr(params, "teacher", True) is False:
+        return None
+    weights = _trained_alike(models.build(spec, shape, CLASSES, 1))
+    return engine.load_teacher(spec, weights, _Data({spec.input: shape}), device, 1)
+
+
 class _Trial:
     """One method on one pair. `run` fills `findings`, or `reason` where the pair is not served."""
 
@@ -161,20 +205,20 @@ class _Trial:
         self,
         cls: type[Distiller],
         params: Any,
-        teacher: ModelSpec,
+        teacher: engine.Teacher | None,
         student: ModelSpec,
         shape: tuple[int, int, int],
         batch: int,
+        device: torch.device = CPU,
+        recipe: Recipe = RECIPE,
     ) -> None:
-        self.cls, self.params, self.student, self.shape, self.batch = cls, params, student, shape, batch
+        self.cls, self.params, self.teacher, self.student = cls, params, teacher, student
+        self.shape, self.batch, self.device, self.recipe = shape, batch, device, recipe
         self.findings: list[str] = []
         self.reason: str | None = None
         height, width, channels = shape
-        self.x = torch.randn(TRAIN_SIZE, channels, height, width, generator=torch.Generator().manual_seed(0))
-        self.teacher: engine.Teacher | None = None
-        if getattr(params, "teacher", True) is not False:
-            weights = _trained_alike(models.build(teacher, shape, CLASSES, 1))
-            self.teacher = engine.load_teacher(teacher, weights, _Data({teacher.input: shape}), DEVICE, 1)
+        x = torch.randn(TRAIN_SIZE, channels, height, width, generator=torch.Generator().manual_seed(0))
+        self.x = x.to(device)
 
     def run(self, both_targets: bool, resume: bool) -> None:
         before = _copied(self.teacher.reader.model) if self.teacher else {}
@@ -193,6 +237,33 @@ class _Trial:
             self.findings.append("the student's state has other names after training than before")
         if resume and not self.findings and (member := self._new_member("bf16")):
             self._step(member, 0, HARD, " in bf16 autocast")
+
+    def rehearse(self, both_targets: bool) -> None:
+        """As the engine would, step by step, on the trial's device."""
+        steps = [(0, HARD), (5, SOFT)] if both_targets else [(0, HARD)]
+        try:
+            member = self._new_member("bf16")
+            for step, target in steps if member else ():
+                index = ((torch.arange(self.batch) + step * self.batch) % TRAIN_SIZE).to(self.device)
+                x, target = self.x[index], target.to(self.device)[index]
+                shown = None
+                with rehearsal.without_waiting(), engine._own_rng(member, self.device):
+                    if self.teacher:
+                        with torch.no_grad(), self.cohort.autocast():
+                            shown = self.teacher.reader(x, index)
+                    engine._step(member, self.cohort, self.recipe, x, shown, target, index, step, 8, self.recipe.lr)
+        except rehearsal.Waits as error:
+            self.findings.append(f"on a GPU it would wait at every step: {error}{self._where(error)}")
+        except rehearsal.LeftOnCpu as error:
+            self.findings.append(f"on a GPU it would fail: {error}{self._where(error)}")
+        except Exception as error:
+            self.findings.append(f"on a GPU it would fail: {_told(error)}{self._where(error)}")
+
+    def _where(self, error: Exception) -> str:
+        """The last line of the method's own file that led to an error, if any (there is none in a backward pass)."""
+        file = inspect.getsourcefile(self.cls)
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == file]
+        return f" (line {lines[-1]} of its file)" if lines else ""
 
     def _train(self, member: engine.Member, both_targets: bool) -> None:
         """A step with soft targets late in training, before it one with hard targets at its start."""
@@ -218,7 +289,7 @@ class _Trial:
             torch.save(member.state(), buffer)
             buffer.seek(0)
             resumed = self._new_member("fp32", fresh=False)
-            resumed.restore(torch.load(buffer, weights_only=True), DEVICE)
+            resumed.restore(torch.load(buffer, weights_only=True), self.device)
         except Exception as error:
             self.findings.append(f"its state cannot be written and read again: {_told(error)}")
             return
@@ -253,7 +324,7 @@ class _Trial:
         side, last_activation = probe(model, self.shape, self.student.family)
         shapes = PairShapes(side, self.teacher.side if self.teacher else None, CLASSES, LABELS)
         self.cohort = engine.Cohort(
-            Suite("conformance", (), (0,), {}, {}, {}, precision=precision), None, DEVICE, 0, self.teacher
+            Suite("conformance", (), (0,), {}, {}, {}, precision=precision), None, self.device, 0, self.teacher
         )
         try:
             copy = self.teacher.copy if self.teacher else None
@@ -263,6 +334,8 @@ class _Trial:
                 if not isinstance(self.reason, str) or not self.reason:
                     self.findings.append(f"supports() gives {self.reason!r}, neither None nor a reason")
                 return None
+            model.to(self.device)
+            distiller.to(self.device)
             needs = self.cls.needs(self.params)
             if unknown := needs - engine.EVERYTHING - {"index", "teacher"}:
                 self.findings.append(f"needs() asks for {_some(unknown)}, which nobody can give")
@@ -275,7 +348,7 @@ class _Trial:
         except Exception as error:
             self.findings.append(f"it cannot be built: {_told(error)}")
             return None
-        optimizer = engine._optimizer(RECIPE, model, distiller)
+        optimizer = engine._optimizer(self.recipe, model, distiller)
         read, hidden = Reader(model, needs, last_activation), dict.fromkeys(_FIELDS - needs)
         # The engine may show more than was asked for, when it costs nothing.
         return engine.Member(
@@ -284,7 +357,7 @@ class _Trial:
             lambda *x: dataclasses.replace(read(*x), **hidden),
             distiller,
             optimizer,
-            engine._rng(DEVICE),
+            engine._rng(self.device),
         )
 
     def _step(self, member: engine.Member, step: int, target: Tensor, when: str) -> dict[str, Tensor] | None:
@@ -305,7 +378,7 @@ class _Trial:
 
         hook = member.distiller.register_forward_hook(look)
         try:
-            with engine._own_rng(member, DEVICE):
+            with engine._own_rng(member, self.device):
                 engine._step(
                     member, self.cohort, RECIPE, self.x[index], shown, target[index], index, step, 8, RECIPE.lr
                 )

@@ -92,8 +92,8 @@ class Member:
     logits: dict[str, Tensor] = field(default_factory=dict)
     """{"val", "test"}: (N, classes) at the end of the last epoch."""
     seconds: float = 0.0
-    events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = field(default_factory=list)
-    """CUDA: begin and end of the steps since the clock was last read."""
+    events: list[tuple[Any, Any]] = field(default_factory=list)
+    """Not on a CPU: begin and end of the steps since the clock was last read."""
 
     def read_clock(self) -> float:
         """Seconds of all its steps so far; waits for the device."""
@@ -472,27 +472,29 @@ def _check_resume(saved: dict[str, Any], cohort: Cohort, state_file: Path) -> No
 
 def _rng(device: torch.device) -> dict[str, Tensor]:
     state = {"cpu": torch.get_rng_state()}
-    return state | {"cuda": torch.cuda.get_rng_state(device)} if device.type == "cuda" else state
+    if device.type != "cpu":
+        state[device.type] = torch.get_device_module(device).get_rng_state(device)
+    return state
 
 
 @contextlib.contextmanager
 def _own_rng(member: Member, device: torch.device) -> Iterator[None]:
     torch.set_rng_state(member.rng["cpu"])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(member.rng["cuda"], device)
+    if device.type != "cpu":
+        torch.get_device_module(device).set_rng_state(member.rng[device.type], device)
     yield
     member.rng = _rng(device)
 
 
 @contextlib.contextmanager
 def _timed(member: Member, device: torch.device) -> Iterator[None]:
-    """Adds the time of one step to the member: by the wall on a CPU, by the device's own clock on CUDA."""
-    if device.type != "cuda":
+    """Adds the time of one step to the member: by the wall on a CPU, else by the device's own clock."""
+    if device.type == "cpu":
         started = time.perf_counter()
         yield
         member.seconds += time.perf_counter() - started
         return
-    begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    begin, end = (torch.get_device_module(device).Event(enable_timing=True) for _ in range(2))
     begin.record()
     yield
     end.record()
@@ -514,7 +516,7 @@ def _failing_alone(run: Run, failures: list[str]) -> Iterator[None]:
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Of the whole process so far: device memory on CUDA, resident memory on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**20
+    """Of the whole process so far: resident memory on a CPU, else the device's."""
+    if device.type != "cpu":
+        return torch.get_device_module(device).max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kdbench.tensors import to_device
 from kdbench.types import KdbenchError
 
 Grid = tuple[int, int]
@@ -122,7 +123,7 @@ def _waves(cells: int, reach: int, half: bool, device: torch.device, dtype: torc
     frequency = torch.arange(0 if half else -reach, reach + 1, dtype=torch.float64)
     # Whole turns are taken off in integers, where nothing is rounded.
     phase = 2 * torch.pi * (frequency[:, None] * torch.arange(cells) % cells) / cells
-    return torch.cat([phase.cos(), phase.sin()]).to(device, dtype)
+    return to_device(torch.cat([phase.cos(), phase.sin()]).to(dtype), device)
 
 
 def no_bands(grid_a: Grid, grid_b: Grid) -> str | None:

@@ -22,5 +22,5 @@ def planar(x: Tensor) -> Tensor:
 
 
 def to_device(numbers: Tensor, device: torch.device) -> Tensor:
-    """Numbers of the CPU on the device; to CUDA through pinned memory, so that the host does not wait."""
-    return numbers.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else numbers.to(device)
+    """Numbers of the CPU on the device; through pinned memory, so that the host does not wait."""
+    return numbers if device.type == "cpu" else numbers.pin_memory().to(device, non_blocking=True)

@@ -49,6 +49,7 @@ from torch import Tensor, nn
 from kdbench.frequency import Grid, coarser_grid, crop_size, frequencies, full_precision, low_spectrum, spectrum
 from kdbench.methods.base import Distiller, cross_entropy, fewer_than_four_stages
 from kdbench.methods.kd import kd_loss
+from kdbench.tensors import to_device
 from kdbench.types import KdbenchError, PairShapes, Signals
 
 TITLE = "UHKD"
@@ -255,7 +256,8 @@ class Level(nn.Module):
         if p.refine == "gaussian":
             grid = self.size if p.compact == "crop" else tuple(maps.shape[-2:])
             vertical, horizontal = frequencies(grid, half)
-            lowpass = torch.exp(-(vertical**2 + horizontal**2) / (2 * p.sigma**2)).to(maps)
+            lowpass = torch.exp(-(vertical**2 + horizontal**2) / (2 * p.sigma**2))
+            lowpass = to_device(lowpass.to(maps.dtype), maps.device)
             real, imaginary = real * lowpass, imaginary * lowpass
         if p.representation == "complex":
             parts = [real, imaginary]
