@@ -19,6 +19,7 @@ from kdbench.types import KdbenchError, Recipe
 
 # isort: split
 import timm.data.mixup
+from packaging.version import Version
 from timm.data.random_erasing import RandomErasing
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as transforms
@@ -183,6 +184,7 @@ def test_an_erased_box_is_whole():
 # -------------------------------------------------------------------------------------------------------------- mixing
 
 
+@pytest.mark.skipif(Version(timm.__version__) < Version("1.0.30"), reason="this timm cuts boxes of odd length shorter")
 @pytest.mark.parametrize(("mixup", "cutmix"), [(0.8, 0.0), (0.0, 1.0), (0.8, 1.0)])
 def test_mixing_is_timms(monkeypatch, mixup, cutmix):
     pixels, classes = torch.randn(6, 3, 32, 20), torch.tensor([0, 1, 2, 3, 4, 0])

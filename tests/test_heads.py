@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from packaging.version import Version
 
 from kdbench import models
 from kdbench.engine import EVERYTHING
 from kdbench.signals import Reader, probe
 from kdbench.types import ModelSpec
+
+# isort: split
+import timm
 
 # A small one of each timm module; the odd ones have a norm, a second head or a convolution before or as their last
 # layer, or take their pooled vector in another way than the others.
@@ -59,6 +63,7 @@ PLAIN = [
     "tiny_vit_5m_224",
     "poolformer_s12",
 ]
+LATE = {"efficientvit_m0", "dpn48b", "dla46_c"}
 
 
 def network(name: str, **args) -> torch.nn.Module:
@@ -68,6 +73,8 @@ def network(name: str, **args) -> torch.nn.Module:
 
 @pytest.mark.parametrize("name", [*ODD, *(pytest.param(name, marks=pytest.mark.slow) for name in PLAIN)])
 def test_training_and_evaluation_are_of_one_network(name):
+    if name in LATE and Version(timm.__version__) < Version("1.0.31"):
+        pytest.skip("this timm cannot hand out its maps")
     model = network(name)
     side, last_activation = probe(model, (224, 224, 3), "cnn")
     x = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
