@@ -10,7 +10,7 @@ import sys
 from snakemake.exceptions import WorkflowError
 
 from kdbench import plan as planning
-from kdbench.suite import load_suite, suite_path
+from kdbench.suite import configured, load_suite, suite_path
 from kdbench.types import KdbenchError
 
 
@@ -19,7 +19,7 @@ container: "docker://python:3.11"
 
 
 try:
-    SUITE = suite_path(config.get("suite", "quick")).as_posix()
+    SUITE = suite_path(configured(config)).as_posix()
     PLAN = planning.plan(load_suite(SUITE))
     DATA_FILES = {job.id: planning.source_files(PLAN.suite, job) for job in PLAN.of("data")}
 except KdbenchError as error:

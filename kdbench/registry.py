@@ -16,8 +16,6 @@ import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
-import math
-import re
 import sys
 import types
 from collections.abc import Callable
@@ -32,8 +30,6 @@ PACKAGE = Path(__file__).resolve().parent
 METHODS, SOURCES = PACKAGE / "methods", PACKAGE / "data"
 _NOT_METHODS = {"__init__", "base"}
 _NOT_SOURCES = {"__init__", "packed", "anchors", "labelled", "cifar"}
-_EXPONENT_FORM = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)[eE][-+]?[0-9]+")
-"""To YAML 1.1 such a number is text, unless it has both a point and a sign in its exponent."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +40,7 @@ class Parameter:
     default: Any
 
     def check(self, value: Any, where: str) -> Any:
-        """The value, with tuples for YAML's lists and numbers for its 5e-3.
-
-        Raises KdbenchError when the type or choice is wrong.
-        """
+        """The value, with tuples for YAML's lists. Raises KdbenchError when the type or choice is wrong."""
         for option in _split_union(self.annotation):
             ok, converted = _fits(value, option)
             if ok:
@@ -106,9 +99,6 @@ def _fits(value: Any, annotation: str) -> tuple[bool, Any]:
     if annotation == "int":
         return isinstance(value, int) and not isinstance(value, bool), value
     if annotation == "float":
-        if isinstance(value, str) and _EXPONENT_FORM.fullmatch(value):
-            value = float(value)
-            return math.isfinite(value), value
         return isinstance(value, int | float) and not isinstance(value, bool), value
     return annotation == "str" and isinstance(value, str), value
 

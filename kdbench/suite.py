@@ -8,15 +8,13 @@ import difflib
 import functools
 import importlib.util
 import itertools
-import math
 import re
-import unicodedata
-from collections.abc import Hashable, Iterator
+import shlex
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from kdbench import yamlfile
 from kdbench.errors import unknown
 from kdbench.registry import PACKAGE, SOURCES, Parameter, check_params, method_info, method_names, source_params
 from kdbench.types import Block, Claim, DataSpec, KdbenchError, MethodSpec, ModelSpec, Pair, Recipe, Suite, Tune
@@ -32,9 +30,11 @@ FAMILIES = {
 }
 _FAMILY_OF_MODULE = {module: family for family, modules in FAMILIES.items() for module in modules.split()}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-MOST_VALUES = 100_000
-"""Values that a suite may hold; one that is repeated by an alias counts each time."""
+_LOADS_WEIGHTS = re.compile(r"pretrain\w*|(checkpoint|ckpt)_(path|file)|weights|state_dict")
+_AT_RANDOM = "networks start at random here, and nothing loads weights yet"
 _NOTHING = (None, [], {})
+_SECTIONS = {"seeds", "data", "recipes", "models", "methods", "blocks", "tune", "claims"}
+_OPTIONS = {f.name for f in dataclasses.fields(Suite)} - _SECTIONS - {"name", "path"}
 _CHOICES = {
     ("Recipe", "optimizer"): ("adamw", "sgd"),
     ("ModelSpec", "stem"): ("timm", "small"),
@@ -44,34 +44,68 @@ _CHOICES = {
 }
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice, of which YAML would silently keep the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        seen = set()
-        for key in keys:
-            if isinstance(key, Hashable) and key in seen:
-                raise KdbenchError(f"line {node.start_mark.line + 1}: {key!r} is given twice")
-            seen |= {key} if isinstance(key, Hashable) else set()
-        return super().construct_mapping(node, deep)
-
-
 def suite_path(name: str | Path) -> Path:
     """`quick` or `path/to/quick.yaml` -> the file. Raises KdbenchError that names the suites there are."""
     path = Path(name)
     if path.suffix in {".yaml", ".yml"}:
         if path.is_file():
             return path
-        beside = sorted(p.name for p in path.parent.glob("*.yaml"))
-        near = difflib.get_close_matches(path.name, beside, n=1)
-        hint = f"; did you mean {path.with_name(near[0])}?" if near else ""
-        raise KdbenchError(f"there is no file {path}{hint}")
-    if (CONFIG_FOLDER / f"{name}.yaml").is_file():
-        return CONFIG_FOLDER / f"{name}.yaml"
-    raise unknown(
-        "suite", str(name), (p.stem for p in CONFIG_FOLDER.glob("*.yaml")), f"no such file in {CONFIG_FOLDER}/"
-    )
+        files = {p.stem: p for folder in (CONFIG_FOLDER, path.parent) for p in sorted(folder.glob("*.y*ml"))}
+        near = difflib.get_close_matches(path.stem, files, n=1)
+        where = "" if path.is_absolute() else f" in {Path.cwd()}"
+        hint = f"; did you mean {files[near[0]]}?" if near else ""
+        raise KdbenchError(f"there is no file {path}{where}{hint}")
+    if (found := CONFIG_FOLDER / f"{name}.yaml").is_file():
+        return found
+    if path.is_file():
+        raise KdbenchError(f"{path} is no suite: a suite is a .yaml file")
+    for near in (CONFIG_FOLDER / f"{name}.yml", Path(f"{name}.yaml"), Path(f"{name}.yml")):
+        if near.is_file():
+            raise KdbenchError(f"there is no suite {found}; did you mean the file {near}?")
+    there = [p.stem for p in CONFIG_FOLDER.glob("*.yaml")]
+    if not there:
+        project = PACKAGE.parent
+        where = str(project) if (project / CONFIG_FOLDER).is_dir() else "the folder of the project"
+        raise KdbenchError(
+            f"unknown suite {str(name)!r}: suites are looked for in {CONFIG_FOLDER.absolute()}, and there is none; "
+            f"change to {where} (cd), or give the path of a .yaml file"
+        )
+    raise unknown("suite", str(name), there, f"no such file in {CONFIG_FOLDER.absolute()}")
+
+
+def configured(config: Mapping[str, Any]) -> str:
+    """The suite that Snakemake's config asks for: its key `suite`, by default `quick`.
+
+    Raises KdbenchError for any other key, and for a suite of which Snakemake has made something else than text.
+    """
+    for key, value in config.items():
+        if key in {"extends"} | _SECTIONS | _OPTIONS:
+            raise KdbenchError(
+                f"config key {key!r} belongs in a suite's file; name that by --config suite=PATH, not by --configfile"
+            )
+        if key != "suite":
+            meant = shlex.quote(value) if isinstance(value, str) else "NAME"
+            raise KdbenchError(
+                f"unknown config key {key!r}; did you mean 'suite'? Run: snakemake --cores all --config suite={meant}"
+            )
+    name = config.get("suite", "quick")
+    if not isinstance(name, str):
+        raise KdbenchError(
+            f"config key 'suite': expected a name or a path, got the {type(name).__name__} {name!r}"[:200]
+            + f"; give the path of the file: --config suite={CONFIG_FOLDER}/NAME.yaml"
+        )
+    return name
+
+
+def typed(suite: Suite) -> str:
+    """What a person types for a suite: its name where its file lies in config/, else the path of its file."""
+    return typed_file(suite.name, suite.path)
+
+
+def typed_file(name: str, path: Path | None) -> str:
+    """The same, for the suite NAME of a file; its name where the file is not known."""
+    by_name = path is None or path.absolute() == (CONFIG_FOLDER / f"{name}.yaml").absolute()
+    return name if by_name else shlex.quote(path.as_posix())
 
 
 def load_suite(name: str | Path) -> Suite:
@@ -81,66 +115,26 @@ def load_suite(name: str | Path) -> Suite:
     out.
     """
     path = suite_path(name)
-    tree = _read(path)
+    tree = yamlfile.read(path)
     if isinstance(tree, dict) and "extends" in tree:
         base_path = path.with_name(f"{_name(tree.pop('extends'), f'{path}: extends')}.yaml")
         if not base_path.is_file():
             raise unknown("suite", base_path.stem, (p.stem for p in path.parent.glob("*.yaml")), f"{path}: extends")
-        base = _read(base_path)
+        base = yamlfile.read(base_path)
         if not isinstance(base, dict) or "extends" in base:
             raise KdbenchError(f"{path}: extends: the base must be a suite that extends no other")
         tree = {key: value for key, value in (base | tree).items() if value is not None}
-    return check_suite(tree, path.stem, str(path))
-
-
-def _read(path: Path) -> Any:
-    try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
-        _check_plain(tree, "", itertools.count(1))
-        return tree
-    except KdbenchError as error:
-        raise KdbenchError(f"{path}: {' '.join(str(error).split())}") from None
-    except RecursionError:
-        raise KdbenchError(f"{path}: nested too deeply") from None
-    except Exception as error:  # what a tag cannot make of its text fails in many ways: 2001-13-45, !!int x
-        raise KdbenchError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
-
-
-def _check_plain(tree: Any, where: str, count: Iterator[int]) -> None:
-    """Refuse what YAML can say and no suite can mean: dates, bytes, sets, NaN, endless numbers, text with control
-    characters, and aliases that unfold without end."""
-    if next(count) > MOST_VALUES:
-        raise KdbenchError(f"more than {MOST_VALUES:,} values (an alias counts wherever it stands)")
-    if isinstance(tree, dict):
-        for key, value in tree.items():
-            _check_plain(key, f"key in {where}" if where else "key", count)
-            _check_plain(value, f"{where}.{key}" if where else str(key), count)
-    elif isinstance(tree, list):
-        for value in tree:
-            _check_plain(value, where, count)
-    elif isinstance(tree, str):
-        if odd := [c for c in tree if unicodedata.category(c) in ("Cc", "Cs") and c not in "\n\t"]:
-            raise KdbenchError(f"{where}: the character U+{ord(odd[0]):04X} cannot stand in a text")
-    elif isinstance(tree, int):
-        if abs(tree) >= 2**63:
-            raise KdbenchError(f"{where}: a whole number of more than 63 bits")
-    elif isinstance(tree, float):
-        if not math.isfinite(tree):
-            raise KdbenchError(f"{where}: expected a number, got {tree}")
-    elif tree is not None:
-        raise KdbenchError(f"{where}: expected text or a number, got the {type(tree).__name__} {tree!r}"[:300])
+    return dataclasses.replace(check_suite(tree, path.stem, str(path)), path=path)
 
 
 def check_suite(tree: Any, name: str, where: str) -> Suite:
     """A parsed YAML tree -> Suite."""
     tree = _mapping(tree, where)
     _name(name, where, reserved={"data", "reference"})
-    sections = {"seeds", "data", "recipes", "models", "methods", "blocks", "tune", "claims"}
-    options = {f.name for f in dataclasses.fields(Suite)} - sections - {"name"}
     for key in tree:
-        if key not in options | sections:
-            raise unknown("key", key, options | sections, where)
-    for key in sections - {"methods", "tune", "claims"}:
+        if key not in _OPTIONS | _SECTIONS:
+            raise _unknown_key(key, _OPTIONS | _SECTIONS, where)
+    for key in _SECTIONS - {"methods", "tune", "claims"}:
         if tree.get(key) in _NOTHING:
             raise KdbenchError(f"{where}: the section {key!r} is missing or empty")
 
@@ -169,7 +163,7 @@ def check_suite(tree: Any, name: str, where: str) -> Suite:
     )
     suite = _dataclass(
         Suite,
-        {key: tree[key] for key in options if key in tree},
+        {key: tree[key] for key in _OPTIONS if key in tree},
         where,
         name=name,
         blocks=blocks,
@@ -264,18 +258,23 @@ def _model(name: str, tree: Any, data: dict, recipes: dict, where: str) -> Model
     modalities = source_modalities(data[model.data].source)
     if model.input not in modalities:
         raise unknown("input", model.input, modalities, where)
+    if re.search("[.:]", model.timm):
+        network = re.split("[/:]", model.timm)[-1].split(".")[0]
+        raise KdbenchError(
+            f"{where}.timm: {model.timm} names pretrained weights, but {_AT_RANDOM}; "
+            f"for the network alone, write {network}"
+        )
     registered, classes = timm_index()
     own = cifar_networks()
-    base = model.timm.split(".")[0]
-    module = "networks" if model.timm in own else registered.get(base) or classes.get(base)
+    module = "networks" if model.timm in own else registered.get(model.timm) or classes.get(model.timm)
     if module is None:
         raise unknown("timm model", model.timm, [*registered, *classes, *own], where)
-    known = () if model.timm in own else timm_arguments(module, None if base in registered else base)
+    known = () if model.timm in own else timm_arguments(module, None if model.timm in registered else model.timm)
     for key in model.args:
-        if key in {"num_classes", "in_chans", "img_size", "pretrained"}:
+        if key in {"num_classes", "in_chans", "img_size"}:
             raise KdbenchError(f"{where}.args: {key!r} is set by kdbench")
         if key not in known:
-            raise unknown(f"argument of {model.timm}", key, known, f"{where}.args")
+            raise _unknown_key(key, known, f"{where}.args", f"argument of {model.timm}")
     width, heads = model.args.get("embed_dim"), model.args.get("num_heads")
     # timm's other transformers may give their heads a width of their own.
     is_vit = module in ("vision_transformer", "deit") and isinstance(width, int) and isinstance(heads, int)
@@ -315,7 +314,7 @@ def _block(name: str, tree: Any, data: dict, models: dict, methods: dict, seeds:
     tree = _mapping(tree, where)
     for key in tree:
         if key not in (keys := ("title", "data", "pairs", "methods", "seeds", "readings", "table")):
-            raise unknown("key", key, keys, where)
+            raise _unknown_key(key, keys, where)
     for key in ("data", "pairs", "methods"):
         if tree.get(key) in _NOTHING:
             raise KdbenchError(f"{where}: the key {key!r} is missing or empty")
@@ -351,7 +350,7 @@ def _with_table(block: Block, tree: Any, where: str) -> Block:
     picked = {}
     for key, values in _mapping(tree, where).items():
         if key not in known:
-            raise unknown("key", key, known, where)
+            raise _unknown_key(key, known, where)
         for value in _list(values, f"{where}.{key}"):
             if _text(value, f"{where}.{key}") not in known[key]:
                 raise unknown("pair" if key == "columns" else "method", value, known[key], f"{where}.{key}")
@@ -510,10 +509,16 @@ def _name(name: str, where: str, reserved: set[str] = frozenset()) -> str:
     return name
 
 
+def _unknown_key(key: str, known: Iterable[str], where: str, kind: str = "key") -> KdbenchError:
+    if _LOADS_WEIGHTS.fullmatch(key):
+        return KdbenchError(f"{where}: {key}: {_AT_RANDOM}; leave it out")
+    return unknown(kind, key, known, where)
+
+
 def _checked(args: dict, known: dict[str, Parameter], where: str) -> dict[str, Any]:
     for key in args:
         if key not in known:
-            raise unknown("key", key, known, where)
+            raise _unknown_key(key, known, where)
     return {key: known[key].check(value, f"{where}.{key}") for key, value in args.items()}
 
 
@@ -529,7 +534,7 @@ def _dataclass(cls: type, tree: dict, where: str, **fixed: Any) -> Any:
     fields = {f.name: f for f in dataclasses.fields(cls) if f.name not in fixed}
     for key in tree:
         if key not in fields:
-            raise unknown("key", key, fields, where)
+            raise _unknown_key(key, fields, where)
     values = {}
     for key, f in fields.items():
         if key not in tree:

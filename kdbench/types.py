@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor
 
 
@@ -232,6 +234,8 @@ class Suite:
     """Training jobs that may share a card of a machine on which no scheduler hands out cards."""
     tune: Tune | None = None
     claims: tuple[Claim, ...] = ()
+    path: Path | None = None
+    """The file that it was read from."""
 
 
 # ------------------------------------------------------------------------------------------- what networks tell methods

@@ -10,7 +10,7 @@ from conftest import REPOSITORY, TINY, tiny, tiny_plan, write_tiny
 import kdbench.torchvision_ops  # noqa: F401
 from kdbench import plan as planning
 from kdbench import registry
-from kdbench.suite import check_suite, load_suite, timm_index
+from kdbench.suite import check_suite, configured, load_suite, timm_index
 from kdbench.types import KdbenchError
 
 
@@ -35,6 +35,33 @@ def complaint(**changes) -> str:
         ({"models__vit-s__timm": "resnet81"}, ["'resnet81'", "resnet"]),
         ({"models__vit-s__args": {"embed_dimm": 3}}, ["models.vit-s.args", "'embed_dimm'", "'embed_dim'"]),
         ({"models__vit-s__args": {"num_classes": 3}}, ["'num_classes' is set by kdbench"]),
+        *(
+            ({"models__vit-s__timm": name}, ["models.vit-s.timm", name, "pretrained weights", f"write {network}"])
+            for name, network in (
+                ("resnet18.a1_in1k", "resnet18"),
+                ("vit_tiny_patch16_224.augreg_in21k_ft_in1k", "vit_tiny_patch16_224"),
+                ("ResNet.a1_in1k", "ResNet"),
+                ("resnet18.", "resnet18"),
+                ("cifar_resnet8x4.mine", "cifar_resnet8x4"),
+                ("hf-hub:timm/resnet18.a1_in1k", "resnet18"),
+                ("hf_hub:timm/resnet18", "resnet18"),
+                ("local-dir:/weights/resnet18", "resnet18"),
+            )
+        ),
+        *(
+            ({f"{place}__{key}": value}, [f"{key}: networks start at random here", "leave it out"])
+            for place in ("models__vit-s", "models__vit-s__args", "recipes__student", "data__digits", "blocks__main")
+            for key, value in (
+                ("pretrained", True),
+                ("pretrained", False),
+                ("pretrained_cfg", "a1_in1k"),
+                ("checkpoint_path", "a.pth"),
+                ("weights", "IMAGENET1K_V1"),
+            )
+        ),
+        ({"pretrained": True}, ["tiny.yaml: pretrained: networks start at random here"]),
+        ({"methods": {"kd": {"pretrained": True}}}, ["methods.kd: pretrained: networks start at random here"]),
+        ({"methods": {"kd": {"kd_weights": 1}}}, ["methods.kd: unknown key 'kd_weights'"]),
         ({"models__vit-s__args": {"patch_drop_rate": 0.1}}, ["patch_drop_rate must be 0"]),
         ({"models__vit-s__recipe": "studnet"}, ["recipe", "'studnet'", "'student'"]),
         ({"models__vit-s__input": "images"}, ["input", "'images'", "'image'"]),
@@ -110,21 +137,93 @@ def test_files_that_are_no_suite(tmp_path, text):
         load_suite(path)
 
 
-def test_an_unknown_suite_names_those_there_are(tmp_path, monkeypatch):
+def test_an_unknown_suite_names_those_there_are(monkeypatch):
     monkeypatch.chdir(REPOSITORY)
-    with pytest.raises(KdbenchError, match="did you mean 'quick'"):
-        load_suite("quik")
+    for wanted, near in (
+        ("quik", "did you mean 'quick'"),
+        ("x" * 9, "known: all-methods, anchors-32"),
+        ("", "known: "),
+    ):
+        with pytest.raises(KdbenchError, match=f"no such file in .*/config: unknown suite '{wanted}'; {near}"):
+            load_suite(wanted)
 
 
-def test_a_file_that_is_not_there_is_named_as_a_file(tmp_path):
+def test_a_file_that_is_not_there_is_named_as_a_file_with_the_nearest_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     path = write_tiny(tmp_path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/pets.yaml").write_text("")
+    (tmp_path / "config/mine.yml").write_text("")
+    (tmp_path / "runs.csv").write_text("")
     for wanted, told in (
         (tmp_path / "nowhere/a.yaml", f"there is no file {tmp_path / 'nowhere/a.yaml'}"),
         (path.with_name("tinny.yaml"), f"there is no file {path.with_name('tinny.yaml')}; did you mean {path}?"),
+        ("tiny.yaml", f"there is no file tiny.yaml in {tmp_path}; did you mean config/tiny.yaml?"),
+        ("config/tiny.yml", f"there is no file config/tiny.yml in {tmp_path}; did you mean config/tiny.yaml?"),
+        ("other/pet.yaml", f"there is no file other/pet.yaml in {tmp_path}; did you mean other/pets.yaml?"),
+        ("other/pets", "there is no suite config/other/pets.yaml; did you mean the file other/pets.yaml?"),
+        ("mine", "there is no suite config/mine.yaml; did you mean the file config/mine.yml?"),
+        ("runs.csv", "runs.csv is no suite: a suite is a .yaml file"),
     ):
         with pytest.raises(KdbenchError) as error:
             load_suite(wanted)
         assert str(error.value) == told
+
+
+@pytest.mark.parametrize("folder", [None, "config"])
+def test_from_another_folder_it_is_said_where_suites_are_looked_for(tmp_path, monkeypatch, folder):
+    monkeypatch.chdir(tmp_path)
+    if folder:
+        (tmp_path / folder).mkdir()
+    with pytest.raises(KdbenchError) as error:
+        load_suite("quick")
+    assert str(error.value) == (
+        f"unknown suite 'quick': suites are looked for in {tmp_path}/config, and there is none; change to {REPOSITORY} "
+        "(cd), or give the path of a .yaml file"
+    )
+
+
+# --------------------------------------------------------------------------------------------------- Snakemake's config
+
+
+def test_snakemakes_config_names_the_suite():
+    assert configured({}) == "quick" and configured({"suite": "glyphs"}) == "glyphs"
+    assert configured({"suite": "config/2024.yaml"}) == "config/2024.yaml"
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        *(
+            (
+                {key: value},
+                f"unknown config key {key!r}; did you mean 'suite'? Run: snakemake --cores all --config suite=" + meant,
+            )
+            for key, value, meant in (
+                ("suit", "glyphs", "glyphs"),
+                ("Suite", "a b", "'a b'"),
+                ("name", 3, "NAME"),
+                ("suites", None, "NAME"),
+            )
+        ),
+        ({"suite": "quick", "suit": "glyphs"}, "unknown config key 'suit'; did you mean 'suite'?"),
+        *(
+            ({key: 1}, f"config key {key!r} belongs in a suite's file; name that by --config suite=PATH")
+            for key in ("title", "seeds", "blocks", "extends", "precision", "claims")
+        ),
+        *(
+            (
+                {"suite": value},
+                f"config key 'suite': expected a name or a path, got the {type(value).__name__} {value!r}",
+            )
+            for value in (2024, 1000.0, True, None, ["quick"], {"a": 1})
+        ),
+    ],
+)
+def test_any_other_config_is_refused_with_the_right_command(config, told):
+    with pytest.raises(KdbenchError) as error:
+        configured(config)
+    assert str(error.value).startswith(told) and "--config suite=" in str(error.value)
 
 
 def test_a_base_that_is_not_there_is_named_with_the_file_that_wants_it(tmp_path):
@@ -148,10 +247,48 @@ def test_numbers_that_yaml_takes_for_text_are_numbers(tmp_path, text):
     assert {name: run.key for name, run in plan.runs().items()} == {n: r.key for n, r in numbers.runs().items()}
 
 
-def test_numbers_in_the_arguments_of_data_and_in_tuples_too():
-    data = {"source": "glyphs", "noise": "3e-1"}
-    suite = tiny_plan(data__glyphs=data, recipes__student__milestones=["5e-1", 0.75]).suite
-    assert suite.data["glyphs"].args == {"noise": 0.3} and suite.recipes["student"].milestones == (0.5, 0.75)
+@pytest.mark.parametrize("text", ["5e-3", "5E-3", "+.5e-2"])
+def test_also_in_the_arguments_of_data_and_models_and_in_tuples(tmp_path, text):
+    """timm's arguments are of no type that kdbench knows, so nothing but the notation tells a number from text."""
+    data = {"source": "glyphs", "noise": 0.005}
+    path = write_tiny(tmp_path, data__glyphs=data, recipes__student__milestones=[0.005, 0.75])
+    path.write_text(path.read_text().replace("0.005", text).replace("drop_rate: 0.1", f"drop_rate: {text}"))
+    suite = load_suite(path)
+    assert suite.data["glyphs"].args == {"noise": 0.005} and suite.recipes["student"].milestones == (0.005, 0.75)
+    assert suite.models["vit-s"].args["drop_rate"] == 0.005
+
+
+def test_text_in_quotes_is_no_number(tmp_path):
+    path = write_tiny(tmp_path)
+    path.write_text(path.read_text().replace("0.005", "'5e-3'"))
+    with pytest.raises(KdbenchError, match=r"recipes\.teacher\.lr: expected float, got '5e-3'"):
+        load_suite(path)
+
+
+def test_names_may_look_like_booleans_and_numbers(tmp_path):
+    """As keys they are text as they are; where they are named again, in quotes."""
+    path = write_tiny(tmp_path)
+    text = path.read_text().replace("\n  student:", "\n  off:").replace("recipe: student", "recipe: 'off'")
+    text = text.replace("cnn-t:", "010:").replace("cnn-t -> vit-s", "010 -> vit-s")
+    path.write_text(text)
+    suite = load_suite(path)
+    assert set(suite.recipes) == {"teacher", "off"} and suite.models["vit-s"].recipe == "off"
+    assert suite.blocks[0].pairs[0].id == "010--vit-s"
+    path.write_text(text.replace("recipe: 'off'", "recipe: off"))
+    with pytest.raises(KdbenchError, match=r'off can be misread; write false, or "off" in quotes for text'):
+        load_suite(path)
+
+
+def test_recipes_share_keys_by_merging(tmp_path):
+    path = write_tiny(tmp_path)
+    whole = load_suite(path).recipes
+    student = "  student:\n    lr: 0.005\n    steps: 12\n    batch_size: 100\n    crop: 1\n    clip_grad: 5.0\n"
+    text = path.read_text()
+    assert student in text
+    text = text.replace("  teacher:\n    lr", "  teacher: &base\n    lr")
+    merged = "  student:\n    <<: *base\n    steps: 12\n    batch_size: 100\n    crop: 1\n    clip_grad: 5.0\n"
+    path.write_text(text.replace(student, merged))
+    assert load_suite(path).recipes == whole
 
 
 def test_only_data_of_a_known_size_are_held_against_recipes():

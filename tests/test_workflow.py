@@ -92,6 +92,21 @@ def test_a_mistake_in_the_suite_stops_before_any_job(trained):
     assert "did you mean 'tiny'" in output
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--config", "suit=tiny"], "did you mean 'suite'? Run: snakemake --cores all --config suite=tiny"),
+        (["--configfile", "config/tiny.yaml"], "belongs in a suite's file; name that by --config suite=PATH"),
+        (["--config", "suite=1e3"], "expected a name or a path, got the float 1000.0"),
+    ],
+)
+def test_never_another_suite_than_was_asked_for(tmp_path, words, told):
+    """`quick` is there, so that whoever falls back to it would plan it; tests/test_suite.py has more cases."""
+    write_tiny(tmp_path).with_name("quick.yaml").write_bytes(write_tiny(tmp_path).read_bytes())
+    output = snakemake(tmp_path, "-n", *words, ok=False)
+    assert told in " ".join(output.split()) and "Traceback" not in output and "Job stats" not in output
+
+
 def test_the_cluster_profile_plans_the_default_suite():
     pytest.importorskip("snakemake_executor_plugin_slurm")
     output = snakemake(REPOSITORY, "-n", "--forceall", "--profile", str(REPOSITORY / "profiles/slurm"))
