@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
+import os
 import sys
 from pathlib import Path
 
+import kdbench
 from kdbench import plan as planning
 from kdbench import supervise
 from kdbench.errors import unknown
@@ -19,7 +22,23 @@ from kdbench.types import KdbenchError
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one verb. Returns the exit code: 0, or after a sentence on stderr 2, or 130 where the user stopped it."""
+    """Run one verb. Returns the exit code: 0, or after a sentence on stderr 2, 130 where the user stopped it, 141 where
+    whoever read its output did."""
+    streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, io.TextIOWrapper)]
+    for stream in streams:  # what the terminal's encoding lacks, a dagger say, is shown by its number
+        stream.reconfigure(errors="backslashreplace")
+    try:
+        try:
+            return _run_verb(argv)
+        finally:
+            print(end="", flush=True)
+    except BrokenPipeError:
+        for stream in streams:  # else Python would fail again on what is left of it
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return 141
+
+
+def _run_verb(argv: list[str] | None) -> int:
     args, strange = _parser().parse_known_args(argv)
     if strange:  # argparse itself would tell it with the usage of all verbs
         args.parser.error(f"unrecognized arguments: {' '.join(strange)}")
@@ -36,15 +55,14 @@ def _done(args: argparse.Namespace) -> int:
     except KdbenchError as error:
         print(f"kdbench: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:
-        return 1
     except KeyboardInterrupt:
         print(f"kdbench: {args.stopped}", file=sys.stderr)
         return 130
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="kdbench", description=(__import__("kdbench").__doc__ or "").strip())
+    parser = argparse.ArgumentParser(prog="kdbench", description=kdbench.__doc__)
+    parser.add_argument("--version", action="version", version=f"kdbench {kdbench.__version__}")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
 
     def verb(function, help_text: str) -> argparse.ArgumentParser:
@@ -141,14 +159,14 @@ def _data(args: argparse.Namespace) -> None:
 def _teacher(args: argparse.Namespace) -> None:
     from kdbench import jobs
 
-    plan = _load(args)
+    plan = _load_to_write(args)
     _train(plan, jobs.find_model_job(plan, args.name), args)
 
 
 def _distill(args: argparse.Namespace) -> None:
     from kdbench import jobs
 
-    plan = _load(args)
+    plan = _load_to_write(args)
     _train(plan, jobs.find_pair_jobs(plan, args.name), args)
 
 
@@ -182,45 +200,45 @@ def _train(plan: Plan, found: list[Job], args: argparse.Namespace) -> None:
 def _tune(args: argparse.Namespace) -> None:
     from kdbench import jobs
 
-    jobs.run_tune(_load(args))
+    jobs.run_tune(_load_to_write(args))
 
 
 def _similarity(args: argparse.Namespace) -> None:
     from kdbench import jobs
 
-    plan = _load(args)
+    plan = _load_to_write(args)
     jobs.run_similarity(plan, plan.job(args.kind, args.name))
 
 
 def _table(args: argparse.Namespace) -> None:
     from kdbench import jobs
 
-    _wrote(jobs.run_table(_load(args), partial=args.partial))
+    _wrote(jobs.run_table(_load_to_write(args), partial=args.partial))
 
 
 def _figure(args: argparse.Namespace) -> None:
     from kdbench import jobs
 
-    plan = _load(args)
+    plan = _load_to_write(args)
     _wrote(jobs.run_figures(plan, args.out or planning.home(plan.suite) / "figures"))
 
 
 def _reference(args: argparse.Namespace) -> None:
     from kdbench import jobs
 
-    _wrote(jobs.run_reference(_load(args)))
+    _wrote(jobs.run_reference(_load_to_write(args)))
 
 
 def _findings(args: argparse.Namespace) -> None:
     from kdbench import findings
 
-    print(findings.reference_page(load_suite(args.suite)), end="")
+    print(findings.reference_page(_load(args).suite), end="")
 
 
 def _report(args: argparse.Namespace) -> None:
     from kdbench import report
 
-    plan = _load(args)
+    plan = _load_to_write(args)
     _wrote([report.write_report(plan, args.out or planning.home(plan.suite) / "report.html")])
 
 
@@ -245,7 +263,7 @@ def _watch(args: argparse.Namespace) -> None:
 def _run(args: argparse.Namespace) -> None:
     from kdbench import gpus, jobs
 
-    plan = _load(args)
+    plan = _load_to_write(args)
     with gpus.claimed(plan.suite):
         _wrote(jobs.run_all(plan))
 
@@ -291,6 +309,12 @@ def _doctor(args: argparse.Namespace) -> int:
 
 def _load(args: argparse.Namespace) -> Plan:
     return planning.plan(load_suite(args.suite))
+
+
+def _load_to_write(args: argparse.Namespace) -> Plan:
+    plan = _load(args)
+    planning.claim(plan.suite)
+    return plan
 
 
 def _wrote(paths: list[Path]) -> None:

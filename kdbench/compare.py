@@ -7,6 +7,7 @@ are two samples of seeds that share nothing, so the intervals here are not the p
 from __future__ import annotations
 
 import math
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,7 +58,9 @@ def reference(name: str) -> Path:
         raise KdbenchError(f"{name} has no reference of its own; name what to hold it against: kdbench compare A B")
     path = planning.reference_folder(load_suite(name)) / "runs.csv"
     if not path.exists():
-        raise KdbenchError(f"suite {name} has no reference ({path} does not exist); name one: kdbench compare {name} B")
+        raise KdbenchError(
+            f"suite {name} has no reference ({path} does not exist); name one: kdbench compare {shlex.quote(name)} B"
+        )
     return path
 
 

@@ -17,6 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from kdbench import fit, models
 from kdbench.data import packed
 from kdbench.plan import Job, Plan, data_folder
+from kdbench.suite import typed
 from kdbench.types import KdbenchError, ModelSpec
 
 UNITS = {"10^15": 1e15, "10^12": 1e12, "10^9": 1e9}
@@ -27,7 +28,7 @@ def lines(plan: Plan) -> list[str]:
     """A line a teacher and a pair, and their sum. Raises KdbenchError for data sets that are not packed yet."""
     missing = [job.data for job in plan.of("data") if not job.output.exists()]
     if missing:
-        commands = " && ".join(f"kdbench data {plan.suite.name} {data}" for data in missing)
+        commands = " && ".join(f"kdbench data {typed(plan.suite)} {data}" for data in missing)
         verb = "is" if len(missing) == 1 else "are"
         raise KdbenchError(f"data {', '.join(missing)} {verb} not packed yet; run: {commands}")
     for job in plan.of("data"):

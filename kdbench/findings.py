@@ -15,6 +15,7 @@ import pandas as pd
 from kdbench import compare, stats, tables
 from kdbench.page import Cell, Document, Group, Row, Section, Table, markdown
 from kdbench.plan import SCRATCH, reference_folder
+from kdbench.suite import typed
 from kdbench.types import Block, Claim, KdbenchError, Pair, Suite
 
 Claims = list[tables.ClaimResult]
@@ -24,7 +25,7 @@ def reference_page(suite: Suite) -> str:
     """The page of a suite's committed runs, as Markdown. Raises KdbenchError where there are none."""
     path = reference_folder(suite) / "runs.csv"
     if not path.exists():
-        raise KdbenchError(f"{path} does not exist; freeze the suite first: kdbench reference {suite.name}")
+        raise KdbenchError(f"{path} does not exist; freeze the suite first: kdbench reference {typed(suite)}")
     return markdown(page(suite, compare.read_runs(path)))
 
 
@@ -49,7 +50,7 @@ def page(suite: Suite, frame: pd.DataFrame) -> Document:
         ):
             if parts:
                 sections.append(Section(f"{block.title}: {name}", tuple(parts)))
-    made = f"Made from {reference_folder(suite) / 'runs.csv'} by: kdbench findings {suite.name}"
+    made = f"Made from {reference_folder(suite) / 'runs.csv'} by: kdbench findings {typed(suite)}"
     banner = (suite.banner,) if suite.banner else ()
     return Document(f"Findings: {suite.title or suite.name}", banner, tuple(sections), (made,))
 
@@ -64,7 +65,7 @@ def _own(suite: Suite, block: Block, frame: pd.DataFrame) -> pd.DataFrame:
         if (pair, method, str(seed)) not in there:
             raise KdbenchError(
                 f"the runs have no {pair}/{method} seed {seed} of block {block.name}: they come from another version "
-                f"of the suite; run: kdbench reference {suite.name}"
+                f"of the suite; run: kdbench reference {typed(suite)}"
             )
     return own
 

@@ -16,6 +16,7 @@ from kdbench import checkpoint, results, tune
 from kdbench.data import packed
 from kdbench.errors import unknown
 from kdbench.plan import TABLES, Job, Plan, Run, data_dir, data_folder, home, reference_folder, tuned_file
+from kdbench.suite import typed
 from kdbench.types import Block, KdbenchError
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def _given(data: packed.Packed, teacher: dict[str, Any] | None) -> dict[str, str
 def _packed(plan: Plan, job: Job) -> packed.Packed:
     folder = data_folder(plan.suite, job.data)
     if not (folder / "meta.json").exists():
-        raise KdbenchError(f"data set {job.data!r} is not packed yet; run: kdbench data {plan.suite.name} {job.data}")
+        raise KdbenchError(f"data set {job.data!r} is not packed yet; run: kdbench data {typed(plan.suite)} {job.data}")
     return packed.load(folder)
 
 
@@ -148,7 +149,9 @@ def _with_tuned_weight(run: Run, tuned: tune.Tuned) -> Run:
     if not run.method.tuned_from:
         return run
     if tuned.of(run) is None:
-        raise KdbenchError(f"{run.method.id} waits for the tuning of this suite; run: kdbench tune {tuned.suite.name}")
+        raise KdbenchError(
+            f"{run.method.id} waits for the tuning of this suite; run: kdbench tune {typed(tuned.suite)}"
+        )
     return dataclasses.replace(
         run, method=dataclasses.replace(run.method, params=run.method.params | tuned.of(run)), tuned=tuned.of(run)
     )
@@ -203,11 +206,11 @@ def run_table(plan: Plan, *, partial: bool = False) -> list[Path]:
             missing = runs[runs.status == results.MISSING]
             if partial or not len(missing):
                 continue
-            first = missing.iloc[0]
+            first, suite = missing.iloc[0], typed(plan.suite)
             raise KdbenchError(
                 f"{len(missing)} of {len(runs)} cells of block {block.name} have no result; the first is {first.pair}/"
                 f"{first.method} seed {first.seed}: {first.reason}; run snakemake (where it says that there is nothing "
-                f"to do: kdbench distill {plan.suite.name} {first.pair}), or kdbench table --partial"
+                f"to do: kdbench distill {suite} {first.pair}), or: kdbench table {suite} --partial"
             )
     return tables.write_tables(plan.suite, blocks, TABLES)
 

@@ -7,6 +7,7 @@
     stages    results/SUITE/similarity/BLOCK/PAIR.json      teacher and student by stage and band
     channels  results/SUITE/channels/BLOCK/A--B.json        two teachers of different modalities
 
+results/SUITE/suite.txt names the file of the suite, since two files may have one name.
 A job declares only its manifest to Snakemake. Runs and checkpoints are undeclared, so that Snakemake neither deletes
 them before a job nor after a failure.
 """
@@ -26,12 +27,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kdbench import checkpoint
 from kdbench.errors import unknown
 from kdbench.registry import code_hash, method_info, module_files, reads_files, source_code
-from kdbench.suite import tuning_pair
-from kdbench.types import Block, MethodSpec, Pair, Suite
+from kdbench.suite import CONFIG_FOLDER, tuning_pair
+from kdbench.types import Block, KdbenchError, MethodSpec, Pair, Suite
 
 RESULTS, TABLES = Path("results"), Path("tables")
+CLAIM = "suite.txt"
+"""In results/SUITE: the path of the suite's file, relative to the project where it lies in it."""
 SCRATCH = "scratch"
 ENGINE_FILES = (
     "engine.py",
@@ -134,7 +138,13 @@ class Plan:
 
 
 def plan(suite: Suite) -> Plan:
-    """Every job of a suite."""
+    """Every job of a suite. Raises KdbenchError where another suite of the same file name has its folder."""
+    owner = owner_of(suite.name)
+    if suite.path and owner and not owner.samefile(suite.path):
+        raise KdbenchError(
+            f"{suite.path}: the results and tables of {suite.name!r} belong to another suite of this file name, "
+            f"{owner}; rename this file"
+        )
     teachers = _teacher_jobs(suite)
     cohorts = _cohort_jobs(suite, teachers)
     similarities = _similarity_jobs(suite, teachers, cohorts)
@@ -144,6 +154,27 @@ def plan(suite: Suite) -> Plan:
 def home(suite: Suite) -> Path:
     """The folder that holds all results of a suite."""
     return RESULTS / suite.name
+
+
+def claim(suite: Suite) -> None:
+    """Write down whose the folder of results is, before anything else is written there."""
+    if suite.path:
+        path = suite.path.resolve()
+        # Relative within the project, so that it holds when the project is moved.
+        path = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+        if _claim_text(home(suite)) != f"{path}\n":
+            checkpoint.write_text(home(suite) / CLAIM, f"{path}\n")
+
+
+def owner_of(name: str) -> Path | None:
+    """The file whose suite has results/NAME: the one that claimed it, else config/NAME.yaml; None where neither is."""
+    claimed = Path(_claim_text(RESULTS / name).strip())
+    return next((path for path in (claimed, CONFIG_FOLDER / f"{name}.yaml") if path.is_file()), None)
+
+
+def _claim_text(folder: Path) -> str:
+    claim = folder / CLAIM
+    return claim.read_text(encoding="utf-8", errors="replace") if claim.is_file() else ""
 
 
 def data_folder(suite: Suite, name: str) -> Path:
@@ -409,7 +440,7 @@ def report_text(suite: Suite) -> str:
     """Short hash of all that a suite says but for how its jobs run: a reason to print and draw it again."""
     execution = {"device", "seeds_per_job", "methods_per_job", "checkpoint_seconds", "memory_mb", "minutes_per_job"}
     said = dataclasses.asdict(suite)
-    return _hash({k: v for k, v in said.items() if k not in execution | {"jobs_per_gpu"}})[:16]
+    return _hash({k: v for k, v in said.items() if k not in execution | {"jobs_per_gpu", "path"}})[:16]
 
 
 def report_code(*files: str) -> str:

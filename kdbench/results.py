@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 from kdbench import checkpoint
 from kdbench.data import packed
-from kdbench.plan import Plan, Run, data_folder
+from kdbench.plan import Plan, Run, data_folder, owner_of
 from kdbench.registry import PACKAGE
+from kdbench.suite import typed, typed_file
 from kdbench.types import Block, KdbenchError, MethodSpec, Pair
 
 if TYPE_CHECKING:
@@ -105,8 +106,10 @@ def read_run(path: Path) -> dict[str, Any]:
 def again(path: Path) -> str:
     """How to train a run anew whose result is damaged. Snakemake sees no runs, so it would say: nothing to be done."""
     if path.parts[-3] == "teachers":
-        return f"delete {path} and run: kdbench teacher {path.parts[-4]} {path.parts[-2]}"
-    return f"delete {path} and run: kdbench distill {path.parts[-5]} {path.parts[-3]}"
+        name, verb, what = path.parts[-4], "teacher", path.parts[-2]
+    else:
+        name, verb, what = path.parts[-5], "distill", path.parts[-3]
+    return f"delete {path} and run: kdbench {verb} {typed_file(name, owner_of(name))} {what}"
 
 
 def _fault(record: dict[str, Any]) -> str | None:
@@ -186,7 +189,7 @@ def finished(
 def teacher_record(plan: Plan, model: str, seed: int) -> dict[str, Any]:
     """Record of a trained teacher whose weights are there and whole. Raises KdbenchError when they are not."""
     run = plan.teacher(model, seed)
-    command = f"run: kdbench teacher {plan.suite.name} {model}"
+    command = f"run: kdbench teacher {typed(plan.suite)} {model}"
     if not run.result.exists():
         raise KdbenchError(f"teacher {model} of seed {seed} is not trained yet; {command}")
     record = read_run(run.result)

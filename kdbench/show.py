@@ -7,6 +7,7 @@ import json
 from kdbench import checkpoint, results
 from kdbench.errors import unknown
 from kdbench.plan import Plan
+from kdbench.suite import typed
 from kdbench.types import Block, KdbenchError, MethodSpec, Pair
 
 
@@ -39,7 +40,7 @@ def show(plan: Plan, pair: str | None, method: str | None, seed: int | None) -> 
     if not run.result.exists():
         raise KdbenchError(
             f"{pair} {method} seed {seed} is not trained yet; "
-            f"run: snakemake --cores all --config suite={plan.suite.name}"
+            f"run: snakemake --cores all --config suite={typed(plan.suite)}"
         )
     print(json.dumps(checkpoint.read_json(run.result), indent=1))
 

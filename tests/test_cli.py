@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 from conftest import REPOSITORY, TINY, tiny_plan, write_tiny
 
+import kdbench
 from kdbench import cli, cost, doctor, results
+from kdbench.types import KdbenchError
 
 
 def run(*words: str) -> int:
@@ -157,3 +163,158 @@ def test_doctor_finds_this_machine_fit(monkeypatch, capsys):
     monkeypatch.setenv("KDBENCH_DATA", "nowhere")
     assert run("doctor") == 1
     assert "FAIL KDBENCH_DATA=nowhere" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------------------------- suites anywhere
+
+
+@pytest.fixture
+def namesakes(tmp_path, monkeypatch):
+    """Two suites of one file name in a project; the first has trained."""
+    project = tmp_path / "project"
+    for folder in ("ann", "bob"):
+        (project / folder).mkdir(parents=True)
+        write_tiny(project, seeds=[0]).rename(project / folder / "pets.yaml")
+    monkeypatch.chdir(project)
+    assert run("table", "ann/pets.yaml", "--partial") == 0
+    return project
+
+
+EVERY_VERB = [
+    ["plan"],
+    ["data", "digits"],
+    ["teacher", "cnn-t"],
+    ["distill", "cnn-t--vit-s"],
+    ["similarity", "main/cnn-t--vit-s"],
+    ["tune"],
+    ["table", "--partial"],
+    ["figure"],
+    ["reference"],
+    ["report"],
+    ["run"],
+    ["show"],
+    ["watch", "--once"],
+    ["compare"],
+    ["published"],
+    ["findings"],
+]
+
+
+@pytest.mark.parametrize("words", EVERY_VERB, ids=lambda words: words[0])
+def test_a_suite_does_not_write_over_another_of_its_file_name(namesakes, capsys, words):
+    verb, *others = words
+    before = {path: path.read_bytes() for path in namesakes.rglob("*") if path.is_file()}
+    for name in ("bob/pets.yaml", str(namesakes / "bob/pets.yaml")):
+        assert run(verb, name, *others) == 2
+        told = (
+            f"{name}: the results and tables of 'pets' belong to another suite of this file name, ann/pets.yaml; rename"
+        )
+        assert told in (message := capsys.readouterr().err) and message.count("\n") == 1
+    assert {path: path.read_bytes() for path in namesakes.rglob("*") if path.is_file()} == before
+
+
+def test_a_suite_is_known_again_by_any_path_and_after_the_project_has_moved(namesakes, monkeypatch):
+    (namesakes / "link").symlink_to(namesakes / "ann", target_is_directory=True)
+    names = ["./ann/pets.yaml", "bob/../ann/pets.yaml", str(namesakes / "ann/pets.yaml"), "link/pets.yaml"]
+    names.append("../project/ann/pets.yaml")
+    assert [run("table", name, "--partial") for name in names] == [0] * len(names)
+    moved = namesakes.rename(namesakes.with_name("moved"))
+    monkeypatch.chdir(moved)
+    assert run("plan", "ann/pets.yaml") == run("plan", str(moved / "ann/pets.yaml")) == 0
+    assert run("plan", "bob/pets.yaml") == 2
+
+
+def test_a_suite_outside_the_project_has_its_results_too(namesakes):
+    away = namesakes.with_name("away")
+    (namesakes / "ann").rename(away)  # its file is gone from where it was, so the name is free
+    assert run("table", "../away/pets.yaml", "--partial") == 0
+    assert run("plan", str(away / "pets.yaml")) == 0
+    assert run("plan", "bob/pets.yaml") == 2
+
+
+def test_a_name_in_config_is_taken_before_anything_is_trained(tmp_path, monkeypatch, capsys):
+    """Else somebody's copy of a suite would write over its committed reference."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/tiny.yaml").write_bytes(write_tiny(tmp_path).read_bytes())
+    assert run("plan", "tiny") == 0
+    assert run("plan", "mine/tiny.yaml") == 2
+    assert "belong to another suite of this file name, config/tiny.yaml; rename" in capsys.readouterr().err
+
+
+def test_hints_name_a_suite_as_it_can_be_typed(tmp_path, monkeypatch, capsys):
+    """Each command that a sentence gives is found by the command line itself."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my suites").mkdir()
+    name = "my suites/pets.yaml"
+    write_tiny(tmp_path).rename(name)
+
+    def hinted(*words):
+        assert run(*words) == 2
+        message = capsys.readouterr().err
+        assert "'my suites/pets.yaml'" in message, message
+        return message
+
+    assert "run: kdbench data 'my suites/pets.yaml' digits" in hinted("distill", name, "cnn-t--vit-s")
+    assert "run: kdbench data 'my suites/pets.yaml' digits" in hinted("plan", name, "--cost")
+    assert "kdbench distill 'my suites/pets.yaml' cnn-t--vit-s" in (told := hinted("table", name))
+    assert told.endswith("or: kdbench table 'my suites/pets.yaml' --partial\n")
+    assert "--config suite='my suites/pets.yaml'" in hinted("show", name, "cnn-t--vit-s", "kd", "0")
+    assert "kdbench reference 'my suites/pets.yaml'" in hinted("findings", name)
+    assert "kdbench compare 'my suites/pets.yaml' B" in hinted("compare", name)
+    assert run("data", name, "digits") == 0
+    assert "run: kdbench teacher 'my suites/pets.yaml' cnn-t" in hinted("distill", name, "cnn-t--vit-s")
+    for place, command in (("teachers/cnn-t", "teacher {} cnn-t"), ("runs/a--b/kd", "distill {} a--b")):
+        damaged = tmp_path / f"results/pets/{place}/seed0.json"
+        damaged.parent.mkdir(parents=True)
+        damaged.write_text("{")
+        with pytest.raises(KdbenchError, match="run: kdbench " + command.format("'my suites/pets.yaml'")):
+            results.read_run(damaged.relative_to(tmp_path))
+
+
+# --------------------------------------------------------------------------------------------- where the output goes
+
+
+ENVIRONMENTS = [
+    {"PYTHONIOENCODING": "latin-1"},
+    {"PYTHONIOENCODING": "ascii:strict"},
+    {"PYTHONIOENCODING": "cp437"},
+    {"LC_ALL": "C"},
+    {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+]
+
+
+def shell(command, **environment):
+    return subprocess.run(
+        ["bash", "-c", command.replace("kdbench", f"{sys.executable} -m kdbench")],
+        cwd=REPOSITORY,
+        env={**os.environ, **environment},
+        capture_output=True,
+        timeout=120,
+    )
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS, ids=lambda e: " ".join(f"{k}={v}" for k, v in e.items()))
+def test_an_output_that_is_not_utf_8_shows_what_it_lacks_by_its_number(environment):
+    done = shell("kdbench show methods && kdbench plan nosuch-†", **environment)
+    assert done.returncode == 2 and b"Traceback" not in done.stderr and done.stderr.count(b"\n") == 1
+    assert b"## UHKD\\u2020 (`uhkd`)" in done.stdout or "## UHKD† (`uhkd`)".encode() in done.stdout
+
+
+def test_in_this_process_too(tmp_path):
+    """Whatever a verb prints: the stream of the caller is made fit, not one that a test has replaced."""
+    with (tmp_path / "out").open("w", encoding="ascii") as file, contextlib.redirect_stdout(file):
+        assert run("show", "methods") == 0
+    assert "UHKD\\u2020" in (tmp_path / "out").read_text()
+
+
+@pytest.mark.parametrize("command", ["show methods", "plan quick", "--help", "doctor"])
+def test_a_reader_that_leaves_early_is_no_mistake(command):
+    done = shell(f"set -o pipefail; (kdbench {command}; echo $? >&2) | true")
+    assert done.stderr in (b"0\n", b"141\n"), done.stderr
+
+
+def test_the_version_and_the_module():
+    done = shell("kdbench --version")
+    assert done.stdout.decode().split() == ["kdbench", kdbench.__version__] and done.returncode == 0
+    assert shell("kdbench").stderr.startswith(b"usage: kdbench ")
