@@ -6,6 +6,8 @@ are two samples of seeds that share nothing, so the intervals here are not the p
 
 from __future__ import annotations
 
+import codecs
+import io
 import math
 import shlex
 from collections import Counter
@@ -70,7 +72,7 @@ def load(name: str) -> pd.DataFrame:
 
 
 def _is_csv(name: str) -> bool:
-    return name.endswith(".csv")
+    return name.lower().endswith(".csv")
 
 
 def _collect(name: str) -> pd.DataFrame:
@@ -79,16 +81,23 @@ def _collect(name: str) -> pd.DataFrame:
 
 
 def read_runs(path: Path) -> pd.DataFrame:
-    """A runs.csv as `kdbench reference` writes it: every column as text but `test`, which is a number or NaN.
+    """A runs.csv as `kdbench reference` writes it or a spreadsheet saves it: every column as text but `test`, which is
+    a number or NaN.
 
     Raises KdbenchError that names the file and the first thing in it that `kdbench reference` would not write."""
     try:
+        text = _decoded(path.read_bytes())
+        header = text.partition("\n")[0]
+        separator = max(",;\t", key=header.count)
         # As text: pandas would take the status "n/a" for an absent value.
-        frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+        frame = pd.read_csv(io.StringIO(text), sep=separator, dtype=str, keep_default_na=False)
     except FileNotFoundError:
         raise KdbenchError(f"{path} does not exist") from None
     except (OSError, ValueError) as error:
-        raise KdbenchError(f"{path} cannot be read as a table of runs: {error}") from None
+        told = " ".join(str(error).split())
+        raise KdbenchError(f"{path} cannot be read as a table of runs: {told}") from None
+    if not isinstance(frame.index, pd.RangeIndex):
+        raise KdbenchError(f"{path} is no table of runs: its rows have more fields than its first line names")
     lacking = [column for column in _NEEDED if column not in frame]
     if lacking:
         raise KdbenchError(f"{path} is no table of runs: it has no column {', '.join(lacking)}")
@@ -96,14 +105,33 @@ def read_runs(path: Path) -> pd.DataFrame:
         raise KdbenchError(f"{path} holds no run")
     for status in set(frame["status"]) - _STATES:
         raise KdbenchError(f"{path}: unknown status {status!r}; known: {', '.join(sorted(_STATES))}")
-    numbers = pd.to_numeric(frame["test"], errors="coerce").astype(float)
+    # Where the comma is the decimal sign, spreadsheets separate by another.
+    points = frame["test"] if separator == "," else frame["test"].str.replace(",", ".")
+    numbers = pd.to_numeric(points, errors="coerce").astype(float)
     for text in frame["test"][numbers.isna()]:
         if text.lower() not in ("", "nan"):
             raise KdbenchError(f"{path}: a test accuracy is {text!r}, not a number")
+    for text in frame["test"][np.isfinite(numbers) & ~numbers.between(0, 100)]:
+        raise KdbenchError(f"{path}: a test accuracy is {text!r}, not a percentage")
     twice = frame[frame.duplicated([*CELL, "seed"])]
     if len(twice):
         raise KdbenchError(f"{path}: two rows for {_first(twice)}, seed {twice.iloc[0]['seed']}")
     return frame.assign(test=numbers)
+
+
+def _decoded(content: bytes) -> str:
+    """The text of a CSV as spreadsheets save it: UTF-8 with or without a mark, "Unicode text", or Windows' own.
+
+    Raises ValueError for a workbook and for what is none of these.
+    """
+    if content.startswith((b"PK\3\4", b"\xd0\xcf\x11\xe0")):
+        raise ValueError("it is a workbook; save it as CSV")
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("cp1252")
 
 
 def _first(frame: pd.DataFrame) -> str:

@@ -139,6 +139,11 @@ def test_n_a_in_a_file_is_a_status_and_not_an_absent_value(suite):
     [
         ({"block": "mian"}, "have no cell in common: the first one of A is main/cnn-t--vit-s/scratch, of B mian/"),
         ({"test": "ninety"}, "a test accuracy is 'ninety', not a number"),
+        ({"test": "70,0"}, "a test accuracy is '70,0', not a number"),
+        ({"test": "81.481,5"}, "a test accuracy is '81.481,5', not a number"),
+        ({"test": "01. Mai"}, "a test accuracy is '01. Mai', not a number"),
+        ({"test": "81481"}, "a test accuracy is '81481', not a percentage"),
+        ({"test": "-1"}, "a test accuracy is '-1', not a percentage"),
         ({"status": "done"}, "unknown status 'done'; known: diverged, finished, missing, n/a"),
         ({"seed": "0"}, "two rows for main/cnn-t--vit-s/scratch, seed 0"),
         ({"test": "inf"}, "no cell of tiny and"),
@@ -147,6 +152,57 @@ def test_n_a_in_a_file_is_a_status_and_not_an_absent_value(suite):
 )
 def test_refusals_name_the_file_and_the_fault(suite, capsys, columns, told):
     assert cli.main(["compare", "tiny", edited(suite, **columns)]) == 2
+    message = capsys.readouterr().err
+    assert told in message and "other.csv" in message and message.count("\n") == 1
+
+
+def saved_by_a_spreadsheet(path, separator, decimal, encoding, line_end="\r\n"):
+    """The file as a spreadsheet saves it again, beside it; the labels hold a dagger."""
+    runs = pd.read_csv(path, dtype=str, keep_default_na=False)
+    assert runs["label"].str.contains("†").any() and runs["test"].str.contains(".", regex=False).any()
+    runs["test"] = runs["test"].str.replace(".", decimal)
+    other = path.with_name("saved.csv")
+    other.write_bytes(runs.to_csv(sep=separator, index=False, lineterminator=line_end).encode(encoding))
+    return str(other)
+
+
+@pytest.mark.parametrize(
+    ("separator", "decimal", "encoding"),
+    [
+        (";", ",", "cp1252"),
+        (";", ",", "utf-8-sig"),
+        (";", ",", "utf-8"),
+        (";", ".", "cp1252"),
+        (",", ".", "utf-8-sig"),
+        (",", ".", "cp1252"),
+        ("\t", ",", "utf-16"),
+        ("\t", ".", "utf-8"),
+    ],
+)
+def test_what_a_spreadsheet_has_saved_is_the_same(suite, capsys, separator, decimal, encoding):
+    for line_end in ("\n", "\r\n", "\r"):
+        saved = saved_by_a_spreadsheet(suite, separator, decimal, encoding, line_end)
+        assert compare.load(saved).equals(compare.load(str(suite)))
+    assert cli.main(["compare", "tiny", saved]) == 0
+    assert "12 of 12 cells reproduced." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"PK\x03\x04\x14\x00", "cannot be read as a table of runs: it is a workbook; save it as CSV"),
+        (b"\xd0\xcf\x11\xe0\xa1\xb1", "cannot be read as a table of runs: it is a workbook; save it as CSV"),
+        (b"\xff\xfe\x00", "cannot be read as a table of runs: "),
+        (b"block\x81", "cannot be read as a table of runs: "),
+        (b"block,pair\na,b,c\n", "its rows have more fields than its first line names"),
+        (b"block,pair\na,b\na,b,c,d\n", "cannot be read as a table of runs: "),
+        (b'"block,pair,method,label,seed,status,test"\n', "it has no column block, pair, method, label, seed"),
+    ],
+)
+def test_what_is_no_table_says_what_it_is(suite, capsys, content, told):
+    other = suite.with_name("other.csv")
+    other.write_bytes(content)
+    assert cli.main(["compare", "tiny", str(other)]) == 2
     message = capsys.readouterr().err
     assert told in message and "other.csv" in message and message.count("\n") == 1
 
