@@ -8,7 +8,8 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -221,7 +222,7 @@ def described(plan: Plan) -> list[tuple[Block, pd.DataFrame, dict[str, Any], dic
     A data set that is not packed yet has no anchors. context: date, hardware, versions, data, readings, tuned, and
     `correct` where there is one seed only.
     """
-    blocks, tuned = [], tune.Tuned(plan)
+    blocks, tuned, footer = [], tune.Tuned(plan), _context(plan)
     for block in plan.suite.blocks:
         folder = data_folder(plan.suite, block.data)
         packed_already = (folder / "meta.json").exists()
@@ -229,7 +230,8 @@ def described(plan: Plan) -> list[tuple[Block, pd.DataFrame, dict[str, Any], dic
         meta = packed.load(folder).meta if packed_already else nothing
         frame = results.collect(plan, block)
         context = {
-            **_context(plan, meta),
+            **footer,
+            "data": {"counts": meta["counts"], "classes": len(meta["class_names"]), "notes": meta["notes"]},
             "readings": [(method, own, results.collect(plan, block, own)) for method, own in block.readings],
             "tuned": tuned.of_block(block),
         }
@@ -383,13 +385,22 @@ def _say(line: str) -> None:
     print(f"kdbench: {line}", file=sys.stderr, flush=True)
 
 
-def _context(plan: Plan, meta: dict[str, Any]) -> dict[str, Any]:
-    """What the footer of a table says, taken from the results themselves."""
-    records = [record for run in plan.runs().values() if (record := results.current(run))]
-    newest = max(records, key=lambda r: r["finished_at"], default={})
+def _context(plan: Plan) -> dict[str, Any]:
+    """What the footer of a table says of all runs that count, the teachers' among them, taken from their results."""
+    runs = [*plan.runs().values(), *(run for job in plan.of("teacher") for run in job.runs)]
+    records = [record for run in runs if (record := results.current(run))]
+    days = sorted(record["finished_at"][:10] for record in records)
+    names = dict.fromkeys(name for record in records for name in record["versions"])
     return {
-        "date": newest.get("finished_at", "")[:10],
-        "hardware": sorted({results.hardware_line(r["hardware"]) for r in records}),
-        "versions": newest.get("versions", {}),
-        "data": {"counts": meta["counts"], "classes": len(meta["class_names"]), "notes": meta["notes"]},
+        "date": " to ".join(dict.fromkeys([*days[:1], *days[-1:]])),
+        "hardware": _counted(results.hardware_line(record["hardware"]) for record in records),
+        "versions": {name: _counted(record["versions"].get(name, "unknown") for record in records) for name in names},
     }
+
+
+def _counted(values: Iterable[Any]) -> str:
+    """The value that all runs share; where they differ, each with the number of its runs, the commonest first."""
+    counts = Counter(map(str, values)).most_common()
+    if len(counts) < 2:
+        return "".join(value for value, _ in counts)
+    return " and ".join(f"{value} ({n} run{'' if n == 1 else 's'})" for value, n in counts)

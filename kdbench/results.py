@@ -208,8 +208,8 @@ def collect(plan: Plan, block: Block, methods: Sequence[MethodSpec] | None = Non
 
     Columns: pair, teacher, student, method, seed, status, reason, val, test, best_test (percent), best_test_epoch,
     epochs, val_nll, test_nll, agreement (percent), teacher_val, teacher_test, seconds, peak_memory_mb,
-    extra_parameters, student_parameters, notes, label, key, finished_at, hardware. A method without a teacher stands
-    under every pair of its student.
+    extra_parameters, student_parameters, notes, label, key, finished_at, hardware, versions ({package: version}). A
+    method without a teacher stands under every pair of its student.
 
     methods: in place of the block's rows.
     """
@@ -235,7 +235,7 @@ def _row(pair: Pair, run: Run, teacher: dict | None, record: dict | str) -> dict
     if teacher:
         row |= {"teacher_val": teacher["accuracy"]["val"], "teacher_test": teacher["accuracy"]["test"]}
     if isinstance(record, str):
-        return row | {"status": MISSING, "reason": record, "notes": []}
+        return row | {"status": MISSING, "reason": record, "notes": [], "versions": None}
     row |= {"status": record["status"], "reason": record.get("reason"), "notes": record.get("notes", [])}
     accuracy, cost, nll = (record.get(k) or {} for k in ("accuracy", "cost", "nll"))
     row |= {k: accuracy.get(k) for k in ("val", "test", "best_test", "best_test_epoch")}
@@ -244,6 +244,7 @@ def _row(pair: Pair, run: Run, teacher: dict | None, record: dict | str) -> dict
     row["epochs"] = len(record.get("history", []))
     row["agreement"] = (record.get("agreement") or {}).get("test")
     row |= {"finished_at": record.get("finished_at"), "hardware": hardware_line(record["hardware"])}
+    row["versions"] = record["versions"]
     return row
 
 
@@ -280,11 +281,11 @@ def _predicted(run: Run, count: int) -> np.ndarray:
 
 def all_runs(plan: Plan) -> pd.DataFrame:
     """One row per planned run of every block, readings of reconstructed methods among them: the columns of `collect`
-    without the notes, after `block`."""
+    without notes and versions, after `block`."""
     import pandas as pd
 
     frames = {block.name: collect(plan, block, block.trained) for block in plan.suite.blocks}
-    return pd.concat(frames, names=["block", None]).reset_index("block").drop(columns="notes")
+    return pd.concat(frames, names=["block", None]).reset_index("block").drop(columns=["notes", "versions"])
 
 
 def _record_or_reason(run: Run, data: str | None, teacher: dict | None, tuned: dict | None) -> dict | str:

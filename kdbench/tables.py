@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -73,6 +74,7 @@ def cells(block: Block, frame: pd.DataFrame, correct: Correct = MappingProxyType
     means = {**_MEANS, "optimism_mean_decides_nothing": "optimism"}
     means |= {"seconds_over_scratch": "time"} if "time" in values else {}
     baselines = {f"minus_{b}": stats.differences(frame, b) for b in baselines_of(block)}
+    usual = _usual_versions(frame)
     kinds, teacher = stats.headline_pairs(frame)["kind"], stats.teachers(frame)
     runs = {key: rows for key, rows in frame.groupby(["pair", "method"])}  # noqa: C416, a GroupBy is no mapping
     records = []
@@ -103,7 +105,7 @@ def cells(block: Block, frame: pd.DataFrame, correct: Correct = MappingProxyType
                 record |= dict(zip((f"{name}_images_low", f"{name}_images_high"), one or (None, None), strict=True))
             for name, source in means.items():
                 record[name] = stats.mean_sd(_seeds_of(values[source], pair.id, method.id)).mean
-            record["notes"] = _explanations(rows)
+            record["notes"] = _explanations(rows) + _unusual_versions(rows, usual)
             records.append(record)
     return pd.DataFrame(records).set_index(["pair", "method"], drop=False).astype(object)
 
@@ -150,6 +152,29 @@ def _explanations(rows: pd.DataFrame) -> list[str]:
     if not n:
         texts.append("not among the planned runs")
     return texts + list(dict.fromkeys(note for notes in rows["notes"] for note in _as_list(notes)))
+
+
+def _usual_versions(frame: pd.DataFrame) -> dict[str, str]:
+    """{package: the version that most runs were trained with} of those packages of which there are several."""
+    counts: dict[str, Counter[str]] = {}
+    for versions in frame.get("versions", ()):
+        for name, version in versions.items() if isinstance(versions, Mapping) else ():
+            counts.setdefault(name, Counter())[str(version)] += 1
+    # What changes in kdbench and counts, changes the key of a run; the footer lists its commits.
+    return {
+        name: of_name.most_common(1)[0][0]
+        for name, of_name in counts.items()
+        if len(of_name) > 1 and name not in ("kdbench", "commit")
+    }
+
+
+def _unusual_versions(rows: pd.DataFrame, usual: Mapping[str, str]) -> list[str]:
+    texts = []
+    for name, common in usual.items():
+        own = rows["versions"].map(lambda v, name=name: str(v.get(name, "unknown")) if isinstance(v, Mapping) else None)
+        for version in own[own.notna() & (own != common)].unique():
+            texts.append(f"{_seeds(rows[own == version])} trained with {name} {version}, most runs with {common}")
+    return texts
 
 
 def _seeds(rows: pd.DataFrame) -> str:

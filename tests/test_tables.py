@@ -11,9 +11,10 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 import pytest
+from fakes import fake_plan, finish, finish_all
 from scipy import stats as st
 
-from kdbench import stats, tables
+from kdbench import checkpoint, jobs, results, stats, tables
 from kdbench.page import html, latex, markdown
 from kdbench.types import Block, Claim, KdbenchError, MethodSpec, ModelSpec, Pair, Suite
 
@@ -361,3 +362,68 @@ def test_claims_are_not_pooled_over_what_students_read():
     assert first.verdict["difference"] == pytest.approx((tests["uhkd"] - tests["uhkd-c0"]).mean())
     text = page(suite, block, frame)
     assert text.count("UHKD† minus UHKD† (C0), students that read") == 2
+
+
+# ------------------------------------------------------------------------------------------------ what it was made with
+
+
+@pytest.fixture
+def finished(tmp_path, monkeypatch):
+    """The fake suite, every run finished."""
+    monkeypatch.chdir(tmp_path)
+    plan = fake_plan()
+    finish_all(plan)
+    return plan
+
+
+def footer(plan):
+    lines = tables.describe(plan.suite, jobs.described(plan)).footer
+    return {name: text for name, _, text in (line.partition(": ") for line in lines)}
+
+
+def test_the_footer_says_once_what_all_runs_share(finished):
+    found = footer(finished)
+    assert found["Versions"] == "kdbench 0, torch made up"
+    assert found["Hardware"] == "a made-up processor, 1 thread(s) a job"
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d( to \d{4}-\d\d-\d\d)?", found["Date"]) and "runs)" not in str(found)
+
+
+@pytest.mark.parametrize("place", ["teacher", "cohort"])
+@pytest.mark.parametrize("newest", [True, False])
+def test_the_footer_lists_all_that_runs_were_made_with_and_counts_them(finished, place, newest):
+    """Whether the run that differs is the newest or the oldest, a student's or a teacher's."""
+    run = finished.of(place)[-1].runs[-1]
+    total = len(finished.runs()) + sum(len(job.runs) for job in finished.of("teacher"))
+    other = {"kdbench": "0", "torch": "2.6.0", "commit": "abc"}
+    finish(run, 97.0, versions=other, hardware={"cpu": "another", "threads": 1})
+    record = checkpoint.read_json(run.result)
+    record["finished_at"] = "2099-01-01T00:00:00+00:00" if newest else "1999-01-01T00:00:00+00:00"
+    checkpoint.write_json(run.result, record)
+    found = footer(finished)
+    most = f"({total - 1} runs) and"
+    assert found["Versions"] == f"kdbench 0, torch made up {most} 2.6.0 (1 run), commit unknown {most} abc (1 run)"
+    assert found["Hardware"] == f"a made-up processor, 1 thread(s) a job {most} another, 1 thread(s) a job (1 run)"
+    first, last = found["Date"].split(" to ")
+    assert (last if newest else first) == ("2099-01-01" if newest else "1999-01-01") and first < last
+
+
+def test_a_cell_of_other_versions_has_a_footnote(finished):
+    for seed in (0, 2):
+        run = finished.runs()["cnn-t--vit-s", "kd", seed]
+        finish(run, 80.0 + seed, versions={"kdbench": "1", "torch": "2.6.0", "commit": "abc"})
+    text = markdown(tables.describe(finished.suite, jobs.described(finished)))
+    told = "seeds 0, 2 trained with torch 2.6.0, most runs with made up"
+    letter = re.search(rf"<sup>(\w)</sup> {told}<br>", text)[1]
+    cells = [row(text, label) for label in ("KD", "DKD", "Scratch")]
+    assert cells[0][0].endswith(f"<sup>{letter}</sup>") and not any("sup" in cell for cell in cells[0][1:])
+    assert not any(f">{letter}<" in cell for cells in cells[1:] for cell in cells)
+    assert "trained with commit" not in text and "trained with kdbench" not in text
+    assert results.all_runs(finished).columns.tolist().count("versions") == 0
+
+
+def test_runs_without_a_result_or_without_versions_differ_from_nothing(finished):
+    finished.runs()["cnn-t--vit-s", "kd", 0].result.unlink()
+    for seed in (1, 2):
+        finish(finished.runs()["cnn-t--vit-s", "kd", seed], 80.0 + seed, versions={})
+    text = markdown(tables.describe(finished.suite, jobs.described(finished)))
+    assert "no result yet for seed 0" in text and "trained with" not in text
