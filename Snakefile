@@ -21,7 +21,7 @@ container: "docker://python:3.11"
 try:
     SUITE = suite_path(config.get("suite", "quick")).as_posix()
     PLAN = planning.plan(load_suite(SUITE))
-    DATA_FILES = {job.id: planning.source_files(PLAN.suite, job) for job in PLAN.of("data")}
+    DATA_FILES = {job.id: planning.source_state(PLAN.suite, job) for job in PLAN.of("data")}
 except KdbenchError as error:
     raise WorkflowError(str(error))
 

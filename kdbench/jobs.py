@@ -38,6 +38,8 @@ def run_data(plan: Plan, job: Job) -> None:
     fit.check(plan, pack, fit.pairs_of(plan, job.data))
     counts = ", ".join(f"{n:,} {split}" for split, n in pack.meta["counts"].items())
     _say(f"data {job.data}: {counts} samples of {len(pack.meta['class_names'])} classes")
+    for note in pack.meta["notes"]:
+        _say(f"data {job.data}: {note}")
 
 
 def run_training(
