@@ -19,6 +19,7 @@ container: "docker://python:3.11"
 
 
 try:
+    # Rules ask for it by a function: Snakemake would take braces in a path for wildcards.
     SUITE = suite_path(config.get("suite", "quick")).as_posix()
     PLAN = planning.plan(load_suite(SUITE))
     DATA_FILES = {job.id: planning.source_state(PLAN.suite, job) for job in PLAN.of("data")}

@@ -6,7 +6,7 @@ rule data:
     log:
         f"{HOME}/logs/data/{{folder}}.log",
     params:
-        suite=SUITE,
+        suite=lambda w: SUITE,
         name=lambda w: PLAN.job("data", w.folder).data,
         files=lambda w: DATA_FILES[w.folder],
     shell:
