@@ -19,9 +19,10 @@ container: "docker://python:3.11"
 
 
 try:
+    # Rules ask for it by a function: Snakemake would take braces in a path for wildcards.
     SUITE = suite_path(configured(config)).as_posix()
     PLAN = planning.plan(load_suite(SUITE))
-    DATA_FILES = {job.id: planning.source_files(PLAN.suite, job) for job in PLAN.of("data")}
+    DATA_FILES = {job.id: planning.source_state(PLAN.suite, job) for job in PLAN.of("data")}
 except KdbenchError as error:
     raise WorkflowError(str(error))
 

@@ -33,13 +33,18 @@ def run_data(plan: Plan, job: Job) -> None:
     """Pack a data set, once for all suites that use it, and see whether this suite's networks fit it."""
     from kdbench import fit
 
+    place = plan.suite.data[job.data], job.output.parent, data_dir()
     try:
-        pack = packed.prepare(plan.suite.data[job.data], job.output.parent, data_dir())
+        pack = packed.prepare(*place)
     except MemoryError as error:
         raise KdbenchError(f"data set {job.data!r} takes more memory than there is: {error}") from error
     fit.check(plan, pack, fit.pairs_of(plan, job.data))
     counts = ", ".join(f"{n:,} {split}" for split, n in pack.meta["counts"].items())
     _say(f"data {job.data}: {counts} samples of {len(pack.meta['class_names'])} classes")
+    if pack.meta["source_files"] and not packed.source_files(*place):
+        _say(f"data {job.data}: packed already; the files that they were made of are not on this machine")
+    for note in pack.meta["notes"]:
+        _say(f"data {job.data}: {note}")
 
 
 def run_training(

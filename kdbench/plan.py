@@ -17,7 +17,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import importlib
 import itertools
 import json
 import math
@@ -423,12 +422,17 @@ def _measured(plan: Plan, job: Job, what: str) -> list[tuple[float, int]]:
     return found
 
 
-def source_files(suite: Suite, job: Job) -> list[Path]:
-    """Files outside the project that a data job reads. Raises KdbenchError when one is not there."""
+def source_state(suite: Suite, job: Job) -> str:
+    """Short hash of paths, sizes and times of the user's files that a data job reads: a reason to run it again.
+
+    Raises KdbenchError when they are not there, unless the data are packed.
+    """
     spec = suite.data[job.data]
     if not reads_files(spec.source):
-        return []
-    return importlib.import_module(f"kdbench.data.{spec.source}").source_files(spec.args, data_dir())
+        return ""
+    from kdbench.data import packed
+
+    return _hash(packed.source_state(spec, job.output.parent, data_dir()))[:16]
 
 
 def data_dir() -> Path | None:

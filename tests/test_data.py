@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -282,6 +283,97 @@ def test_a_source_off_the_contract_is_told(tmp_path, monkeypatch, change, senten
     monkeypatch.setattr(digits, "build", lambda **_: raw)
     with pytest.raises(KdbenchError, match=sentence):
         prepare(DIGITS, tmp_path)
+
+
+# ------------------------------------------------------------------------------------------- samples that are alike
+
+
+def prepared_notes(folder: Path, monkeypatch, change) -> list[str]:
+    """Notes of the digits (of which no two are alike) after a change."""
+    raw = digits.build()
+    change(raw, raw.modalities["image"])
+    monkeypatch.setattr(digits, "build", lambda **_: raw)
+    return prepare(DIGITS, folder).meta["notes"]
+
+
+def copy(target: str, index: int, source: str, position: int):
+    """Put a sample with its label in another's place."""
+
+    def change(raw: RawData, images: dict[str, np.ndarray]) -> None:
+        images[target][index] = images[source][position]
+        raw.labels[target][index] = raw.labels[source][position]
+
+    return change
+
+
+def relabelled(raw: RawData, images: dict[str, np.ndarray]) -> None:
+    copy("test", 7, "train", 3)(raw, images)
+    copy("test", 9, "train", 3)(raw, images)
+    raw.labels["test"][9] = (raw.labels["train"][3] + 1) % 10
+
+
+def split_alike(raw: RawData, images: dict[str, np.ndarray]) -> None:
+    images["val"][:] = 0
+
+
+@pytest.mark.parametrize(
+    ("change", "notes"),
+    [
+        (lambda raw, images: None, []),
+        (
+            copy("train", 5, "train", 2),
+            ["train samples that repeat another: 1 of 1,000 (such as train sample 5: train sample 2)"],
+        ),
+        (
+            copy("test", 4, "train", 8),
+            ["test samples that are in train too: 1 of 540 (such as test sample 4: train sample 8)"],
+        ),
+        (
+            copy("val", 0, "test", 1),
+            ["test samples that are in val too: 1 of 540 (such as test sample 1: val sample 0)"],
+        ),
+        (
+            relabelled,
+            [
+                "test samples that are in train too: 2 of 540, 1 with another label "
+                "(such as test sample 7: train sample 3)",
+                "test samples that repeat another: 1 of 540, 1 with another label "
+                "(such as test sample 9: test sample 7)",
+            ],
+        ),
+        (
+            split_alike,
+            [
+                "image is the same in all 257 val samples",
+                "val samples that repeat another: 256 of 257, 231 with another label "
+                "(such as val sample 1: val sample 0)",
+            ],
+        ),
+    ],
+)
+def test_samples_that_are_alike_are_told(tmp_path, monkeypatch, change, notes):
+    own = digits.build().notes
+    assert prepared_notes(tmp_path, monkeypatch, change) == own + notes
+
+
+def test_a_modality_that_does_not_vary_is_told_though_the_samples_differ(tmp_path, monkeypatch):
+    def change(raw: RawData, images: dict[str, np.ndarray]) -> None:
+        raw.kinds["outline"] = "sequence"
+        raw.modalities["outline"] = {split: np.full((len(images[split]), 1, 9, 2), 7, np.uint8) for split in SPLITS}
+
+    notes = prepared_notes(tmp_path, monkeypatch, change)
+    assert notes[-3:] == [
+        f"outline is the same in all {n} {s} samples" for s, n in (("train", "1,000"), ("val", 257), ("test", 540))
+    ]
+
+
+def test_repeats_are_told_by_what_the_source_calls_its_images(tmp_path):
+    images = toy()["test_images"].copy()
+    images[3] = toy()["train_images"][4]
+    (note,) = prepare(DataSpec("toy", "npz", {}), tmp_path / "pack", write(tmp_path, test_images=images)).meta["notes"]
+    assert re.fullmatch(
+        r"test samples that are in (train|val) too: 1 of 50 \(such as test image 3: train image 4\)", note
+    )
 
 
 # --------------------------------------------------------------------------------------------------- files of arrays

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 from conftest import REPOSITORY
 from PIL import Image
+from test_workflow import job_counts, snakemake
 
 from kdbench import cli
+from kdbench.data.packed import load
+from kdbench.plan import plan, source_state
+from kdbench.suite import load_suite
+from kdbench.types import KdbenchError
 
 PAGE = (REPOSITORY / "docs/your-own-data.md").read_text()
 SUITE = re.search(r"```yaml\n(.*?)```", PAGE, re.S).group(1)
@@ -20,7 +27,7 @@ COMMANDS = [shlex.split(line, comments=True)[1:] for line in re.findall(r"^kdben
 
 def pictures(label: int, count: int) -> list[np.ndarray]:
     """Dark cats and bright dogs of different sizes."""
-    rng = np.random.default_rng(label)
+    rng = np.random.default_rng([label, count])
     return [rng.integers(120 * label, 120 * label + 130, (30 + i % 3, 36, 3), np.uint8) for i in range(count)]
 
 
@@ -47,10 +54,98 @@ def test_from_a_folder_of_pictures_to_a_table(tmp_path, monkeypatch, capsys):
     assert [words[0] for words in COMMANDS] == ["data", "run"]
     for words in COMMANDS:
         assert cli.main(words) == 0
-    assert "72 train, 8 val, 24 test samples of 2 classes" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "72 train, 8 val, 24 test samples of 2 classes" in said and "pets: pictures of pets: 80 train" in said
     table = (tmp_path / "tables/pets.md").read_text()
     assert "## My pets" in table and "UHKD" in table
     assert "pictures of pets: 80 train, 24 test" in table and "resized to 32x32 (bicubic)" in table
+
+
+ODD_NAMES = ["IMG{1}.png", "{x}.png", "{{y}}.png", "{z,[0-9]+}.png", "*.png", "a b'$(c)\".png", "IMG_ä.png", "%s.png"]
+
+
+def add_odd_names(folder: Path) -> None:
+    for name in ODD_NAMES:
+        Image.fromarray(pictures(0, 1)[0]).save(folder / "pets/train/cat" / name)
+
+
+def test_snakemake_takes_paths_as_they_are(tmp_path, monkeypatch):
+    """Names of pictures, of the folder of data and of the folder of the suite."""
+    follow(tmp_path, monkeypatch, SUITE, write_folder)
+    add_odd_names(tmp_path / "my-data")
+    (tmp_path / "my-data").rename(tmp_path / "my {data}")
+    (tmp_path / "config").rename(tmp_path / "con{fig}")
+    monkeypatch.setenv("KDBENCH_DATA", str(tmp_path / "my {data}"))
+    assert job_counts(snakemake(tmp_path, "-n", "--config", "suite=con{fig}/pets.yaml"))["data"] == 1
+
+
+@pytest.mark.slow
+def test_snakemake_packs_what_changed_and_keeps_what_did_not(tmp_path, monkeypatch):
+    follow(tmp_path, monkeypatch, SUITE, write_folder)
+    add_odd_names(tmp_path / "my-data")
+    words, train = ("--until", "data", "--config", "suite=pets"), tmp_path / "my-data/pets/train"
+
+    def packed() -> tuple[int, list[int]]:
+        """When, and how many of each class."""
+        (folder,) = (path.parent for path in tmp_path.glob("results/data/*/meta.json"))
+        labels = np.concatenate([load(folder).labels(split) for split in ("train", "val")])
+        return (folder / "labels-train.npy").stat().st_mtime_ns, np.bincount(labels).tolist()
+
+    snakemake(tmp_path, *words)
+    first = packed()
+    assert first[1] == [40 + len(ODD_NAMES), 40]
+    (train / "cat/3.png").touch()
+    assert "kdbench: data pets" in snakemake(tmp_path, *words)
+    assert packed() == first
+
+    (train / "cat/3.png").rename(train / "dog/3x.png")
+    snakemake(tmp_path, *words)
+    second = packed()
+    assert second[1] == [39 + len(ODD_NAMES), 41]
+
+    (train / "dog/new.png").write_bytes(b"")
+    assert "dog/new.png (it is empty)" in snakemake(tmp_path, *words, ok=False)
+    assert packed() == second, "what was packed is not lost"
+
+    shutil.rmtree(tmp_path / "my-data")
+    assert "not on this machine" in snakemake(tmp_path, *words)
+    assert packed() == second
+
+
+@pytest.mark.parametrize(("source", "write"), [("imagefolder", write_folder), ("npz", write_file)])
+@pytest.mark.parametrize("setting", ["", "an-empty-folder"])
+def test_data_packed_elsewhere_need_no_files_here(tmp_path, monkeypatch, capsys, source, write, setting):
+    line = re.search(rf"(\{{source: {source}.*\}})", SUITE).group(1)
+    follow(tmp_path, monkeypatch, re.sub(r"\{source: imagefolder.*\}", line, SUITE), write)
+    suite = load_suite("pets")
+    (job,) = plan(suite).of("data")
+    before = source_state(suite, job)
+    assert cli.main(COMMANDS[0]) == 0
+    assert source_state(suite, job) == before
+    packed = job.output.read_bytes()
+
+    (tmp_path / "an-empty-folder").mkdir()
+    monkeypatch.setenv("KDBENCH_DATA", setting)
+    capsys.readouterr()
+    assert cli.main(COMMANDS[0]) == 0
+    assert "the files that they were made of are not on this machine" in capsys.readouterr().err
+    assert job.output.read_bytes() == packed and source_state(suite, job) != before
+    job.output.unlink()
+    assert cli.main(COMMANDS[0]) == 2
+    with pytest.raises(KdbenchError):
+        source_state(suite, job)
+
+
+def test_what_snakemake_is_told_changes_with_paths_and_not_with_the_folder(tmp_path, monkeypatch):
+    follow(tmp_path, monkeypatch, SUITE, write_folder)
+    suite = load_suite("pets")
+    (job,) = plan(suite).of("data")
+    first = source_state(suite, job)
+    (tmp_path / "my-data").rename(tmp_path / "moved")
+    monkeypatch.setenv("KDBENCH_DATA", str(tmp_path / "moved"))
+    assert source_state(suite, job) == first
+    (tmp_path / "moved/pets/train/cat/3.png").rename(tmp_path / "moved/pets/train/dog/3x.png")
+    assert source_state(suite, job) != first
 
 
 def test_a_file_of_arrays_instead(tmp_path, monkeypatch, capsys):

@@ -8,12 +8,18 @@ from typing import Protocol
 
 import numpy as np
 
-from kdbench.data.packed import RawData, stratified_order
+from kdbench.data.packed import RawData, SourceMissing, stratified_order
 from kdbench.types import KdbenchError
+
+NAMED = 10
+"""So many images that cannot be used are named at once."""
 
 
 class Images(Protocol):
-    """An array uint8 (N, H, W, C), or what gives the images at an array of positions (n,) when it is asked."""
+    """An array uint8 (N, H, W, C), or what gives the images at an array of positions (n,) when it is asked.
+
+    Then it also fills `remarks` and `faults` of its Labelled, and gives zeros for an image with a fault.
+    """
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -33,12 +39,21 @@ class Labelled:
     class_names: list[str]
     notes: list[str] = field(default_factory=list)
     """What a table should tell its reader."""
+    names: dict[str, list[str]] = field(default_factory=dict)
+    """Split -> what the source calls its images, (N,); else they go by their positions."""
+    remarks: dict[str, list[str]] = field(default_factory=dict)
+    """What was done to some of the images -> their names."""
+    faults: dict[str, list[str]] = field(default_factory=dict)
+    """What is wrong with some of the images, so that they cannot be used -> their names."""
+
+    def name(self, part: str, index: int) -> str:
+        return self.names[part][index] if self.names else f"{part} image {index}"
 
 
 def locate(source: str, name: str, data_dir: Path | None) -> Path:
-    """The file or folder of that name, in `data_dir` unless absolute. Raises KdbenchError if there is none."""
+    """The path of that name, in `data_dir` unless absolute. Raises SourceMissing if it needs one and there is none."""
     if data_dir is None and not Path(name).is_absolute():
-        raise KdbenchError(f"{source}: where is {name}? Set KDBENCH_DATA to the folder that holds it")
+        raise SourceMissing(f"{source}: where is {name}? Set KDBENCH_DATA to the folder that holds it")
     return Path(data_dir or "/", name)
 
 
@@ -47,7 +62,8 @@ def split(found: Labelled, limit: int | None, test_limit: int | None, val_share:
 
     limit: take this many training images, before the validation images are split off them; test_limit: this many test
     images; both None for all. val_share: share of the training images that become validation images, unless the set
-    has some of its own. Raises KdbenchError that names the class a split has no image of, or the number out of range.
+    has some of its own. Raises KdbenchError that names the class a split has no image of, the number out of range, or
+    the images that cannot be used.
     """
     if len(found.class_names) < 2:
         raise KdbenchError(f"{found.where}: {len(found.class_names)} class; it takes two to tell apart")
@@ -73,13 +89,30 @@ def split(found: Labelled, limit: int | None, test_limit: int | None, val_share:
     for name, words in (("val", "validation"), ("test", "test")):
         if missing := _missing(found, labels[name]):
             notes.append(f"no {words} image of class {missing}")
+    images = {name: found.images[source][parts[name]] for name, source in origin.items()}
+    if found.faults:
+        raise KdbenchError(f"{found.where}: {_list_faults(found.faults)}")
+    notes += [f"{what}: {len(some):,} (such as {min(some)})" for what, some in found.remarks.items()]
     return RawData(
-        modalities={"image": {name: found.images[source][parts[name]] for name, source in origin.items()}},
+        modalities={"image": images},
         kinds={"image": "image"},
         labels=labels,
         class_names=found.class_names,
         notes=notes,
+        names={name: [found.name(source, i) for i in parts[name]] for name, source in origin.items()},
     )
+
+
+def _list_faults(faults: dict[str, list[str]]) -> str:
+    """The images that cannot be used, NAMED of them by name, and why."""
+    left, listed = NAMED, []
+    for what, names in faults.items():
+        if some := sorted(names)[:left]:
+            listed.append(f"{', '.join(some)} ({what})")
+            left -= len(some)
+    count = sum(len(names) for names in faults.values())
+    more = f"; and {count - NAMED:,} more" if count > NAMED else ""
+    return f"{count:,} image{'s' if count > 1 else ''} cannot be used: {'; '.join(listed)}{more}"
 
 
 def _first(found: Labelled, name: str, limit: int | None, key: str) -> np.ndarray:

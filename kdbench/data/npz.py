@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from kdbench.data.labelled import Labelled, locate, split
-from kdbench.data.packed import RawData
+from kdbench.data.packed import RawData, SourceMissing
 from kdbench.types import KdbenchError
 
 
@@ -40,14 +40,14 @@ def build(
 
 
 def source_files(args: dict, data_dir: Path | None) -> list[Path]:
-    """The one file that `build` reads. Raises KdbenchError if it is not there, with the nearest names that are."""
+    """The one file that `build` reads. Raises SourceMissing if it is not there, with the nearest names that are."""
     path = locate("npz", args.get("file", build.__kwdefaults__["file"]), data_dir)
     if path.is_file():
         return [path]
     there = sorted(p.name for p in path.parent.glob("*.npz"))
     near = difflib.get_close_matches(path.name, there, n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(near)}?" if near else f".npz files there: {', '.join(there) or 'none'}"
-    raise KdbenchError(f"npz: no file {path.name} in {path.parent} (setting KDBENCH_DATA); {hint}")
+    raise SourceMissing(f"npz: no file {path.name} in {path.parent} (setting KDBENCH_DATA); {hint}")
 
 
 def read(path: Path) -> Labelled:

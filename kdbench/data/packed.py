@@ -2,7 +2,8 @@
 
 A source is one file of this folder with a function `build(*, keyword: type = default, ..., data_dir=None) -> RawData`;
 keywords are annotated and their defaults are literals, so that a suite is checked from the source text alone. A source
-that reads files also has `source_files(args, data_dir) -> list[Path]`. `prepare` turns what it built into a folder:
+that reads files also has `source_files(args, data_dir) -> list[Path]`, which raises SourceMissing where they are not
+there. `prepare` turns what it built into a folder:
 
     MODALITY-SPLIT.npy     uint8 (N, H, W, C), one for each modality and split
     labels-SPLIT.npy       int64 (N,)
@@ -18,7 +19,7 @@ import hashlib
 import importlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -30,8 +31,12 @@ from kdbench.errors import unknown
 from kdbench.registry import source_names
 from kdbench.types import DataSpec, KdbenchError
 
-FORMAT = 1
+FORMAT = 2
 SPLITS = ("train", "val", "test")
+
+
+class SourceMissing(KdbenchError):
+    """The files of a source are not on this machine, as opposed to being there and faulty."""
 
 
 @dataclass
@@ -47,6 +52,8 @@ class RawData:
     class_names: list[str]
     notes: list[str]
     """What a table over these data should tell its reader."""
+    names: dict[str, list[str]] = field(default_factory=dict)
+    """Split -> what the source calls its samples, (N,), for sources that have names for them."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +63,8 @@ class Packed:
     `meta` holds name, source, args; class_names; counts {split: N}; modalities {name: {kind, shape [H, W, C], mean [C],
     std [C]}} with mean and std of the training split in units of 0..1 (a constant channel has std 1); notes; anchors
     (kdbench/data/anchors.py); files {file: {sha256, shape}}; sha256, the identity of the data; source_sha256, of the
-    source's code; source_files, for sources that read files, a list of {file, size, mtime_ns, sha256}.
+    source's code; source_files, for sources that read files, a list of {file, size, mtime_ns, sha256}, where `file` is
+    the path below the folder that holds them all: for pictures it says split, class and name.
     """
 
     folder: Path
@@ -102,11 +110,13 @@ def stratified_order(labels: np.ndarray, seed: int = 0) -> np.ndarray:
 def prepare(spec: DataSpec, folder: Path, data_dir: Path | None = None) -> Packed:
     """Build a data set and write it to `folder`, or return what is there if it is what would be built.
 
-    "What would be built" means: same name, source and arguments, same code of the source, same source files (by size
-    and modification time, else by content). Two processes that ask at once build once. Raises KdbenchError if the
+    "What would be built" means: same name, source and arguments, same code of the source, same source files (by path,
+    and by size and modification time or else by content). Where the source files are not on this machine, what is there
+    is taken as it is if the rest is the same. Two processes that ask at once build once. Raises KdbenchError if the
     source is unknown, its files are missing or faulty, or the folder cannot be written.
     """
     module = _source(spec.source)
+    files = source_files(spec, folder, data_dir)
     identity = {
         "format": FORMAT,
         "name": spec.name,
@@ -114,7 +124,6 @@ def prepare(spec: DataSpec, folder: Path, data_dir: Path | None = None) -> Packe
         "args": json.loads(json.dumps(spec.args)),
         "source_sha256": _file_sha256(Path(module.__file__)),
     }
-    files = module.source_files(spec.args, data_dir) if hasattr(module, "source_files") else []
     try:
         # First without the lock: a finished data set on a read-only disk needs none.
         if packed := _current(folder, identity, files):
@@ -123,7 +132,7 @@ def prepare(spec: DataSpec, folder: Path, data_dir: Path | None = None) -> Packe
         with FileLock(folder / ".lock"):
             if packed := _current(folder, identity, files):
                 return packed
-            seen = [_file_identity(path) for path in files]
+            seen = [_file_state(name, path) | {"sha256": _file_sha256(path)} for name, path in files.items()]
             raw = module.build(**spec.args, data_dir=data_dir)
             _check(spec, raw)
             _write(folder, raw, identity, seen)
@@ -133,6 +142,31 @@ def prepare(spec: DataSpec, folder: Path, data_dir: Path | None = None) -> Packe
             f"data set {spec.name!r}: cannot read or write {place}: {error.strerror or error}"
         ) from error
     return load(folder)
+
+
+def source_files(spec: DataSpec, folder: Path, data_dir: Path | None) -> dict[str, Path]:
+    """{path below the folder that holds them all: file} of what a data set is built from; {} for sources without files.
+
+    Also {} where the files are not on this machine but `folder` holds the packed data set. Raises KdbenchError where
+    neither is there, or the files are faulty.
+    """
+    module = _source(spec.source)
+    try:
+        files = module.source_files(spec.args, data_dir) if hasattr(module, "source_files") else []
+    except SourceMissing:
+        if (folder / "meta.json").exists():
+            return {}
+        raise
+    root = os.path.commonpath([path.parent for path in files]) if files else ""
+    return {path.relative_to(root).as_posix(): path for path in files}
+
+
+def source_state(spec: DataSpec, folder: Path, data_dir: Path | None) -> list[dict[str, Any]]:
+    """[{file, size, mtime_ns}] of what a data set is built from, without reading it. Raises as `source_files`."""
+    try:
+        return [_file_state(name, path) for name, path in source_files(spec, folder, data_dir).items()]
+    except OSError as error:
+        raise KdbenchError(f"data set {spec.name!r}: cannot read {error.filename}: {error.strerror}") from error
 
 
 def load(folder: Path, verify: bool = False) -> Packed:
@@ -185,7 +219,7 @@ def _write(folder: Path, raw: RawData, identity: dict[str, Any], seen: list[dict
         "class_names": raw.class_names,
         "counts": {split: len(raw.labels[split]) for split in SPLITS},
         "modalities": modalities,
-        "notes": raw.notes,
+        "notes": raw.notes + _likeness(raw),
         "anchors": anchors(raw.modalities, raw.labels),
         "files": files,
     }
@@ -223,15 +257,18 @@ def _source(name: str) -> ModuleType:
     return importlib.import_module(f"kdbench.data.{name}")
 
 
-def _current(folder: Path, identity: dict[str, Any], files: list[Path]) -> Packed | None:
+def _current(folder: Path, identity: dict[str, Any], files: dict[str, Path]) -> Packed | None:
     """What lies in the folder, if it is whole and has this identity."""
     try:
         packed = load(folder)
     except KdbenchError:
         return None
-    seen = packed.meta.get("source_files", [])
-    same = all(packed.meta.get(key) == value for key, value in identity.items()) and len(seen) == len(files)
-    return packed if same and all(_same_file(a, b) for a, b in zip(seen, files, strict=True)) else None
+    if any(packed.meta.get(key) != value for key, value in identity.items()):
+        return None
+    # Without files, because the source has none or because they are on another machine, there is nothing to hold it to.
+    seen = packed.meta.get("source_files", []) if files else []
+    same = [entry["file"] for entry in seen] == list(files)
+    return packed if same and all(_same_file(entry, files[entry["file"]]) for entry in seen) else None
 
 
 def _same_file(seen: dict[str, Any], path: Path) -> bool:
@@ -241,10 +278,9 @@ def _same_file(seen: dict[str, Any], path: Path) -> bool:
     return stat.st_mtime_ns == seen["mtime_ns"] or _file_sha256(path) == seen["sha256"]
 
 
-def _file_identity(path: Path) -> dict[str, Any]:
+def _file_state(name: str, path: Path) -> dict[str, Any]:
     stat = path.stat()
-    sha256 = _file_sha256(path)
-    return {"file": path.name, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": sha256}
+    return {"file": name, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
 
 
 def _file_sha256(path: Path) -> str:
@@ -270,6 +306,45 @@ def _mean_std(images: np.ndarray) -> tuple[list[float], list[float]]:
     mean = share @ values
     std = np.sqrt((share * (values - mean[:, None]) ** 2).sum(axis=1))
     return mean.tolist(), np.where(std > 1e-9, std, 1.0).tolist()
+
+
+def _likeness(raw: RawData) -> list[str]:
+    """Notes on a modality that is the same in all samples of a split, and on samples that are there twice."""
+    digests = {
+        name: {
+            split: [hashlib.blake2b(sample.tobytes(), digest_size=16).digest() for sample in splits[split]]
+            for split in SPLITS
+        }
+        for name, splits in raw.modalities.items()
+    }
+    notes = [
+        f"{name} is the same in all {len(found[split]):,} {split} samples"
+        for name, found in digests.items()
+        for split in SPLITS
+        if len(found[split]) > 1 and len(set(found[split])) == 1
+    ]
+    # Samples are repeats where all modalities are.
+    samples = {split: list(zip(*(found[split] for found in digests.values()), strict=True)) for split in SPLITS}
+
+    def name(split: str, index: int) -> str:
+        return raw.names[split][index] if raw.names else f"{split} sample {index}"
+
+    for later, split in enumerate(SPLITS):
+        for earlier in SPLITS[: later + 1]:
+            first: dict[tuple, int] = {}
+            for i, sample in enumerate(samples[earlier]):
+                first.setdefault(sample, i)
+            pairs = [(i, first[s]) for i, s in enumerate(samples[split]) if s in first]
+            if pairs := [(i, j) for i, j in pairs if (split, i) != (earlier, j)]:
+                what = "repeat another" if earlier == split else f"are in {earlier} too"
+                differ = sum(raw.labels[split][i] != raw.labels[earlier][j] for i, j in pairs)
+                labels = f", {differ:,} with another label" if differ else ""
+                i, j = pairs[0]
+                notes.append(
+                    f"{split} samples that {what}: {len(pairs):,} of {len(samples[split]):,}{labels} "
+                    f"(such as {name(split, i)}: {name(earlier, j)})"
+                )
+    return notes
 
 
 def _check(spec: DataSpec, raw: RawData) -> None:

@@ -10,7 +10,7 @@ rule stages:
         f"{HOME}/logs/stages/{{block}}/{{pair}}.log",
     threads: PLAN.suite.threads
     params:
-        suite=SUITE,
+        suite=lambda w: SUITE,
         code=planning.report_code("measure.py", "similarity.py", "frequency.py"),
         methods=lambda w: planning.measured_methods(PLAN.suite, w.block),
     shell:
@@ -26,7 +26,7 @@ rule channels:
         f"{HOME}/logs/channels/{{block}}/{{pair}}.log",
     threads: PLAN.suite.threads
     params:
-        suite=SUITE,
+        suite=lambda w: SUITE,
         code=planning.report_code("measure.py", "similarity.py", "frequency.py"),
     shell:
         "kdbench similarity {params.suite:q} {wildcards.block}/{wildcards.pair} --kind channels 2>&1 | tee {log}"
@@ -48,7 +48,7 @@ rule table:
     log:
         f"{HOME}/logs/table.log",
     params:
-        suite=SUITE,
+        suite=lambda w: SUITE,
         text=planning.report_text(PLAN.suite),
         code=planning.report_code("jobs.py", "tables.py", "page.py", "stats.py", "results.py"),
         job_keys=[job.key for job in PLAN.jobs if job.runs],
@@ -74,7 +74,7 @@ rule figure:
     log:
         f"{HOME}/logs/figure.log",
     params:
-        suite=SUITE,
+        suite=lambda w: SUITE,
         text=planning.report_text(PLAN.suite),
         code=planning.report_code("jobs.py", "figures.py", "stats.py", "results.py"),
         job_keys=[job.key for job in PLAN.jobs if job.runs],

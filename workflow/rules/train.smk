@@ -16,7 +16,7 @@ rule teacher:
         mem_mb=lambda w, attempt: planning.memory_mb(PLAN, PLAN.job("teacher", f"{w.model}/{w.part}"), attempt),
         runtime=lambda w, attempt: planning.minutes(PLAN, PLAN.job("teacher", f"{w.model}/{w.part}"), attempt),
     params:
-        suite=SUITE,
+        suite=lambda w: SUITE,
         key=lambda w: PLAN.job("teacher", f"{w.model}/{w.part}").key,
     shell:
         "kdbench teacher {params.suite:q} {wildcards.model} --job {wildcards.part}"
@@ -33,7 +33,7 @@ if PLAN.of("tune"):
         log:
             f"{HOME}/logs/tune.log",
         params:
-            suite=SUITE,
+            suite=lambda w: SUITE,
             key=PLAN.job("tune", "tuned").key,
             code=planning.report_code("tune.py"),
         shell:
@@ -54,7 +54,7 @@ rule cohort:
         mem_mb=lambda w, attempt: planning.memory_mb(PLAN, PLAN.job("cohort", f"{w.pair}/{w.part}"), attempt),
         runtime=lambda w, attempt: planning.minutes(PLAN, PLAN.job("cohort", f"{w.pair}/{w.part}"), attempt),
     params:
-        suite=SUITE,
+        suite=lambda w: SUITE,
         key=lambda w: PLAN.job("cohort", f"{w.pair}/{w.part}").key,
     shell:
         "kdbench distill {params.suite:q} {wildcards.pair} --job {wildcards.part}"
