@@ -11,6 +11,7 @@ module and a class.
 from __future__ import annotations
 
 import ast
+import copy
 import functools
 import hashlib
 import importlib
@@ -115,12 +116,28 @@ def source_names() -> list[str]:
     return _names(SOURCES, _NOT_SOURCES)
 
 
+def parsed(path: Path) -> ast.Module:
+    """The syntax tree of a file as it is now, shared by all who ask: not to be changed.
+
+    Each version of a file is parsed once a process, since CPython 3.11 raises SystemError ("AST constructor recursion
+    depth mismatch") now and then where another thread runs beside the parser.
+    Raises OSError, SyntaxError or ValueError.
+    """
+    stat = path.stat()
+    return _parsed(path, stat.st_size, stat.st_mtime_ns)
+
+
+@functools.cache
+def _parsed(path: Path, size: int, mtime_ns: int) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 @functools.cache
 def method_info(name: str) -> MethodInfo:
     """What kdbench/methods/NAME.py says of itself. Raises KdbenchError for an unknown name or a file off the form."""
     path, cls = _locate(name)
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = parsed(path)
     except (OSError, SyntaxError, ValueError) as error:
         raise KdbenchError(f"method {name}: {path} cannot be read as Python: {error}") from None
     constants = {
@@ -179,10 +196,9 @@ _LIGHT = {"__future__", "collections.abc", "dataclasses", "math", "typing", "kdb
 @functools.cache
 def _params_class(name: str) -> type:
     """A method's class Params alone: it, the constants and the light imports of its file, but nothing with torch."""
-    tree = ast.parse(method_info(name).path.read_text(encoding="utf-8"))
-    tree.body = [
+    wanted = [
         node
-        for node in tree.body
+        for node in parsed(method_info(name).path).body
         if (isinstance(node, ast.ImportFrom) and node.module in _LIGHT)
         or isinstance(node, ast.Assign)
         or (isinstance(node, ast.ClassDef) and node.name == "Params")
@@ -190,7 +206,7 @@ def _params_class(name: str) -> type:
     # dataclasses look up annotations in the module that a class says it is from.
     module = types.ModuleType(f"kdbench.registry.params.{name}")
     sys.modules[module.__name__] = module
-    exec(compile(tree, str(method_info(name).path), "exec"), module.__dict__)
+    exec(compile(ast.Module(wanted, []), str(method_info(name).path), "exec"), module.__dict__)
     return module.Params
 
 
@@ -207,8 +223,7 @@ def source_params(name: str) -> dict[str, Parameter]:
     """The keyword arguments of `build` in kdbench/data/NAME.py, but data_dir."""
     if name not in source_names():
         raise unknown("data source", name, source_names())
-    tree = ast.parse((SOURCES / f"{name}.py").read_text(encoding="utf-8"))
-    build = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "build")
+    build = next(n for n in parsed(SOURCES / f"{name}.py").body if isinstance(n, ast.FunctionDef) and n.name == "build")
     return {
         arg.arg: Parameter(ast.unparse(arg.annotation), ast.literal_eval(default))
         for arg, default in zip(build.args.kwonlyargs, build.args.kw_defaults, strict=True)
@@ -218,8 +233,8 @@ def source_params(name: str) -> dict[str, Parameter]:
 
 def reads_files(source: str) -> bool:
     """Whether a data source reads files of the user: it then has a function `source_files`."""
-    tree = ast.parse((SOURCES / f"{source}.py").read_text(encoding="utf-8"))
-    return any(isinstance(node, ast.FunctionDef) and node.name == "source_files" for node in tree.body)
+    body = parsed(SOURCES / f"{source}.py").body
+    return any(isinstance(node, ast.FunctionDef) and node.name == "source_files" for node in body)
 
 
 def load_method(name: str) -> type:
@@ -242,7 +257,7 @@ def code_hash(*files: str) -> str:
 
 @functools.cache
 def _meaning(file: str) -> str:
-    tree = ast.parse((PACKAGE / file).read_text(encoding="utf-8"))
+    tree = copy.deepcopy(parsed(PACKAGE / file))
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             node.body = [n for n in node.body if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))]
@@ -274,7 +289,7 @@ def _reached(start: str, wanted: Callable[[str], bool]) -> tuple[str, ...]:
         if file in found or not wanted(file):
             continue
         found.append(file)
-        for node in ast.walk(ast.parse((PACKAGE / file).read_text(encoding="utf-8"))):
+        for node in ast.walk(parsed(PACKAGE / file)):
             todo += _imported(node, PACKAGE / file)
     return tuple(sorted(found))
 

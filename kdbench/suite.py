@@ -16,7 +16,7 @@ from typing import Any
 
 from kdbench import yamlfile
 from kdbench.errors import unknown
-from kdbench.registry import PACKAGE, SOURCES, Parameter, check_params, method_info, method_names, source_params
+from kdbench.registry import PACKAGE, SOURCES, Parameter, check_params, method_info, method_names, parsed, source_params
 from kdbench.types import Block, Claim, DataSpec, KdbenchError, MethodSpec, ModelSpec, Pair, Recipe, Suite, Tune
 
 CONFIG_FOLDER = Path("config")
@@ -559,7 +559,7 @@ def source_modalities(source: str) -> tuple[str, ...]:
 
 def _constant(source: str, name: str, otherwise: Any) -> Any:
     """A constant of a data source's file, where it has that."""
-    tree = ast.parse((SOURCES / f"{source}.py").read_text(encoding="utf-8"))
+    tree = parsed(SOURCES / f"{source}.py")
     for node in tree.body:
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == name:
             return ast.literal_eval(node.value)
@@ -588,7 +588,7 @@ def timm_index() -> tuple[dict[str, str], dict[str, str]]:
 @functools.cache
 def cifar_networks() -> tuple[str, ...]:
     """Names of the networks that timm lacks: the keys of NETWORKS, read from the source of kdbench/networks.py."""
-    tree = ast.parse((PACKAGE / "networks.py").read_text(encoding="utf-8"))
+    tree = parsed(PACKAGE / "networks.py")
     tables = [n.value for n in tree.body if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "NETWORKS"]
     return tuple(ast.literal_eval(key) for key in tables[0].keys)
 
@@ -596,7 +596,7 @@ def cifar_networks() -> tuple[str, ...]:
 @functools.cache
 def timm_arguments(module: str, cls: str | None) -> frozenset[str]:
     """Keyword arguments of one class of a timm module; without a class, of all that a registered name may pass on."""
-    tree = ast.parse((_timm_models() / f"{module}.py").read_text(encoding="utf-8"))
+    tree = parsed(_timm_models() / f"{module}.py")
     names = {
         arg.arg
         for node in tree.body

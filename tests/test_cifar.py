@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import http.server
 import io
@@ -246,6 +247,33 @@ def test_the_helper_of_a_source_is_part_of_its_identity(monkeypatch):
     monkeypatch.setattr(registry, "_meaning", lambda file: real(file) + "edited" * (file == "data/labelled.py"))
     after = {source: planning.data_folder(suite, "digits") for source, suite in suites.items()}
     assert after["digits"] == before["digits"] and after["cifar100"] != before["cifar100"]
+
+
+def test_a_file_of_code_is_parsed_once_a_process(monkeypatch):
+    """Since CPython 3.11's parser fails now and then beside another thread (registry.parsed)."""
+    from kdbench import registry
+
+    for function in vars(registry).values():
+        if hasattr(function, "cache_clear"):
+            function.cache_clear()
+    real, texts = ast.parse, []
+    with monkeypatch.context() as patch:
+        patch.setattr(ast, "parse", lambda text: texts.append(text) or real(text))
+        suite = check_suite(tiny(data={"digits": {"source": "cifar100"}}), "tiny", "tiny.yaml")
+        assert planning.data_folder(suite, "digits") and planning.plan(suite).of("cohort")[0].key
+    assert len(texts) > 10 and len(set(texts)) == len(texts)
+
+
+def test_a_file_of_code_that_was_edited_is_parsed_anew_and_hashing_leaves_it_alone(tmp_path):
+    from kdbench import registry
+
+    file = tmp_path / "code.py"
+    file.write_text('"""Says why."""\nx = 1\n')
+    before = ast.dump(registry.parsed(file))
+    registry.code_hash(str(file))
+    assert ast.get_docstring(registry.parsed(file)) == "Says why." and ast.dump(registry.parsed(file)) == before
+    file.write_text('"""Says why."""\nx = 10\n')
+    assert ast.dump(registry.parsed(file)) != before
 
 
 @pytest.mark.skipif(

@@ -428,11 +428,93 @@ def test_npz_never_runs_a_planted_pickle(tmp_path, name):
     assert fired.exists(), "the bomb is live, so that the check above means something"
 
 
-def test_npz_does_not_look_at_other_arrays(tmp_path):
+def test_npz_names_other_arrays_and_does_not_look_at_them(tmp_path):
     fired = tmp_path / "fired"
-    write(tmp_path, surprise=np.array([Bomb(fired)], dtype=object))
-    npz.build(data_dir=tmp_path)
+    write(tmp_path, surprise=np.array([Bomb(fired)], dtype=object), train_ids=np.arange(200), latest=np.arange(3))
+    assert npz.build(data_dir=tmp_path).notes == ["arrays of data.npz that are not read: surprise, train_ids, latest"]
     assert not fired.exists()
+    write(tmp_path, **{f"other{i}": np.arange(3) for i in range(9)})
+    (note,) = npz.build(data_dir=tmp_path).notes
+    assert note.endswith("other0, other1, other2, other3, other4 and 4 more")
+
+
+@pytest.mark.parametrize(
+    "name", ["valid_images", "validation_labels", "dev_x", "x_val", "X_test", "y_train", "trainX", "testLabels", "val"]
+)
+def test_npz_refuses_an_array_that_is_meant_as_part_of_a_split(tmp_path, name):
+    sentence = rf"array {name} is not read; it has train_images, .*{name}; wanted train_images, .* val_images, .*rename"
+    with pytest.raises(KdbenchError, match=sentence):
+        npz.build(data_dir=write(tmp_path, **{name: toy()["test_images"]}))
+
+
+def test_npz_takes_validation_images_of_its_own(tmp_path):
+    own = toy(train=30)
+    val = {"val_images": own["train_images"] ^ 1, "val_labels": own["train_labels"]}
+    raw = npz.build(data_dir=write(tmp_path, **val), val_share=0.5)
+    assert [len(raw.labels[s]) for s in SPLITS] == [200, 30, 50]
+    wanted = {image.tobytes(): label for image, label in zip(*val.values(), strict=True)}
+    found = zip(raw.modalities["image"]["val"], raw.labels["val"], strict=True)
+    assert {image.tobytes(): label for image, label in found} == wanted
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"val_labels": None}, "no array val_labels; it has"),
+        ({"val_images": None}, "no array val_images; it has"),
+        ({"val_images": toy(side=8)["test_images"]}, "train_images and val_images are of different shapes"),
+        ({"val_labels": toy()["test_labels"][:-1]}, r"val_labels is uint8 \(49,\); wanted 50 integers"),
+        ({"val_labels": toy()["test_labels"] + 1}, "val_labels holds 5"),
+        ({"val_labels": np.minimum(toy()["test_labels"], 3)}, "no val image of class class 4"),
+    ],
+)
+def test_npz_validation_images_are_checked_like_the_others(tmp_path, changes, sentence):
+    val = {"val_images": toy()["test_images"], "val_labels": toy()["test_labels"]}
+    with pytest.raises(KdbenchError, match=rf"data\.npz.*{sentence}"):
+        npz.build(data_dir=write(tmp_path, **val | changes))
+
+
+def test_npz_takes_labels_in_a_column_and_names_in_bytes(tmp_path):
+    plain = npz.build(data_dir=write(tmp_path))
+    column = {name: toy()[name][:, None] for name in ("train_labels", "test_labels")}
+    names = np.array([f"Käse {i}".encode() for i in range(5)])
+    raw = npz.build(data_dir=write(tmp_path, **column, class_names=names))
+    assert raw.class_names == [f"Käse {i}" for i in range(5)]
+    assert all(np.array_equal(raw.labels[s], plain.labels[s]) for s in SPLITS)
+    with pytest.raises(KdbenchError, match="class_names holds what is no text"):
+        npz.build(data_dir=write(tmp_path, class_names=np.array(["Käse".encode("latin-1"), *map(bytes, names[1:])])))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, bool])
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            lambda labels: np.eye(5)[labels],
+            r"\(200, 5\); wanted 200 integers: these are one-hot, and .*argmax",
+        ),
+        (lambda labels: np.eye(5)[labels] + np.eye(5)[0], r"\(200, 5\); wanted 200 integers, one class an image"),
+    ],
+)
+def test_npz_labels_with_a_row_an_image_say_what_to_give(tmp_path, dtype, change, sentence):
+    with pytest.raises(KdbenchError, match=sentence):
+        npz.build(data_dir=write(tmp_path, train_labels=change(toy()["train_labels"]).astype(dtype)))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "sentence"),
+    [
+        (np.float32, r"labels\.astype\(int\)"),
+        (bool, r"labels\.astype\(int\)"),
+        (str, r"numpy\.unique"),
+        ("S3", "unique"),
+    ],
+)
+@pytest.mark.parametrize("shape", [(200,), (200, 1)])
+def test_npz_labels_of_another_type_say_what_to_give(tmp_path, dtype, sentence, shape):
+    with pytest.raises(KdbenchError, match=rf"test_labels is .*wanted 200 integers: .*{sentence}"):
+        labels = toy(test=200)["test_labels"].astype(dtype).reshape(shape)
+        npz.build(data_dir=write(tmp_path, test_images=toy(test=200)["test_images"], test_labels=labels))
 
 
 @pytest.mark.parametrize(

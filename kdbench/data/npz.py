@@ -1,16 +1,19 @@
 """A file of arrays: any labelled image set that fits into one .npz.
 
     train_images   uint8 (N, H, W, C) or (N, H, W)
-    train_labels   integers (N,), 0 .. classes - 1
+    train_labels   integers (N,) or (N, 1), 0 .. classes - 1
     test_images, test_labels
-    class_names    (classes,), may be absent
+    val_images, val_labels   may be absent: validation images are then split off the training images
+    class_names    (classes,) text, may be absent
 
-Other arrays are not read, and nothing in the file is ever unpickled.
+An array of another name is refused where the name says that it is part of a split (`valid_images`, `x_test`), and noted
+otherwise. It is not read, and nothing in the file is ever unpickled.
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 import zipfile
 from pathlib import Path
 
@@ -19,6 +22,12 @@ import numpy as np
 from kdbench.data.labelled import Labelled, locate, split
 from kdbench.data.packed import RawData, SourceMissing
 from kdbench.types import KdbenchError
+
+NEEDED = ("train_images", "train_labels", "test_images", "test_labels")
+OPTIONAL = ("val_images", "val_labels", "class_names")
+_SPLITS = {"train", "training", "test", "testing", "val", "valid", "validation", "dev", "eval"}
+_CONTENTS = {"x", "y", "data", "image", "images", "img", "imgs", "label", "labels", "target", "targets"}
+"""Words that other people's names for such arrays are made of."""
 
 
 def build(
@@ -33,7 +42,8 @@ def build(
 
     file: path of the .npz, in `data_dir` unless absolute. limit: take this many training images, before the validation
     images are split off them. test_limit: take this many test images. val_share: share of the training images that
-    become validation images. Raises KdbenchError, naming file and array, for whatever is wrong with either.
+    become validation images, where the file has none of its own. Raises KdbenchError, naming file and array, for
+    whatever is wrong with either.
     """
     (path,) = source_files({"file": file}, data_dir)
     return split(read(path), limit, test_limit, val_share)
@@ -57,7 +67,7 @@ def read(path: Path) -> Labelled:
 
     def get(name: str) -> np.ndarray:
         if name not in arrays.files:
-            raise KdbenchError(f"npz: {path} has no array {name}; it has {', '.join(arrays.files)}")
+            raise KdbenchError(f"npz: {path} has no array {name}; {_found(arrays.files)}")
         try:
             array = arrays[name]
         except Exception as error:  # numpy and zipfile fail on a damaged file in many ways
@@ -73,19 +83,22 @@ def read(path: Path) -> Labelled:
     if not isinstance(arrays, np.lib.npyio.NpzFile):
         raise KdbenchError(f"npz: {path} is not a whole .npz file (one array, or of another kind); make it again")
     with arrays:
-        images = {part: _images(get(f"{part}_images"), f"{path}: {part}_images") for part in ("train", "test")}
-        labels = {part: get(f"{part}_labels") for part in ("train", "test")}
+        notes = _unread(path, arrays.files)
+        parts = ("train", "val", "test") if {"val_images", "val_labels"} & set(arrays.files) else ("train", "test")
+        images = {part: _images(get(f"{part}_images"), f"{path}: {part}_images") for part in parts}
+        labels = {p: _labels(get(f"{p}_labels"), len(images[p]), f"npz: {path}: {p}_labels") for p in parts}
         names = None
         if "class_names" in arrays.files:
             names = _names(get("class_names"), len(images["train"]), f"{path}: class_names")
-    if images["train"].shape[1:] != images["test"].shape[1:]:
-        shapes = " and ".join(str(images[part].shape[1:]) for part in ("train", "test"))
-        raise KdbenchError(f"npz: {path}: train_images and test_images are of different shapes, {shapes}")
+    for part in parts:
+        shape, own = images["train"].shape[1:], images[part].shape[1:]
+        if shape != own:
+            raise KdbenchError(
+                f"npz: {path}: train_images and {part}_images are of different shapes, {shape} and {own}"
+            )
 
     for part, values in labels.items():
         where = f"npz: {path}: {part}_labels"
-        if values.dtype.kind not in "iu" or values.ndim != 1 or len(values) != len(images[part]):
-            raise KdbenchError(f"{where} is {values.dtype} {values.shape}; wanted {len(images[part])} integers")
         if names is None:
             if int(values.max()) >= len(values):
                 raise KdbenchError(f"{where} holds {values.max()}: {len(values)} images cannot be of so many classes")
@@ -94,17 +107,50 @@ def read(path: Path) -> Labelled:
         if outside.any():
             raise KdbenchError(f"{where} holds {values[outside][0]}; {len(names)} classes are 0 to {len(names) - 1}")
     labels = {part: values.astype(np.int64) for part, values in labels.items()}
-    return Labelled(f"npz: {path}", images, labels, names)
+    return Labelled(f"npz: {path}", images, labels, names, notes)
+
+
+def _found(files: list[str]) -> str:
+    return f"it has {', '.join(files)}; wanted {', '.join(NEEDED)} and, where there are some, {', '.join(OPTIONAL)}"
+
+
+def _unread(path: Path, files: list[str]) -> list[str]:
+    """A note on the arrays that nobody reads. Raises KdbenchError for one that by its name is part of a split."""
+    unread = [name for name in files if name not in NEEDED + OPTIONAL]
+    for name in unread:
+        words = set(re.findall("[a-z]+", re.sub("(?<=[a-z])(?=[A-Z])", "_", name).lower()))
+        if words & _SPLITS and words <= _SPLITS | _CONTENTS:
+            raise KdbenchError(f"npz: {path}: array {name} is not read; {_found(files)}; rename it, or leave it out")
+    more = f" and {len(unread) - 5} more" if len(unread) > 5 else ""
+    return [f"arrays of {path.name} that are not read: {', '.join(unread[:5])}{more}"] if unread else []
+
+
+def _labels(labels: np.ndarray, images: int, where: str) -> np.ndarray:
+    """Integers (N,) of whatever width. Raises KdbenchError that says how to make them of what is there."""
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    wanted = f"{where} is {labels.dtype} {labels.shape}; wanted {images} integers"
+    if labels.ndim == 2 and labels.dtype.kind in "biuf" and len(labels) == images:
+        if ((labels == 0) | (labels == 1)).all() and (labels.sum(axis=1) == 1).all():
+            raise KdbenchError(f"{wanted}: these are one-hot, and labels.argmax(axis=1) makes integers of them")
+        raise KdbenchError(f"{wanted}, one class an image")
+    if labels.ndim == 1 and labels.dtype.kind in "bf":
+        raise KdbenchError(f"{wanted}: labels.astype(int) makes them where the labels are whole numbers")
+    if labels.ndim == 1 and labels.dtype.kind in "SU":
+        raise KdbenchError(f"{wanted}: class_names, labels = numpy.unique(names, return_inverse=True) makes both")
+    if labels.dtype.kind not in "iu" or labels.ndim != 1 or len(labels) != images:
+        raise KdbenchError(wanted)
+    return labels
 
 
 def _names(array: np.ndarray, images: int, where: str) -> list[str]:
     if array.size > images:  # before they are counted out: an array of no width can have any number of them
         raise KdbenchError(f"npz: {where} holds {array.size} names, and there are {images} training images")
     try:
-        names = [str(name) for name in array.ravel()]
+        names = [name.decode() if isinstance(name, bytes) else str(name) for name in array.ravel()]
         "".join(names).encode()
     except Exception:  # numpy fails on code points beyond Unicode in ways of its own
-        raise KdbenchError(f"npz: {where} holds what is no text") from None
+        raise KdbenchError(f"npz: {where} holds what is no text (as UTF-8, where it is bytes)") from None
     return names
 
 
