@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import io
 import math
+import re
 import shlex
 from collections import Counter
 from collections.abc import Sequence
@@ -86,7 +87,7 @@ def read_runs(path: Path) -> pd.DataFrame:
 
     Raises KdbenchError that names the file and the first thing in it that `kdbench reference` would not write."""
     try:
-        text = _decoded(path.read_bytes())
+        text = re.sub(r"\Asep=.\r?\n?", "", _decoded(path.read_bytes()))  # a first line of Excel's
         header = text.partition("\n")[0]
         separator = max(",;\t", key=header.count)
         # As text: pandas would take the status "n/a" for an absent value.

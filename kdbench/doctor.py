@@ -12,7 +12,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from kdbench.plan import RESULTS, TABLES
+from kdbench.plan import RESULTS, TABLES, data_dir
+from kdbench.types import KdbenchError
 
 CONVOLUTIONS = """
 import sys
@@ -91,11 +92,12 @@ def _facts() -> Iterator[tuple[bool, str]]:
         yield os.access(place, os.W_OK), f"{place.resolve()} can be written"
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     yield free > 1, f"{free:.0f} GiB of disk free"
-    setting = os.environ.get("KDBENCH_DATA")
-    if setting:
-        yield Path(setting).is_dir(), f"KDBENCH_DATA={setting} is a folder"
+    try:
+        folder = data_dir()
+    except KdbenchError as error:
+        yield False, str(error)
     else:
-        yield True, "KDBENCH_DATA is not set (needed only for your own data files)"
+        yield True, f"KDBENCH_DATA is {folder}" if folder else "KDBENCH_DATA is not set (needed only for your own data)"
     left = sorted(RESULTS.glob("*/state/**/checkpoint"))
     yield True, f"{len(left)} unfinished cohorts with a checkpoint" + (f", the first: {left[0]}" if left else "")
 

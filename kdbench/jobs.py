@@ -17,6 +17,7 @@ from kdbench import checkpoint, results, tune
 from kdbench.data import packed
 from kdbench.errors import unknown
 from kdbench.plan import TABLES, Job, Plan, Run, data_dir, data_folder, home, reference_folder, tuned_file
+from kdbench.registry import reads_files
 from kdbench.suite import typed
 from kdbench.types import Block, KdbenchError
 
@@ -33,7 +34,8 @@ def run_data(plan: Plan, job: Job) -> None:
     """Pack a data set, once for all suites that use it, and see whether this suite's networks fit it."""
     from kdbench import fit
 
-    place = plan.suite.data[job.data], job.output.parent, data_dir()
+    spec = plan.suite.data[job.data]
+    place = spec, job.output.parent, data_dir() if reads_files(spec.source) else None
     try:
         pack = packed.prepare(*place)
     except MemoryError as error:

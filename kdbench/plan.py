@@ -14,6 +14,7 @@ them before a job nor after a failure.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -162,7 +163,9 @@ def claim(suite: Suite) -> None:
         # Relative within the project, so that it holds when the project is moved.
         path = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
         if _claim_text(home(suite)) != f"{path}\n":
-            checkpoint.write_text(home(suite) / CLAIM, f"{path}\n")
+            # Who must write results into a folder that cannot be written will say so; tables can be made of it.
+            with contextlib.suppress(KdbenchError):
+                checkpoint.write_text(home(suite) / CLAIM, f"{path}\n")
 
 
 def owner_of(name: str) -> Path | None:
@@ -436,8 +439,15 @@ def source_state(suite: Suite, job: Job) -> str:
 
 
 def data_dir() -> Path | None:
-    """The user's folder of data files: the setting KDBENCH_DATA."""
-    return Path(os.environ["KDBENCH_DATA"]) if os.environ.get("KDBENCH_DATA") else None
+    """The user's folder of data files: the setting KDBENCH_DATA. Raises KdbenchError where that is no folder."""
+    setting = os.environ.get("KDBENCH_DATA", "").strip()
+    if not setting:
+        return None
+    folder = Path(setting).expanduser()
+    if not os.path.isdir(folder):  # Path.is_dir raises for names that are too long
+        what = "is no folder" if os.path.lexists(folder) else "does not exist"
+        raise KdbenchError(f"KDBENCH_DATA={setting} {what}; set it to the folder that holds your data, or unset it")
+    return folder
 
 
 def report_text(suite: Suite) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import hashlib
 import http.server
 import io
@@ -173,6 +172,43 @@ def test_a_damaged_download_is_fetched_again(offered):
     assert offered.gets == 4
 
 
+@pytest.mark.parametrize("body", [lambda b: b[: len(b) // 2], lambda b: b""])
+def test_a_failed_download_takes_nothing_of_the_users_away(offered, body):
+    """What somebody put beside it by hand: the folder, a part of it, the archive itself, other files."""
+    mine = cifar.DOWNLOADS / offered.source.base_folder / "mine.txt"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    archive = cifar.DOWNLOADS / offered.source.filename
+    archive.write_bytes(b"half of it")
+    whole, offered.body = offered.body, body(offered.body)
+    with pytest.raises(KdbenchError, match="no whole download"):
+        offered.module.build()
+    assert mine.read_text() == "mine" and archive.read_bytes() == b"half of it"
+    assert kept() == sorted([archive.name, mine.parent.name])
+    archive.write_bytes(whole)  # now it is whole, and nothing needs to be fetched
+    gets = offered.gets
+    offered.module.build()
+    assert offered.gets == gets and archive.exists() and mine.read_text() == "mine"
+
+
+def test_the_published_archive_in_the_data_folder_is_used_and_left_there(offered, tmp_path):
+    folder = tmp_path / "data folder"
+    folder.mkdir()
+    archive = folder / offered.source.filename
+    archive.write_bytes(offered.body)
+    raw = offered.module.build(data_dir=folder)
+    assert offered.gets == 0 and [p.name for p in folder.iterdir()] == [archive.name]
+    assert offered.module.source_files({}, folder) == [archive]
+    assert kept() == [offered.source.base_folder] and same(raw, offered.module.build())
+
+
+def test_an_archive_that_is_not_the_published_one_is_refused(offered, tmp_path):
+    (tmp_path / offered.source.filename).write_bytes(offered.body[:-1])
+    with pytest.raises(KdbenchError, match=r"python\.tar\.gz is not the published archive"):
+        offered.module.build(data_dir=tmp_path)
+    assert offered.gets == 0 and kept() == []
+
+
 def test_no_network_says_what_to_do_and_leaves_no_data_set(offered, tmp_path, monkeypatch):
     monkeypatch.setattr(offered.source, "url", "http://127.0.0.1:9/nowhere.tar.gz")
     with pytest.raises(KdbenchError, match=rf"no whole download from http.*set KDBENCH_DATA .*{offered.name}\.npz"):
@@ -247,33 +283,6 @@ def test_the_helper_of_a_source_is_part_of_its_identity(monkeypatch):
     monkeypatch.setattr(registry, "_meaning", lambda file: real(file) + "edited" * (file == "data/labelled.py"))
     after = {source: planning.data_folder(suite, "digits") for source, suite in suites.items()}
     assert after["digits"] == before["digits"] and after["cifar100"] != before["cifar100"]
-
-
-def test_a_file_of_code_is_parsed_once_a_process(monkeypatch):
-    """Since CPython 3.11's parser fails now and then beside another thread (registry.parsed)."""
-    from kdbench import registry
-
-    for function in vars(registry).values():
-        if hasattr(function, "cache_clear"):
-            function.cache_clear()
-    real, texts = ast.parse, []
-    with monkeypatch.context() as patch:
-        patch.setattr(ast, "parse", lambda text: texts.append(text) or real(text))
-        suite = check_suite(tiny(data={"digits": {"source": "cifar100"}}), "tiny", "tiny.yaml")
-        assert planning.data_folder(suite, "digits") and planning.plan(suite).of("cohort")[0].key
-    assert len(texts) > 10 and len(set(texts)) == len(texts)
-
-
-def test_a_file_of_code_that_was_edited_is_parsed_anew_and_hashing_leaves_it_alone(tmp_path):
-    from kdbench import registry
-
-    file = tmp_path / "code.py"
-    file.write_text('"""Says why."""\nx = 1\n')
-    before = ast.dump(registry.parsed(file))
-    registry.code_hash(str(file))
-    assert ast.get_docstring(registry.parsed(file)) == "Says why." and ast.dump(registry.parsed(file)) == before
-    file.write_text('"""Says why."""\nx = 10\n')
-    assert ast.dump(registry.parsed(file)) != before
 
 
 @pytest.mark.skipif(

@@ -162,7 +162,7 @@ def test_doctor_finds_this_machine_fit(monkeypatch, capsys):
     assert "torch" in capsys.readouterr().out
     monkeypatch.setenv("KDBENCH_DATA", "nowhere")
     assert run("doctor") == 1
-    assert "FAIL KDBENCH_DATA=nowhere" in capsys.readouterr().out
+    assert "FAIL KDBENCH_DATA=nowhere does not exist" in capsys.readouterr().out
 
 
 # ------------------------------------------------------------------------------------------------- suites anywhere

@@ -183,6 +183,10 @@ def test_what_a_spreadsheet_has_saved_is_the_same(suite, capsys, separator, deci
     for line_end in ("\n", "\r\n", "\r"):
         saved = saved_by_a_spreadsheet(suite, separator, decimal, encoding, line_end)
         assert compare.load(saved).equals(compare.load(str(suite)))
+    if encoding != "utf-16":
+        text = suite.with_name("saved.csv").read_text(encoding=encoding)
+        suite.with_name("saved.csv").write_text(f"sep={separator}\n{text}", encoding=encoding)
+        assert compare.load(saved).equals(compare.load(str(suite)))
     assert cli.main(["compare", "tiny", saved]) == 0
     assert "12 of 12 cells reproduced." in capsys.readouterr().out
 

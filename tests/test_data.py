@@ -13,7 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import tiny_plan
 
+from kdbench import jobs
+from kdbench import plan as planning
 from kdbench.data import digits, npz, packed
 from kdbench.data.anchors import anchors
 from kdbench.data.packed import RawData, load, prepare, stratified_order
@@ -658,3 +661,41 @@ def test_meta_holds_the_anchors(folder):
     stored = json.loads((folder / "meta.json").read_text())["anchors"]
     raw: RawData = digits.build()
     assert stored == anchors(raw.modalities, raw.labels)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_fewer_test_samples_than_similarities_take_are_refused_when_packed(tmp_path, count):
+    spec = DataSpec("toy", "npz", {"test_limit": count})
+    with pytest.raises(KdbenchError, match=f"the test split has {count} samples; .* at least 4"):
+        prepare(spec, tmp_path / "p", write(tmp_path))
+    prepare(DataSpec("toy", "npz", {"test_limit": 4}), tmp_path / "p", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"), [("nowhere", "does not exist"), ("file", "is no folder"), ("~nobody/x", "does not exist")]
+)
+def test_a_setting_that_names_no_folder_is_refused(tmp_path, monkeypatch, setting, told):
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("")
+    monkeypatch.setenv("KDBENCH_DATA", setting)
+    plan = tiny_plan(data={"digits": {"source": "npz"}})
+    for ask in (planning.data_dir, lambda: planning.source_state(plan.suite, plan.of("data")[0])):
+        with pytest.raises(KdbenchError, match=f"KDBENCH_DATA={setting} {told}"):
+            ask()
+    embedded = tiny_plan()  # which reads nothing of it
+    jobs.run_data(embedded, embedded.of("data")[0])
+
+
+def test_a_setting_may_begin_with_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "my data").mkdir()
+    monkeypatch.setenv("KDBENCH_DATA", " ~/my data ")
+    assert planning.data_dir() == tmp_path / "my data"
+    monkeypatch.setenv("KDBENCH_DATA", "  ")
+    assert planning.data_dir() is None
+
+
+def test_what_scikit_learn_warns_of_does_not_reach_the_user(tmp_path, recwarn):
+    """One value throughout, and far too few steps to converge."""
+    prepare(DataSpec("toy", "npz"), tmp_path / "p", write(tmp_path, train_images=np.zeros_like(toy()["train_images"])))
+    assert not [str(w.message) for w in recwarn.list]

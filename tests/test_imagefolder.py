@@ -395,8 +395,9 @@ def labels_of(pack: packed.Packed) -> list[int]:
         (lambda f: save(f / "train/cat/new.jpg"), [13, 12]),
     ],
 )
-def test_moved_renamed_and_new_pictures_are_packed_anew(folder, tmp_path, change, labels):
+def test_moved_renamed_and_new_pictures_are_packed_anew(folder, tmp_path, monkeypatch, change, labels):
     """Position, size and time of every picture stay what they were in the first four."""
+    monkeypatch.setattr(packed, "FEWEST_TEST", 3)
     first = prepare(SPEC, tmp_path / "pack", tmp_path)
     assert labels_of(first) == [12, 12] and len(first.meta["source_files"]) == 24
     change(folder)
@@ -440,3 +441,33 @@ def test_pictures_that_are_away_are_missed_where_the_packed_data_will_not_do(fol
     shutil.rmtree(folder / "test")
     with pytest.raises(KdbenchError, match="no folder test in"):
         prepare(SPEC, tmp_path / "pack", tmp_path)
+
+
+def test_pictures_that_change_places_are_packed_anew_though_size_and_time_stay(folder, tmp_path):
+    for path in folder.glob("*/*/*"):
+        path.write_bytes(path.read_bytes().ljust(200, b"\0"))  # what follows the end of a PNG is not read
+        os.utime(path, (1, 1))
+    first = prepare(SPEC, tmp_path / "pack", tmp_path)
+    a, b, spare = folder / "train/cat/0.png", folder / "train/dog/0.png", tmp_path / "spare.png"
+    assert a.stat().st_size == b.stat().st_size
+    for one_, other in ((a, spare), (b, a), (spare, b)):
+        one_.rename(other)
+    assert prepare(SPEC, tmp_path / "pack", tmp_path).meta["sha256"] != first.meta["sha256"]
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_a_transparent_grey_level_is_transparent_at_every_depth(folder, bits):
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 12, 12, bits, 0, 0, 0, 0))
+    rows = zlib.compress((b"\0" + b"\0" * (-(-12 * bits // 8))) * 12)  # black throughout, and black is transparent
+    content = header + chunk(b"tRNS", struct.pack(">H", 0)) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    (folder / "train/cat/0.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    assert (one(folder, 12) == 255).all()
+    full = 2**bits - 1  # white throughout, and white is transparent
+    rows = zlib.compress((b"\0" + b"\xff" * (-(-12 * bits // 8))) * 12)
+    content = header + chunk(b"tRNS", struct.pack(">H", full)) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+    (folder / "train/cat/0.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    picture, remarks = imagefolder._decode(folder / "train/cat/0.png", "black")
+    assert (np.asarray(picture) == 0).all() and any("transparent" in remark for remark in remarks)

@@ -215,7 +215,11 @@ def _decode(path: Path, ground: str) -> tuple[Image.Image, list[str]]:
             # What PIL warns of as a decompression bomb (over 89 million pixels) is refused.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=("PNG", "JPEG")) as file:
+                coding = str(file.tile[0][3]) if file.tile else ""
                 file.load()
+                # PIL scales grey levels of 2 and 4 bits to 0..255, but not the one among them that is transparent.
+                if coding in ("L;2", "L;4") and "transparency" in file.info:
+                    file.info["transparency"] *= {"L;2": 85, "L;4": 17}[coding]
                 picture = ImageOps.exif_transpose(file)
             if file.format == "PNG" and file.is_animated:
                 remarks.append("animated, only the first frame is taken")

@@ -52,9 +52,9 @@ class Labelled:
 
 def locate(source: str, name: str, data_dir: Path | None) -> Path:
     """The path of that name, in `data_dir` unless absolute. Raises SourceMissing if it needs one and there is none."""
-    if data_dir is None and not Path(name).is_absolute():
+    if data_dir is None and not Path(name).expanduser().is_absolute():
         raise SourceMissing(f"{source}: where is {name}? Set KDBENCH_DATA to the folder that holds it")
-    return Path(data_dir or "/", name)
+    return Path(data_dir or "/", Path(name).expanduser())
 
 
 def split(found: Labelled, limit: int | None, test_limit: int | None, val_share: float) -> RawData:

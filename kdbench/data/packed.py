@@ -33,6 +33,7 @@ from kdbench.types import DataSpec, KdbenchError
 
 FORMAT = 2
 SPLITS = ("train", "val", "test")
+FEWEST_TEST = 4
 
 
 class SourceMissing(KdbenchError):
@@ -63,8 +64,8 @@ class Packed:
     `meta` holds name, source, args; class_names; counts {split: N}; modalities {name: {kind, shape [H, W, C], mean [C],
     std [C]}} with mean and std of the training split in units of 0..1 (a constant channel has std 1); notes; anchors
     (kdbench/data/anchors.py); files {file: {sha256, shape}}; sha256, the identity of the data; source_sha256, of the
-    source's code; source_files, for sources that read files, a list of {file, size, mtime_ns, sha256}, where `file` is
-    the path below the folder that holds them all: for pictures it says split, class and name.
+    source's code; source_files, for sources that read files, a list of {file, size, mtime_ns, ctime_ns, sha256}, where
+    `file` is the path below the folder that holds them all: for pictures it says split, class and name.
     """
 
     folder: Path
@@ -162,7 +163,7 @@ def source_files(spec: DataSpec, folder: Path, data_dir: Path | None) -> dict[st
 
 
 def source_state(spec: DataSpec, folder: Path, data_dir: Path | None) -> list[dict[str, Any]]:
-    """[{file, size, mtime_ns}] of what a data set is built from, without reading it. Raises as `source_files`."""
+    """[{file, size, mtime_ns, ctime_ns}] of what a data set is built from, without reading it. Raises as `source_files`."""
     try:
         return [_file_state(name, path) for name, path in source_files(spec, folder, data_dir).items()]
     except OSError as error:
@@ -275,12 +276,14 @@ def _same_file(seen: dict[str, Any], path: Path) -> bool:
     stat = path.stat()
     if stat.st_size != seen["size"]:
         return False
-    return stat.st_mtime_ns == seen["mtime_ns"] or _file_sha256(path) == seen["sha256"]
+    # Two files of one size and time may change places; the change of their names shows in ctime.
+    unchanged = (stat.st_mtime_ns, stat.st_ctime_ns) == (seen["mtime_ns"], seen["ctime_ns"])
+    return unchanged or _file_sha256(path) == seen["sha256"]
 
 
 def _file_state(name: str, path: Path) -> dict[str, Any]:
     stat = path.stat()
-    return {"file": name, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    return {"file": name, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "ctime_ns": stat.st_ctime_ns}
 
 
 def _file_sha256(path: Path) -> str:
@@ -369,5 +372,9 @@ def _check(spec: DataSpec, raw: RawData) -> None:
             require(array.shape[1:] == shape, f"{name} {split}: {array.shape[1:]}, but train {shape}")
             require(len(array) == len(labels), f"{name} {split}: {len(array)} samples for {len(labels)} labels")
             require(raw.kinds[name] in ("image", "sequence"), f"{name}: kind {raw.kinds[name]!r}")
+    require(
+        len(raw.labels["test"]) >= FEWEST_TEST,
+        f"the test split has {len(raw.labels['test'])} samples; similarities (CKA) take at least {FEWEST_TEST}",
+    )
     missing = sorted(set(range(len(raw.class_names))) - set(raw.labels["train"].tolist()))
     require(not missing, f"classes without a training sample: {', '.join(raw.class_names[i] for i in missing[:5])}")
