@@ -163,7 +163,7 @@ def source_files(spec: DataSpec, folder: Path, data_dir: Path | None) -> dict[st
 
 
 def source_state(spec: DataSpec, folder: Path, data_dir: Path | None) -> list[dict[str, Any]]:
-    """[{file, size, mtime_ns, ctime_ns}] of what a data set is built from, without reading it. Raises as `source_files`."""
+    """[{file, size, mtime_ns, ctime_ns}] of what a data set is built from, not read. Raises as `source_files`."""
     try:
         return [_file_state(name, path) for name, path in source_files(spec, folder, data_dir).items()]
     except OSError as error:
