@@ -443,7 +443,7 @@ def data_dir() -> Path | None:
     setting = os.environ.get("KDBENCH_DATA", "").strip()
     if not setting:
         return None
-    folder = Path(setting).expanduser()
+    folder = Path(os.path.expanduser(setting))  # which, unlike Path, leaves a user that there is not
     if not os.path.isdir(folder):  # Path.is_dir raises for names that are too long
         what = "is no folder" if os.path.lexists(folder) else "does not exist"
         raise KdbenchError(f"KDBENCH_DATA={setting} {what}; set it to the folder that holds your data, or unset it")

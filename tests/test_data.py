@@ -672,7 +672,8 @@ def test_fewer_test_samples_than_similarities_take_are_refused_when_packed(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("setting", "told"), [("nowhere", "does not exist"), ("file", "is no folder"), ("~nobody/x", "does not exist")]
+    ("setting", "told"),
+    [("nowhere", "does not exist"), ("file", "is no folder"), ("~no-such-user/x", "does not exist")],
 )
 def test_a_setting_that_names_no_folder_is_refused(tmp_path, monkeypatch, setting, told):
     monkeypatch.chdir(tmp_path)
@@ -699,3 +700,11 @@ def test_what_scikit_learn_warns_of_does_not_reach_the_user(tmp_path, recwarn):
     """One value throughout, and far too few steps to converge."""
     prepare(DataSpec("toy", "npz"), tmp_path / "p", write(tmp_path, train_images=np.zeros_like(toy()["train_images"])))
     assert not [str(w.message) for w in recwarn.list]
+
+
+def test_a_class_too_rare_for_the_samples_used_is_no_fault():
+    rng = np.random.default_rng(0)
+    labels = {"train": np.r_[np.zeros(12_000, int), 1], "test": np.array([0, 0, 0, 1])}
+    images = {s: rng.integers(0, 256, (len(y), 2, 2, 1), np.uint8) for s, y in labels.items()}
+    found = anchors({"image": images}, labels)["image"]
+    assert found["logistic regression"] == found["nearest neighbour"] == 75.0

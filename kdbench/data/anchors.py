@@ -46,8 +46,10 @@ def anchors(
             with warnings.catch_warnings():
                 # Not converged, one sample of a class, overflow: both lines are what they are after these steps.
                 warnings.simplefilter("ignore")
-                model.fit(x_train, labels["train"][train])
-                predicted = model.predict(x_test)
+                if len(np.unique(labels["train"][train])) > 1:
+                    predicted = model.fit(x_train, labels["train"][train]).predict(x_test)
+                else:  # a class so rare that none of it is among those used
+                    predicted = labels["train"][train][0]
             result[name][title] = 100 * float(np.mean(predicted == labels["test"][test]))
         result[name] |= {"train_used": len(train), "test_used": len(test), "block": block}
     return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -52,9 +53,9 @@ class Labelled:
 
 def locate(source: str, name: str, data_dir: Path | None) -> Path:
     """The path of that name, in `data_dir` unless absolute. Raises SourceMissing if it needs one and there is none."""
-    if data_dir is None and not Path(name).expanduser().is_absolute():
+    if data_dir is None and not Path(os.path.expanduser(name)).is_absolute():
         raise SourceMissing(f"{source}: where is {name}? Set KDBENCH_DATA to the folder that holds it")
-    return Path(data_dir or "/", Path(name).expanduser())
+    return Path(data_dir or "/", Path(os.path.expanduser(name)))
 
 
 def split(found: Labelled, limit: int | None, test_limit: int | None, val_share: float) -> RawData:
