@@ -12,6 +12,8 @@ import yaml
 from conftest import REPOSITORY
 from packaging.requirements import Requirement
 
+from kdbench import compare
+
 PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 
 
@@ -98,6 +100,20 @@ def test_the_list_of_methods_is_the_methods_own_text():
     assert len(weights) == len(method_names()) and weights.count("none, so that `tune` leaves it alone") == 1
     assert "`kd_weight`, by default 1.0" in weights
     assert (REPOSITORY / "docs/methods.md").read_text() == page() + "\n", "run: kdbench show methods > docs/methods.md"
+
+
+def test_the_page_on_reliability_quotes_the_one_channel_numbers():
+    folder = REPOSITORY / "results/reference"
+    ours, before = (compare.read_runs(folder / f) for f in ("reliability/quick-avx2.csv", "quick/runs.csv"))
+    verdicts = compare.judge(ours, before)["verdict"]
+    means = [runs.groupby(["block", "pair", "method"])["test"].mean() for runs in (ours, before)]
+    moved = (means[0] - means[1]).abs()
+    cnn = moved[moved.index.get_level_values("pair").str.endswith(("--cnn-s", "--raster-s"))]
+    told = (
+        f"{(verdicts == 'reproduced').sum()} of {len(verdicts)} cells are reproduced, by {moved.mean():.1f} points on "
+        f"average and {moved.max():.1f} at most (CNN students: {cnn.mean():.1f} and {cnn.max():.1f})"
+    )
+    assert told in " ".join((REPOSITORY / "docs/reliability.md").read_text().split()), told
 
 
 def test_the_page_on_reliability_quotes_what_was_measured():
