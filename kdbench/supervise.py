@@ -12,8 +12,10 @@ import mmap
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable
 
+GRACE_SECONDS = 1.0
 _PAGE = mmap.mmap(-1, mmap.PAGESIZE)
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _FAULTS = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
@@ -30,8 +32,8 @@ def at(run: str) -> None:
 def supervised(work: Callable[[], int]) -> int:
     """Exit code of `work`, done in a child process; where a signal ends that, a sentence on stderr and 128 + signal.
 
-    The child has a process group of its own and gets the signals that this process gets, once each. On Linux it ends
-    with this process, even when that is killed.
+    The child stays in the process group, so that a terminal and a scheduler reach it as they reach this process; what
+    is sent to this process alone is passed on. On Linux the child ends with this process, even when that is killed.
     """
     parent = os.getpid()
     at("")
@@ -41,7 +43,6 @@ def supervised(work: Callable[[], int]) -> int:
     if child == 0:
         code = 1
         try:
-            os.setpgid(0, 0)
             if sys.platform == "linux":
                 ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
                 if os.getppid() != parent:
@@ -55,12 +56,19 @@ def supervised(work: Callable[[], int]) -> int:
         finally:
             os._exit(code)
     for number in _PASSED_ON:
-        signal.signal(number, lambda number, frame: os.kill(child, number))
+        signal.signal(number, lambda number, frame: _pass_on(number, child))
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if code >= 0:
         return code
     print(f"kdbench: {_sentence(-code)}", file=sys.stderr, flush=True)
     return 128 - code
+
+
+def _pass_on(number: int, child: int) -> None:
+    """Where the whole group got the signal, the child has a second to end by itself: it must not be stopped twice."""
+    time.sleep(GRACE_SECONDS)
+    os.kill(child, number)
+    os.kill(child, signal.SIGCONT)
 
 
 def _sentence(number: int) -> str:

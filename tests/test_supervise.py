@@ -31,7 +31,7 @@ sys.exit(supervise.supervised(work))
 
 def started(work: str) -> subprocess.Popen:
     command = [sys.executable, "-c", COMMAND.format(work=work)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
 def last_line(process: subprocess.Popen) -> str:
@@ -68,8 +68,8 @@ def test_a_command_that_ends_by_itself_ends_as_before(work, code):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signals_are_passed_on_once(number):
-    """One handler call in the child, although the terminal's group and its parent both could deliver it."""
+@pytest.mark.parametrize("send", [os.kill, os.killpg])
+def test_the_child_gets_a_signal_once_whether_its_parent_or_the_group_was_told(number, send):
     handler = "lambda *a: (print('got', flush=True), seen.append(1))"
     process = started(
         f"seen = []; signal.signal({int(number)}, {handler}); print('ready', flush=True)\n"
@@ -77,9 +77,18 @@ def test_signals_are_passed_on_once(number):
     )
     while "ready" not in process.stdout.readline():
         pass
-    process.send_signal(number)
+    send(process.pid, number)
     process.communicate(timeout=60)
     assert process.returncode == 11
+
+
+def test_a_stopped_child_ends_too():
+    """As Slurm ends a job: a stopped process takes no SIGTERM before it is continued."""
+    process = started("print(os.getpid(), flush=True); time.sleep(60)")
+    process.stdout.readline()
+    os.kill(int(process.stdout.readline()), signal.SIGSTOP)
+    process.send_signal(signal.SIGTERM)
+    assert "SIGTERM" in last_line(process) and process.returncode == 128 + signal.SIGTERM
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a child with its parent")
