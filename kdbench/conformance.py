@@ -214,6 +214,7 @@ class _Trial:
     ) -> None:
         self.cls, self.params, self.teacher, self.student = cls, params, teacher, student
         self.shape, self.batch, self.device, self.recipe = shape, batch, device, recipe
+        self.teaches = teacher is None
         self.findings: list[str] = []
         self.reason: str | None = None
         height, width, channels = shape
@@ -268,7 +269,7 @@ class _Trial:
     def _train(self, member: engine.Member, both_targets: bool) -> None:
         """A step with soft targets late in training, before it one with hard targets at its start."""
         # A method may begin by looking on, and a part of it may idle before there is anything to remember.
-        self.teaches, reached = self.teacher is None, set()
+        reached: set[str] = set()
         steps = [(5, SOFT, " with soft targets")]
         if both_targets:
             steps = [(0, HARD, ""), (5, SOFT, " with soft targets, at the second step")]
@@ -380,7 +381,16 @@ class _Trial:
         try:
             with engine._own_rng(member, self.device):
                 engine._step(
-                    member, self.cohort, RECIPE, self.x[index], shown, target[index], index, step, 8, RECIPE.lr
+                    member,
+                    self.cohort,
+                    self.recipe,
+                    self.x[index],
+                    shown,
+                    target[index],
+                    index,
+                    step,
+                    8,
+                    self.recipe.lr,
                 )
         except Exception as error:
             self.findings.append(seen.get("complaint") or f"it fails{when}: {_told(error)}")

@@ -29,26 +29,23 @@ from typing import Any
 
 from kdbench import checkpoint
 from kdbench.errors import unknown
-from kdbench.registry import code_hash, method_info, module_files, reads_files, source_code
+from kdbench.registry import (
+    AUGMENTATIONS,
+    code_hash,
+    method_code,
+    method_info,
+    own_networks,
+    reads_files,
+    source_params,
+    version_of,
+)
 from kdbench.suite import CONFIG_FOLDER, tuning_pair
-from kdbench.types import Block, KdbenchError, MethodSpec, Pair, Suite
+from kdbench.types import Block, KdbenchError, MethodSpec, ModelSpec, Pair, Recipe, Suite
 
 RESULTS, TABLES = Path("results"), Path("tables")
 CLAIM = "suite.txt"
 """In results/SUITE: the path of the suite's file, relative to the project where it lies in it."""
 SCRATCH = "scratch"
-ENGINE_FILES = (
-    "engine.py",
-    "signals.py",
-    "models.py",
-    "networks.py",
-    "batches.py",
-    "augment.py",
-    "tensors.py",
-    "data/packed.py",
-    "methods/base.py",
-)
-"""Files that the numbers of every run depend on; a method's own file and what it imports come on top."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +58,10 @@ class Run:
     data: str
     is_teacher: bool
     config: dict[str, Any]
-    """All that its numbers depend on, resolved: data, models, recipe, method, seed, precision, code, teacher's key."""
+    """All that its numbers depend on, resolved: data, models, recipe, method, seed, precision, versions, teacher's key.
+    """
     key: str
-    """Hash of `config`."""
+    """Hash of `config` without what stands at its default, so that a new option that is off changes no key."""
     stem: Path
     """Path of its files without suffix: .json (the result), .npz (predictions), .safetensors (weights)."""
     threads: int = 1
@@ -182,7 +180,8 @@ def _claim_text(folder: Path) -> str:
 def data_folder(suite: Suite, name: str) -> Path:
     """Where a packed data set lies; its name changes with its arguments and its source's code."""
     spec = suite.data[name]
-    return RESULTS / "data" / f"{name}-{_hash([spec.source, spec.args, code_hash(*source_code(spec.source))])[:8]}"
+    args = {key: value for key, value in spec.args.items() if value != source_params(spec.source)[key].default}
+    return RESULTS / "data" / f"{name}-{_hash([spec.source, args, version_of(f'source {spec.source}')])[:8]}"
 
 
 def reference_folder(suite: Suite) -> Path:
@@ -348,12 +347,50 @@ def _run(suite: Suite, pair: Pair, method: MethodSpec, seed: int, data: str, is_
         config["teacher_key"] = _teacher_key(suite, pair.teacher, seed, data)
     if method.tuned_from:
         config["tuning_key"] = _tuning_key(suite, pair, method.id)
-    files = (*ENGINE_FILES, *source_code(suite.data[data].source), *module_files(method.method))
-    config["code_sha256"] = code_hash(*files)
+    config["versions"] = _versions(suite, pair, method, data)
     config = json.loads(json.dumps(config))
     folder = Path("teachers", pair.student) if is_teacher else Path("runs", pair.id, method.id)
     stem = home(suite) / folder / f"seed{seed}"
-    return Run(pair, method, seed, data, is_teacher, config, _hash(config), stem, suite.threads)
+    return Run(pair, method, seed, data, is_teacher, config, _hash(_without_defaults(config)), stem, suite.threads)
+
+
+def _versions(suite: Suite, pair: Pair, method: MethodSpec, data: str) -> dict[str, str]:
+    """Versions of the parts of the package that a run computes with; the teacher's own are in the teacher's key."""
+    recipe = suite.recipes[suite.models[pair.student].recipe]
+    networks = {suite.models[name].timm for name in (pair.teacher, pair.student) if name} & set(own_networks())
+    parts = [
+        "engine",
+        f"source {suite.data[data].source}",
+        *(f"augmentation {key}" for key in AUGMENTATIONS if getattr(recipe, key)),
+        *(f"network {name}" for name in sorted(networks)),
+    ]
+    return {part: version_of(part) for part in parts} | method_code(method.method)
+
+
+def _without_defaults(config: dict[str, Any]) -> dict[str, Any]:
+    """A run's config without what stands at its default. Defaults are frozen by a test: another one would silently give
+    results of the old one the key of the new."""
+    source, method = config["data"]["source"], config["method"]["name"]
+    reduced = dict(config)
+    for key, cls in (("student", ModelSpec), ("teacher", ModelSpec), ("recipe", Recipe)):
+        if key in config:
+            reduced[key] = {k: v for k, v in config[key].items() if v != _defaults(cls)[k]}
+    args = {k: v for k, v in config["data"]["args"].items() if v != source_params(source)[k].default}
+    params = {
+        k: v
+        for k, v in config["method"]["params"].items()
+        if v != json.loads(json.dumps(method_info(method).params[k].default))
+    }
+    return reduced | {"data": config["data"] | {"args": args}, "method": config["method"] | {"params": params}}
+
+
+@functools.cache
+def _defaults(cls: type) -> dict[str, Any]:
+    """{field: default} as JSON holds it; a field that must be given has none that a value could equal."""
+    return {
+        f.name: json.loads(json.dumps(f.default)) if f.default is not dataclasses.MISSING else dataclasses.MISSING
+        for f in dataclasses.fields(cls)
+    } | {"args": {}}
 
 
 @functools.lru_cache(maxsize=1024)
@@ -364,7 +401,7 @@ def _teacher_key(suite: Suite, model: str, seed: int, data: str) -> str:
 @functools.lru_cache(maxsize=1024)
 def _tuning_key(suite: Suite, pair: Pair, twin: str) -> str:
     method = next(m for block in suite.blocks for m in block.methods if m.id == twin)
-    return _hash([[run.key for run in tuning_runs(suite, pair, method)], code_hash("tune.py")])
+    return _hash([[run.key for run in tuning_runs(suite, pair, method)], version_of("tune")])
 
 
 def tuning_runs(suite: Suite, pair: Pair, twin: MethodSpec) -> list[Run]:

@@ -17,6 +17,7 @@ import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
+import json
 import sys
 import types
 from collections.abc import Callable
@@ -28,7 +29,10 @@ from kdbench.errors import unknown
 from kdbench.types import KdbenchError
 
 PACKAGE = Path(__file__).resolve().parent
-METHODS, SOURCES = PACKAGE / "methods", PACKAGE / "data"
+METHODS, SOURCES, VERSIONS = PACKAGE / "methods", PACKAGE / "data", PACKAGE / "versions.json"
+WHOLE_PARTS = ("engine", "frequency", "similarity", "tune")
+AUGMENTATIONS = ("crop", "flip", "resized_crop", "rand_augment", "color_jitter", "erasing", "mixup", "cutmix")
+"""Keys of a recipe whose numbers have a version each; 0 and false switch them off."""
 _NOT_METHODS = {"__init__", "base"}
 _NOT_SOURCES = {"__init__", "packed", "anchors", "labelled", "cifar"}
 
@@ -249,6 +253,55 @@ def load_method(name: str) -> type:
     return getattr(module, info.cls)
 
 
+@functools.cache
+def versions() -> dict[str, dict[str, Any]]:
+    """{part: {version, digest, why}} of kdbench/versions.json.
+
+    A part is a piece of the package whose numbers results depend on: "engine", "method kd", "source digits",
+    "augmentation crop", "network cifar_vgg8" and so on. Its version is raised by hand when its numbers change, which
+    tests/golden.py measures; the digest is that of these numbers, so that two branches that both raise a version to 4
+    do not share results. An entry with `unseen` says what changed that those numbers do not show.
+    """
+    return json.loads(VERSIONS.read_text(encoding="utf-8"))
+
+
+def version_of(part: str) -> str:
+    """Version and digest of a part, as keys hold them."""
+    entry = versions()[part]
+    return f"{entry['version']} {entry['digest']}"
+
+
+def all_parts() -> tuple[str, ...]:
+    """Every part that must have a version."""
+    named = {
+        "method": method_names(),
+        "source": source_names(),
+        "augmentation": AUGMENTATIONS,
+        "network": own_networks(),
+    }
+    return (*WHOLE_PARTS, *(f"{kind} {name}" for kind, names in named.items() for name in names))
+
+
+@functools.cache
+def own_networks() -> tuple[str, ...]:
+    """Names of the networks that timm lacks: the keys of NETWORKS, read from the source of kdbench/networks.py."""
+    tree = parsed(PACKAGE / "networks.py")
+    tables = [n.value for n in tree.body if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "NETWORKS"]
+    return tuple(ast.literal_eval(key) for key in tables[0].keys)
+
+
+def method_code(name: str) -> dict[str, str]:
+    """What stands for the code of a method in a key: the version of one of this package; for a user's file the hash of
+    it and of what it imports from beside it, and the versions of the parts of this package among that."""
+    files = module_files(name)
+    own = [file for file in files if Path(file).is_absolute()]
+    if not own:
+        return {f"method {name}": version_of(f"method {name}")}
+    named = (f"method {Path(file).stem}" if file.startswith("methods/") else Path(file).stem for file in files)
+    found = {part: version_of(part) for part in named if part in versions()}
+    return {f"files of {name}": code_hash(*own), **found}
+
+
 def code_hash(*files: str) -> str:
     """Hash of the meaning of some files of this package: comments, docstrings and layout do not count."""
     lines = (f"{Path(file).name if Path(file).is_absolute() else file} {_meaning(file)}" for file in files)
@@ -271,13 +324,6 @@ def module_files(method: str) -> tuple[str, ...]:
     path = method_info(method).path
     start = path.relative_to(PACKAGE).as_posix() if path.is_relative_to(PACKAGE) else str(path)
     return _reached(start, lambda file: file not in {"types.py", "errors.py", "torchvision_ops.py"})
-
-
-@functools.cache
-def source_code(source: str) -> tuple[str, ...]:
-    """Files that a data source's samples depend on: its own, and what it imports of kdbench/data but the packed form,
-    on which all runs depend."""
-    return _reached(f"data/{source}.py", lambda file: file.startswith("data/") and file != "data/packed.py")
 
 
 def _reached(start: str, wanted: Callable[[str], bool]) -> tuple[str, ...]:

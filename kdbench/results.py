@@ -296,6 +296,8 @@ def _record_or_reason(run: Run, data: str | None, teacher: dict | None, tuned: d
     except KdbenchError as error:
         return str(error)
     if not of_today(run, record):
+        if "code_sha256" in record.get("config", {}):
+            return "its result was trained before keys went by version (kdbench 0.1, November 2026)"
         return "its result comes from another config or version of the code"
     if record["hashes"].get("data") != data:
         return "its result comes from other data"

@@ -16,7 +16,17 @@ from typing import Any
 
 from kdbench import yamlfile
 from kdbench.errors import unknown
-from kdbench.registry import PACKAGE, SOURCES, Parameter, check_params, method_info, method_names, parsed, source_params
+from kdbench.registry import (
+    PACKAGE,
+    SOURCES,
+    Parameter,
+    check_params,
+    method_info,
+    method_names,
+    own_networks,
+    parsed,
+    source_params,
+)
 from kdbench.types import Block, Claim, DataSpec, KdbenchError, MethodSpec, ModelSpec, Pair, Recipe, Suite, Tune
 
 CONFIG_FOLDER = Path("config")
@@ -265,7 +275,7 @@ def _model(name: str, tree: Any, data: dict, recipes: dict, where: str) -> Model
             f"for the network alone, write {network}"
         )
     registered, classes = timm_index()
-    own = cifar_networks()
+    own = own_networks()
     module = "networks" if model.timm in own else registered.get(model.timm) or classes.get(model.timm)
     if module is None:
         raise unknown("timm model", model.timm, [*registered, *classes, *own], where)
@@ -583,14 +593,6 @@ def timm_index() -> tuple[dict[str, str], dict[str, str]]:
         registered |= dict.fromkeys(re.findall(r"^@register_model\ndef (\w+)\(", text, re.M), path.stem)
         classes |= dict.fromkeys(re.findall(r"^class (\w+)\(nn\.Module\)", text, re.M), path.stem)
     return registered, classes
-
-
-@functools.cache
-def cifar_networks() -> tuple[str, ...]:
-    """Names of the networks that timm lacks: the keys of NETWORKS, read from the source of kdbench/networks.py."""
-    tree = parsed(PACKAGE / "networks.py")
-    tables = [n.value for n in tree.body if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "NETWORKS"]
-    return tuple(ast.literal_eval(key) for key in tables[0].keys)
 
 
 @functools.cache

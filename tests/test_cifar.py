@@ -16,13 +16,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import tiny
 from PIL import Image
 
-from kdbench import plan as planning
 from kdbench.data import cifar, cifar10, cifar100, packed
 from kdbench.data.packed import load, prepare
-from kdbench.suite import check_suite
 from kdbench.types import DataSpec, KdbenchError
 
 SPLITS = ("train", "val", "test")
@@ -265,24 +262,6 @@ def test_a_folder_of_pictures_of_another_size(tmp_path):
 
 
 # ------------------------------------------------------------------------------------------------------------ planning
-
-
-def test_the_helper_of_a_source_is_part_of_its_identity(monkeypatch):
-    """An edit of what several sources share packs their data anew, and no other's."""
-    from kdbench import registry
-
-    assert registry.source_code("digits") == ("data/digits.py",)
-    shared = {"data/cifar.py", "data/imagefolder.py", "data/npz.py", "data/labelled.py"}
-    assert set(registry.source_code("cifar100")) == {"data/cifar100.py", *shared}
-    suites = {
-        source: check_suite(tiny(data={"digits": {"source": source}}), "tiny", "tiny.yaml")
-        for source in ("digits", "cifar100")
-    }
-    before = {source: planning.data_folder(suite, "digits") for source, suite in suites.items()}
-    real = registry._meaning
-    monkeypatch.setattr(registry, "_meaning", lambda file: real(file) + "edited" * (file == "data/labelled.py"))
-    after = {source: planning.data_folder(suite, "digits") for source, suite in suites.items()}
-    assert after["digits"] == before["digits"] and after["cifar100"] != before["cifar100"]
 
 
 @pytest.mark.skipif(

@@ -134,9 +134,9 @@ def test_another_spec_or_other_code_builds_anew(folder, monkeypatch):
         16,
         1,
     )
-    old = load(folder).meta["source_sha256"]
-    monkeypatch.setattr(packed, "_file_sha256", lambda path: "changed")
-    assert prepare(DIGITS, folder).meta["source_sha256"] == "changed" != old
+    old = load(folder).meta["source_version"]
+    monkeypatch.setattr(packed, "version_of", lambda part: f"{part} changed")
+    assert prepare(DIGITS, folder).meta["source_version"] == "source digits changed" != old
     assert load(folder).array("image", "val").shape[1:] == (8, 8, 1)
 
 

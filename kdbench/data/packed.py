@@ -28,7 +28,7 @@ import numpy as np
 from filelock import FileLock
 
 from kdbench.errors import unknown
-from kdbench.registry import source_names
+from kdbench.registry import source_names, version_of
 from kdbench.types import DataSpec, KdbenchError
 
 FORMAT = 2
@@ -63,7 +63,7 @@ class Packed:
 
     `meta` holds name, source, args; class_names; counts {split: N}; modalities {name: {kind, shape [H, W, C], mean [C],
     std [C]}} with mean and std of the training split in units of 0..1 (a constant channel has std 1); notes; anchors
-    (kdbench/data/anchors.py); files {file: {sha256, shape}}; sha256, the identity of the data; source_sha256, of the
+    (kdbench/data/anchors.py); files {file: {sha256, shape}}; sha256, the identity of the data; source_version, of the
     source's code; source_files, for sources that read files, a list of {file, size, mtime_ns, ctime_ns, sha256}, where
     `file` is the path below the folder that holds them all: for pictures it says split, class and name.
     """
@@ -123,7 +123,7 @@ def prepare(spec: DataSpec, folder: Path, data_dir: Path | None = None) -> Packe
         "name": spec.name,
         "source": spec.source,
         "args": json.loads(json.dumps(spec.args)),
-        "source_sha256": _file_sha256(Path(module.__file__)),
+        "source_version": version_of(f"source {spec.source}"),
     }
     try:
         # First without the lock: a finished data set on a read-only disk needs none.

@@ -1,0 +1,328 @@
+"""Numbers that hold the versions in kdbench/versions.json: what each part of the package computes, in a few steps.
+
+    python tests/golden.py        record the numbers of the parts whose version was raised, or that are new
+
+Results carry versions in their keys in place of the code, so that they survive a change of code that moves no number.
+tests/test_versions.py computes these numbers anew. Runs are two steps long and compared with a tolerance: after thirty
+steps, logits of one convolutional network differ by 0.5 between CPUs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import itertools
+import json
+import math
+import os
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import torch
+from PIL import Image
+
+from kdbench import conformance, engine, frequency, models, registry, similarity, tune
+from kdbench.batches import Batches
+from kdbench.data import packed
+from kdbench.plan import Run
+from kdbench.registry import VERSIONS, all_parts, load_method, method_info
+from kdbench.suite import load_suite
+from kdbench.types import MethodSpec, ModelSpec, Pair, Recipe, Suite
+
+GOLDENS = Path(__file__).parent / "data/goldens.json"
+REPOSITORY = Path(__file__).resolve().parent.parent
+TOLERANCE = {"rtol": 1e-4, "atol": 1e-5}
+WIDER = {"method pkt": {"rtol": 2e-3, "atol": 1e-5}, "method mfh": {"rtol": 1e-4, "atol": 0.1}}
+"""PKT's loss is 30,000 times a difference of nearly equal sums; MFH takes the channels that come last in an order."""
+GREY_LEVEL = {"rtol": 0.0, "atol": 1.0}
+"""Of sources: decoders and font renderers may round otherwise."""
+SGD = Recipe("golden", lr=1e-4, optimizer="sgd", steps=8, batch_size=conformance.BATCH, warmup=0.0)
+"""Of methods. AdamW's first step is the sign of the gradient, and a large one of a large loss leads anywhere: in both
+the last bits of a CPU would show."""
+RECORD = "run: python tests/golden.py"
+Numbers = dict[str, list[float]]
+
+
+def numbers(tensor: Any) -> list[float]:
+    """Some of a tensor's values, spread over it, and its mean and root mean square."""
+    flat = torch.as_tensor(np.asarray(tensor.detach() if torch.is_tensor(tensor) else tensor)).double().flatten()
+    some = flat[torch.linspace(0, len(flat) - 1, min(len(flat), 6)).long()]
+    return [*some.tolist(), flat.mean().item(), flat.square().mean().sqrt().item()]
+
+
+# -------------------------------------------------------------------------------------------------- engine and methods
+
+
+class Noise:
+    """As much of a packed data set as Batches reads."""
+
+    def __init__(self) -> None:
+        rng = np.random.default_rng(0)
+        self.arrays = {split: rng.integers(0, 256, (24, 8, 8, 3), dtype=np.uint8) for split in packed.SPLITS}
+        facts = {"kind": "image", "shape": [8, 8, 3], "mean": [0.5, 0.4, 0.6], "std": [0.2, 0.3, 0.25]}
+        self.meta = {"class_names": list("abc"), "modalities": {"image": facts}}
+
+    def array(self, modality: str, split: str) -> np.ndarray:
+        return self.arrays[split]
+
+    def labels(self, split: str) -> np.ndarray:
+        return np.arange(24) % 3
+
+
+def _engine() -> Numbers:
+    """Two steps of scratch on each family, with both optimizers, both schedules and all that a recipe does itself."""
+    recipes = {
+        "adamw": Recipe("r", lr=1e-2, min_lr=1e-3, steps=2, batch_size=8, warmup=0.5, clip_grad=0.5),
+        "sgd": Recipe("r", lr=1e-1, optimizer="sgd", milestones=(0.5,), steps=2, batch_size=8, label_smoothing=0.1),
+        "plain": Recipe("r", lr=1e-1, optimizer="sgd", nesterov=False, decay_all=True, steps=2, batch_size=8),
+    }
+    found: Numbers = {}
+    for family, (name, recipe) in itertools.product(conformance.FAMILIES, recipes.items()):
+        spec = conformance.MODELS[f"student-{family}"]
+        suite = Suite("golden", (), (0,), {}, {spec.recipe: recipe}, {spec.name: spec})
+        method = MethodSpec("scratch", "scratch", {"teacher": False}, "Scratch", "reference")
+        run = Run(Pair(None, spec.name), method, 0, "d", False, {}, "", Path())
+        batches = Batches(Noise(), {"image"}, torch.device("cpu"))
+        cohort = engine.Cohort(suite, batches, torch.device("cpu"), 0, None)
+        outcomes: list[engine.Outcome] = []
+        with tempfile.TemporaryDirectory() as folder:
+            state = Path(folder, "checkpoint")
+            engine.train_cohort(cohort, [run], state, outcomes.append, lambda *_, **__: None)
+        (outcome,) = outcomes
+        last = outcome.record["history"][-1]
+        found[f"{family} {name}"] = [*numbers(outcome.logits["test"]), last["losses"]["ce"], last["lr"]]
+        found[f"{family} {name} weights"] = [
+            math.sqrt(sum(v.double().square().sum().item() for v in outcome.weights.values()))
+        ]
+        found[f"{family} stages"] = [float(n) for shape in _side(spec).stages for n in shape]
+    return found
+
+
+def _side(spec: ModelSpec) -> Any:
+    return engine.probe(models.build(spec, conformance.SHAPE, 3, 0), conformance.SHAPE, spec.family)[0]
+
+
+def _variants(name: str) -> dict[str, dict[str, Any]]:
+    """The settings of a method that its file or a suite of this repository names."""
+    info = method_info(name)
+    found: dict[str, dict[str, Any]] = {"default": {}, **{f"preset {k}": v for k, v in info.presets.items()}}
+    found |= {f"{key} {value}": {key: value} for key, values in info.readings.items() for value in values}
+    suites = [load_suite(path) for path in sorted((REPOSITORY / "config").glob("*.yaml"))]
+    for spec in (spec for suite in suites for block in suite.blocks for spec in block.methods if spec.method == name):
+        changed = {k: v for k, v in spec.params.items() if v != info.params[k].default}
+        if changed and changed not in found.values():
+            found[json.dumps(changed)] = changed
+    return found
+
+
+def _method(name: str) -> Numbers:
+    """Terms of a step with hard and of one with soft targets and the weights after them, on three pairs of families."""
+    found: Numbers = {}
+    cls = load_method(name)
+    for label, changed in _variants(name).items():
+        for number in (1, 5, 6):  # cnn -> vit, vit -> mlp, mlp -> cnn
+            teacher, student = conformance.ALL_PAIRS[number]
+            where, params = f"{label}: {teacher.name[8:]} to {student.name[8:]}", cls.Params(**changed)
+            looker_on = conformance._teacher(params, teacher, conformance.SHAPE, conformance.CPU)
+            trial = conformance._Trial(
+                cls, params, looker_on, student, conformance.SHAPE, conformance.BATCH, recipe=SGD
+            )
+            member = trial._new_member("fp32")
+            if member is None:
+                found[where] = []  # not served
+                continue
+            for step, target in ((0, conformance.HARD), (5, conformance.SOFT)):
+                terms = trial._step(member, step, target, "")
+                assert terms, f"{name}, {where}: {trial.findings}"
+                found[f"{where}, step {step}"] = [terms[key].item() for key in sorted(terms)]
+            found[where] = [
+                math.sqrt(sum(p.double().square().sum().item() for p in module.parameters()))
+                for module in (member.model, member.distiller)
+            ]
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------------ the rest
+
+
+def _source(name: str) -> Numbers:
+    """Twenty samples of each modality of what a source builds by default, or of files made for it."""
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = _files(name, Path(folder))
+        raw = importlib.import_module(f"kdbench.data.{name}").build(**arguments, data_dir=Path(folder))
+    found: Numbers = {f"labels {split}": raw.labels[split][:20].astype(float).tolist() for split in packed.SPLITS}
+    for modality, splits in raw.modalities.items():
+        for split in packed.SPLITS:
+            found[f"{modality} {split}"] = [
+                value for image in splits[split][:20] for value in (image.astype(float).mean(), float(image.flat[17]))
+            ]
+    return found
+
+
+def _files(name: str, folder: Path) -> dict[str, Any]:
+    """Small files that a source may read, and the arguments with which it does."""
+    rng = np.random.default_rng(0)
+    if name == "digits":
+        return {}
+    if name == "glyphs":
+        return {"classes": 10, "train": 20, "val": 20, "test": 20}
+    if name == "imagefolder":
+        for split, label, i in itertools.product(("train", "test"), ("a", "b"), range(12)):
+            place = folder / "pictures" / split / label
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(place / f"{i}.png")
+        return {"size": 16}
+    classes, size, file = {"cifar10": (10, 32, "cifar10"), "cifar100": (100, 32, "cifar100"), "npz": (3, 9, "data")}[
+        name
+    ]
+    arrays = {}
+    for split in ("train", "test"):
+        arrays[f"{split}_images"] = rng.integers(0, 256, (4 * classes, size, size, 3), dtype=np.uint8)
+        arrays[f"{split}_labels"] = np.arange(4 * classes) % classes
+    np.savez(folder / f"{file}.npz", **arrays)
+    return {"val_share": 0.25}
+
+
+def _augmentation(key: str) -> Numbers:
+    value = {"crop": 2, "flip": True, "rand_augment": 9}.get(key, 0.4)
+    recipe = Recipe("r", lr=0.1, steps=1, batch_size=8, **{key: value})
+    batches = Batches(Noise(), {"image"}, torch.device("cpu"))
+    found: Numbers = {}
+    for step in (0, 1):
+        inputs, target = batches.train(torch.arange(8), recipe, 0, step)
+        found[f"inputs {step}"], found[f"target {step}"] = numbers(inputs["image"]), numbers(target)
+    return found
+
+
+def _network(name: str) -> Numbers:
+    spec = ModelSpec(name, name, "d", "r", family="cnn")
+    model = models.build(spec, (32, 32, 3), 5, 0).train()
+    x = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return {"logits": numbers(model(x)), "weights": numbers(torch.cat([p.flatten() for p in model.parameters()]))}
+
+
+def _frequency() -> Numbers:
+    maps = torch.randn(2, 6, 9, 8, generator=torch.Generator().manual_seed(0))
+    low, high = frequency.split_channels(maps.mean((2, 3)))
+    return {"low channels": numbers(low), "high channels": numbers(high)}
+
+
+def _similarity() -> Numbers:
+    rng = torch.Generator().manual_seed(0)
+    a = tuple(torch.randn(24, 6, 8, 8, generator=rng) for _ in range(4))
+    b = tuple(torch.randn(24, 5, 16, 16, generator=rng) for _ in range(4))
+    x, y = torch.randn(24, 12, generator=rng), torch.randn(24, 12, generator=rng)
+    rows = similarity.stage_similarity(a, b, permutations=3, seed=0)
+    rows += similarity.channel_similarity(x, y, torch.arange(24) % 3, seed=0)
+    rows.append(similarity.radial_power(b[0]))
+    return {str(i): _floats(row) for i, row in enumerate(rows)}
+
+
+def _floats(value: Any) -> list[float]:
+    if isinstance(value, dict):
+        return [n for key in sorted(value) for n in _floats(value[key])]
+    if isinstance(value, list | tuple):
+        return [n for v in value for n in _floats(v)]
+    return [float(value)] if isinstance(value, int | float) else []
+
+
+def _tune() -> Numbers:
+    def tried(*values: float | None) -> list[dict[str, Any]]:
+        return [{"factor": f, "value": f, "val": v} for f, v in zip((0.1, 0.3, 1.0, 3.0), values, strict=True)]
+
+    cases = (tried(1, 2, 3, 4), tried(4, 4, 4, 4), tried(None, 5, None, 5), tried(None, None, None, None))
+    return {str(i): [tune.best(case)["factor"]] for i, case in enumerate(cases)}
+
+
+WHOLE: dict[str, Callable[[], Numbers]] = {
+    "engine": _engine,
+    "frequency": _frequency,
+    "similarity": _similarity,
+    "tune": _tune,
+}
+KINDS: dict[str, Callable[[str], Numbers]] = {
+    "method": _method,
+    "source": _source,
+    "augmentation": _augmentation,
+    "network": _network,
+}
+
+
+def compute(part: str) -> Numbers:
+    """The numbers of a part: "engine", "method kd", "source digits"."""
+    kind, _, name = part.partition(" ")
+    with torch.random.fork_rng(devices=[]):
+        found = KINDS[kind](name) if name else WHOLE[kind]()
+    return {key: [float(f"{value:.7g}") for value in values] for key, values in found.items()}
+
+
+def moved(part: str, before: Numbers, now: Numbers) -> list[str]:
+    """The keys under which the numbers of a part differ by more than two CPUs may."""
+    tolerance = GREY_LEVEL if part.startswith("source") else WIDER.get(part, TOLERANCE)
+    keys = [*before, *(key for key in now if key not in before)]
+    return [
+        key
+        for key in keys
+        if key not in before
+        or key not in now
+        or len(before[key]) != len(now[key])
+        or not np.allclose(before[key], now[key], equal_nan=True, **tolerance)
+    ]
+
+
+def verdict(part: str, entry: dict[str, Any], golden: dict[str, Any] | None, now: Numbers) -> str | None:
+    """What is wrong between a part's version, its recorded numbers and those of today; None where nothing is."""
+    if golden is None:
+        return f"{part} has no recorded numbers; {RECORD}"
+    changed = moved(part, golden["numbers"], now)
+    version, before = entry["version"], golden["version"]
+    if version < before:
+        return f"the version of {part} fell from {before} to {version}: results would be mixed"
+    if version == before and changed:
+        return (
+            f"{part} computes other numbers ({changed[0]}): raise its version in {VERSIONS.name}, say why, and {RECORD}"
+        )
+    if version == before and entry["digest"] != digest(golden["numbers"]):
+        return f"the digest of {part} is not that of its recorded numbers; {RECORD}"
+    if version > before and not changed and not entry.get("unseen"):
+        return f"the version of {part} rose and none of its numbers moved: put it back, or say what they miss (unseen)"
+    return f"the version of {part} rose; {RECORD}" if version > before else None
+
+
+def digest(found: Numbers) -> str:
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def read() -> dict[str, dict[str, Any]]:
+    return json.loads(GOLDENS.read_text()) if GOLDENS.exists() else {}
+
+
+def main() -> int:
+    """Record what was raised or is new; refuse where numbers moved unsaid."""
+    versions, goldens, refused = registry.versions(), read(), 0
+    for part in all_parts():
+        now = compute(part)
+        entry = versions.setdefault(part, {"version": 1, "digest": "", "why": "the first"})
+        wrong = verdict(part, entry, goldens.get(part), now)
+        if wrong and wrong.endswith(RECORD) and "other numbers" not in wrong:
+            goldens[part] = {"version": entry["version"], "numbers": now}
+            entry["digest"] = digest(now)
+            print(f"recorded {part}, version {entry['version']}")
+        elif wrong:
+            refused += 1
+            print(wrong, file=sys.stderr)
+    for path, tree in ((GOLDENS, goldens), (VERSIONS, versions)):
+        lines = (f"{json.dumps(part)}: {json.dumps(tree[part])}" for part in sorted(set(tree) & set(all_parts())))
+        path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    return 1 if refused else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
