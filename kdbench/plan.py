@@ -31,12 +31,12 @@ from kdbench import checkpoint
 from kdbench.errors import unknown
 from kdbench.registry import (
     AUGMENTATIONS,
+    changed_args,
     code_hash,
     method_code,
     method_info,
     own_networks,
     reads_files,
-    source_params,
     version_of,
 )
 from kdbench.suite import CONFIG_FOLDER, tuning_pair
@@ -180,7 +180,7 @@ def _claim_text(folder: Path) -> str:
 def data_folder(suite: Suite, name: str) -> Path:
     """Where a packed data set lies; its name changes with its arguments and its source's code."""
     spec = suite.data[name]
-    args = {key: value for key, value in spec.args.items() if value != source_params(spec.source)[key].default}
+    args = changed_args(spec.source, spec.args)
     return RESULTS / "data" / f"{name}-{_hash([spec.source, args, version_of(f'source {spec.source}')])[:8]}"
 
 
@@ -375,7 +375,7 @@ def _without_defaults(config: dict[str, Any]) -> dict[str, Any]:
     for key, cls in (("student", ModelSpec), ("teacher", ModelSpec), ("recipe", Recipe)):
         if key in config:
             reduced[key] = {k: v for k, v in config[key].items() if v != _defaults(cls)[k]}
-    args = {k: v for k, v in config["data"]["args"].items() if v != source_params(source)[k].default}
+    args = changed_args(source, config["data"]["args"])
     params = {
         k: v
         for k, v in config["method"]["params"].items()

@@ -235,6 +235,11 @@ def source_params(name: str) -> dict[str, Parameter]:
     }
 
 
+def changed_args(source: str, args: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a data source that are not at their defaults: what identifies its data."""
+    return {key: value for key, value in args.items() if value != source_params(source)[key].default}
+
+
 def reads_files(source: str) -> bool:
     """Whether a data source reads files of the user: it then has a function `source_files`."""
     body = parsed(SOURCES / f"{source}.py").body

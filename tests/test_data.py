@@ -128,6 +128,13 @@ def test_a_second_prepare_builds_nothing(folder, monkeypatch):
     assert (folder / "meta.json").stat().st_mtime_ns == before
 
 
+def test_a_default_that_is_written_out_builds_nothing(folder, monkeypatch):
+    """Two suites of which one writes it out share the folder."""
+    before = prepare(DIGITS, folder).meta
+    monkeypatch.setattr(packed, "_write", None)
+    assert prepare(dataclasses.replace(DIGITS, args={"size": 8}), folder).meta == before
+
+
 def test_another_spec_or_other_code_builds_anew(folder, monkeypatch):
     assert prepare(dataclasses.replace(DIGITS, args={"size": 16}), folder).array("image", "val").shape[1:] == (
         16,

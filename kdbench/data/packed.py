@@ -28,7 +28,7 @@ import numpy as np
 from filelock import FileLock
 
 from kdbench.errors import unknown
-from kdbench.registry import source_names, version_of
+from kdbench.registry import changed_args, source_names, version_of
 from kdbench.types import DataSpec, KdbenchError
 
 FORMAT = 2
@@ -122,7 +122,7 @@ def prepare(spec: DataSpec, folder: Path, data_dir: Path | None = None) -> Packe
         "format": FORMAT,
         "name": spec.name,
         "source": spec.source,
-        "args": json.loads(json.dumps(spec.args)),
+        "args": json.loads(json.dumps(changed_args(spec.source, spec.args))),
         "source_version": version_of(f"source {spec.source}"),
     }
     try:
