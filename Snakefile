@@ -1,4 +1,4 @@
-# The contents page of the workflow. Which jobs there are is decided in kdbench/plan.py; a rule is one verb of `kdbench`.
+# The contents page of the workflow. Which jobs there are is decided in kdbench/plan/; a rule is one verb of `kdbench`.
 #
 #   snakemake --cores all                         the default suite, config/quick.yaml
 #   snakemake --cores all --config suite=NAME     config/NAME.yaml, or a path to a .yaml
@@ -9,8 +9,10 @@ import sys
 
 from snakemake.exceptions import WorkflowError
 
-from kdbench import plan as planning
-from kdbench.suite import configured, load_suite, suite_path
+from kdbench.plan import workflow as planning
+from kdbench.plan.jobs import make_plan
+from kdbench.plan.paths import home, table_files, tuned_file
+from kdbench.plan.suite import configured, load_suite, suite_path
 from kdbench.types import KdbenchError
 
 
@@ -21,12 +23,12 @@ container: "docker://python:3.11"
 try:
     # Rules ask for it by a function: Snakemake would take braces in a path for wildcards.
     SUITE = suite_path(configured(config)).as_posix()
-    PLAN = planning.plan(load_suite(SUITE))
+    PLAN = make_plan(load_suite(SUITE))
     DATA_FILES = {job.id: planning.source_state(PLAN.suite, job) for job in PLAN.of("data")}
 except KdbenchError as error:
     raise WorkflowError(str(error))
 
-HOME = planning.home(PLAN.suite).as_posix()
+HOME = home(PLAN.suite).as_posix()
 # Jobs find the `kdbench` that belongs to this Python, whether its environment is activated or not.
 shell.prefix(f"set -euo pipefail; export PATH={shlex.quote(os.path.dirname(sys.executable))}:$PATH; ")
 
@@ -45,7 +47,7 @@ report: "workflow/report/suite.rst"
 rule all:
     input:
         [job.output for job in PLAN.jobs],
-        planning.table_files(PLAN.suite),
+        table_files(PLAN.suite),
         f"{HOME}/figures",
 
 

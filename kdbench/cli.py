@@ -1,6 +1,6 @@
 """The command line: a rule of the workflow is one verb, and every verb can be used by hand.
 
-Heavy imports stay inside the verbs, so that `kdbench plan` answers at once.
+A verb is a function with its arguments beside it. Heavy imports stay inside, so that `kdbench plan` answers at once.
 """
 
 from __future__ import annotations
@@ -10,15 +10,54 @@ import contextlib
 import io
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import kdbench
-from kdbench import plan as planning
 from kdbench import supervise
 from kdbench.errors import unknown
-from kdbench.plan import Job, Plan
-from kdbench.suite import load_suite
+from kdbench.plan.jobs import Job, Plan, jobs_of_pair, jobs_of_teacher, make_plan
+from kdbench.plan.paths import claim, home
+from kdbench.plan.suite import load_suite
 from kdbench.types import KdbenchError
+
+FOR_YOU, FOR_THE_WORKFLOW, FOR_KEEPERS = "for you", "for the workflow", "for keepers of results"
+KEPT = "stopped; finished runs are kept and a checkpoint holds the rest"
+
+
+class Verb(NamedTuple):
+    run: Callable[[argparse.Namespace], int | None]
+    help: str
+    group: str
+    example: str
+    """What one types after `kdbench`."""
+    arguments: tuple[tuple[tuple[str, ...], dict[str, Any]], ...]
+    stopped: str
+    """What Ctrl-C leaves."""
+    trains: bool
+    """Works in a child process when it is a command line of its own."""
+
+
+VERBS: dict[str, Verb] = {}
+
+
+def argument(*names: str, **options: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
+    return names, options
+
+
+SUITE = argument("suite", help="name of a file in config/, or a path to a .yaml")
+
+
+def verb(group: str, example: str, *arguments: Any, stopped: str = KEPT, trains: bool = False) -> Callable:
+    """Makes a function a verb: --help shows its name without the underscore, its docstring and these arguments."""
+
+    def register(function: Callable[[argparse.Namespace], int | None]) -> Callable:
+        name = function.__name__.strip("_")
+        VERBS[name] = Verb(function, function.__doc__, group, example, arguments, stopped, trains)
+        return function
+
+    return register
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -43,7 +82,7 @@ def _run_verb(argv: list[str] | None) -> int:
     if strange:  # argparse itself would tell it with the usage of all verbs
         args.parser.error(f"unrecognized arguments: {' '.join(strange)}")
     # Only a command line of its own gets a child: a program that calls this keeps what it does in its own process.
-    if argv is None and args.verb in (_teacher, _distill, _run):
+    if argv is None and args.verb.trains:
         return supervise.supervised(lambda: _done(args))
     return _done(args)
 
@@ -51,127 +90,211 @@ def _run_verb(argv: list[str] | None) -> int:
 def _done(args: argparse.Namespace) -> int:
     """Run the verb; whatever a person can mend or has stopped ends in a sentence."""
     try:
-        return args.verb(args) or 0
+        return args.verb.run(args) or 0
     except KdbenchError as error:
         print(f"kdbench: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"kdbench: {args.stopped}", file=sys.stderr)
+        print(f"kdbench: {args.verb.stopped}", file=sys.stderr)
         return 130
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="kdbench", description=kdbench.__doc__)
-    parser.add_argument("--version", action="version", version=f"kdbench {kdbench.__version__}")
-    verbs = parser.add_subparsers(required=True, metavar="VERB")
-
-    def verb(function, help_text: str) -> argparse.ArgumentParser:
-        sub = verbs.add_parser(function.__name__.strip("_"), help=help_text, description=help_text)
-        sub.set_defaults(
-            verb=function, parser=sub, stopped="stopped; finished runs are kept and a checkpoint holds the rest"
-        )
-        if function not in (_doctor, _check, _compare, _bench):
-            sub.add_argument("suite", help="name of a file in config/, or a path to a .yaml")
-        return sub
-
-    sub = verb(_plan, "list the jobs of a suite, and how many of their runs are done")
-    sub.add_argument("--cost", action="store_true", help="also count steps and operations; needs the data to be packed")
-    sub = verb(_data, "pack a data set of a suite")
-    sub.add_argument("name")
-    for function, what in ((_teacher, "train a teacher"), (_distill, "train the students of a pair")):
-        sub = verb(function, what)
-        sub.add_argument("name", help="the teacher's model" if function is _teacher else "TEACHER--STUDENT")
-        sub.add_argument("--job", help="only this job of it, as the workflow names it")
-        sub.add_argument("--expect", metavar="KEY", help="refuse to start if the suite or the code changed since")
-        sub.add_argument("--threads", type=int, help="default: what the suite says")
-        sub.add_argument("--seeds", type=int, nargs="+", help="only these seeds")
-        sub.add_argument("--methods", nargs="+", help="only these methods")
-    verb(_tune, "choose the main weight of every tuned method from the settings tried")
-    sub = verb(_similarity, "measure how alike two networks are, by frequency band")
-    sub.add_argument("name", help="BLOCK/TEACHER--STUDENT, or BLOCK/TEACHER--TEACHER of two modalities")
-    sub.add_argument("--kind", choices=("stages", "channels"), default="stages")
-    sub = verb(_table, "write tables/SUITE.md, .tex, .html and .csv")
-    sub.add_argument("--partial", action="store_true", help="show what there is and mark what is missing")
-    sub = verb(_figure, "draw the figures of a suite")
-    sub.add_argument("--out", type=Path, help="folder; default results/SUITE/figures")
-    verb(_reference, "freeze a finished suite under results/reference and tables/reference")
-    verb(_findings, "print what a suite found, from its reference alone")
-    sub = verb(_report, "write results/SUITE/report.html: the suite as one page, with what lies behind every cell")
-    sub.add_argument("--out", type=Path, help="another file")
-    sub = verb(_compare, "do two results agree? Exit code 1 where a cell is not reproduced")
-    sub.add_argument("a", metavar="A", help="a suite (its results today), or a path to a runs.csv")
-    sub.add_argument("b", metavar="B", nargs="?", help="the same; default results/reference/A/runs.csv")
-    sub = verb(_watch, "print how far a suite is, until all is done")
-    sub.add_argument("--every", type=float, default=5.0, metavar="SECONDS", help="default 5")
-    sub.add_argument("--once", action="store_true", help="say it once and leave")
-    sub.set_defaults(stopped="stopped watching; whatever trains the suite goes on")
-    verb(_published, "are our accuracies those that were published? Exit code 1 where a cell is not")
-    verb(_run, "do the whole plan in this process, without Snakemake")
-    sub = verb(_show, "print what is known of a suite, a pair, a cell or a run; or `show methods`")
-    sub.add_argument("pair", nargs="?")
-    sub.add_argument("method", nargs="?")
-    sub.add_argument("seed", nargs="?", type=int)
-    sub = verb(_check, "does a method keep the rules, on a GPU too? Runs it on tiny networks of every family")
-    sub.add_argument("method", help="NAME, or path/to/file.py:CLASS")
-    sub = verb(_bench, "how fast is it? Whole processes and steps, timed with repeats, on this machine")
-    sub.add_argument("part", help="field, accuracy, engine, roofline, scale, all, or `show`: print what was measured")
-    sub.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
-    sub.add_argument("--threads", type=int, help="of a process; default all cores")
-    sub.add_argument("--jobs", type=int, default=1, help="whole processes at a time (field, accuracy); default 1")
-    sub.add_argument("--steps", type=int, help="steps that are timed; default by part and device")
-    sub.add_argument("--repeats", type=int, help="default by part and device; seeds for accuracy")
-    sub.add_argument(
-        "--out", type=Path, help="folder of PART.json; default results/bench (show: else the committed one)"
+    parser = argparse.ArgumentParser(
+        prog="kdbench",
+        description=kdbench.__doc__,
+        epilog=_overview(),
+        usage="kdbench VERB ...",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    sub.set_defaults(stopped="stopped; parts that were finished are written")
-    verb(_doctor, "look at this machine: versions, devices, folders, settings")
+    parser.add_argument("--version", action="version", version=f"kdbench {kdbench.__version__}")
+    verbs = parser.add_subparsers(
+        prog="kdbench", required=True, metavar="VERB", help="one of these; `kdbench VERB --help` says more"
+    )
+    for name, verb in VERBS.items():
+        sub = verbs.add_parser(name, description=verb.help, epilog=f"example: kdbench {verb.example}")
+        sub.set_defaults(verb=verb, parser=sub)
+        for names, options in verb.arguments:
+            sub.add_argument(*names, **options)
     return parser
+
+
+def _overview() -> str:
+    """All verbs by group, each with an example."""
+    lines = []
+    for group in (FOR_YOU, FOR_THE_WORKFLOW, FOR_KEEPERS):
+        lines += ["", f"{group}:"]
+        for name, verb in VERBS.items():
+            if verb.group == group:
+                lines += [f"  {name:11} {verb.help}", f"  {'':11}   kdbench {verb.example}"]
+    return "\n".join(lines[1:])
 
 
 # --------------------------------------------------------------------------------------------------------------- verbs
 
 
+@verb(
+    FOR_YOU,
+    "plan quick --cost",
+    SUITE,
+    argument("--cost", action="store_true", help="also count steps and operations; needs the data to be packed"),
+)
 def _plan(args: argparse.Namespace) -> None:
-    from kdbench import results
+    """List the jobs of a suite, and how many of their runs are done."""
+    from kdbench.results.today import Today
 
     plan = _load(args)
+    today = Today(plan)
     for job in plan.jobs:
-        done = sum(results.current(run) is not None for run in job.runs)
+        done = sum(today.has(run) is not None for run in job.runs)
         state = f"{done} of {len(job.runs)} runs" if job.runs else ("done" if job.output.exists() else "to do")
         print(f"{job.kind:10} {job.id:44} {state}")
     print(f"{len(plan.jobs)} jobs, {sum(len(job.runs) for job in plan.jobs)} runs; then the table and the figures")
     if args.cost:
-        from kdbench import cost
+        from kdbench.terminal import cost
 
         print("\n".join(["", *cost.lines(plan)]))
 
 
+@verb(FOR_YOU, "run config/mine.yaml", SUITE, trains=True)
+def _run(args: argparse.Namespace) -> None:
+    """Do the whole plan in this process, without Snakemake."""
+    from kdbench.run import gpus
+    from kdbench.run.everything import run_all
+
+    plan = _load_to_write(args)
+    with gpus.claimed(plan.suite):
+        _wrote(run_all(plan))
+
+
+@verb(
+    FOR_YOU,
+    "watch quick",
+    SUITE,
+    argument("--every", type=float, default=5.0, metavar="SECONDS", help="default 5"),
+    argument("--once", action="store_true", help="say it once and leave"),
+    stopped="stopped watching; whatever trains the suite goes on",
+)
+def _watch(args: argparse.Namespace) -> None:
+    """Print how far a suite is, until all is done."""
+    from kdbench.terminal import watch
+
+    watch.watch(_load(args), args.every, args.once)
+
+
+@verb(
+    FOR_YOU,
+    "show quick cnn-t--vit-s kd 0",
+    argument("suite", help="name of a file in config/, or a path to a .yaml; or `methods`"),
+    argument("pair", nargs="?"),
+    argument("method", nargs="?"),
+    argument("seed", nargs="?", type=int),
+)
+def _show(args: argparse.Namespace) -> None:
+    """Print what is known of a suite, a pair, a cell or a run; or `show methods`."""
+    from kdbench.terminal import catalogue, show
+
+    if args.suite == "methods":
+        print(catalogue.page())
+        return
+    show.show(_load(args), args.pair, args.method, args.seed)
+
+
+@verb(FOR_YOU, "report quick", SUITE, argument("--out", type=Path, help="another file"))
+def _report(args: argparse.Namespace) -> None:
+    """Write results/SUITE/report.html: the suite as one page, with what lies behind every cell."""
+    from kdbench.report import html as report
+
+    plan = _load_to_write(args)
+    _wrote([report.write_report(plan, args.out or home(plan.suite) / "report.html")])
+
+
+@verb(
+    FOR_YOU,
+    "compare quick",
+    argument("a", metavar="A", help="a suite (its results today), or a path to a runs.csv"),
+    argument("b", metavar="B", nargs="?", help="the same; default results/reference/A/runs.csv"),
+)
+def _compare(args: argparse.Namespace) -> int:
+    """Do two results agree? Exit code 1 where a cell is not reproduced."""
+    from kdbench.terminal import compare
+
+    return 0 if compare.compare(args.a, args.b) else 1
+
+
+@verb(FOR_YOU, "check my_kd.py:MyKD", argument("method", help="NAME, or path/to/file.py:CLASS"))
+def _check(args: argparse.Namespace) -> int:
+    """Does a method keep the rules, on a GPU too? Runs it on tiny networks of every family."""
+    from kdbench.conformance import rehearsal
+    from kdbench.conformance import rules as conformance
+
+    findings = conformance.check(args.method)
+    if reason := rehearsal.why_not():
+        print(f"not tried for GPUs: {reason}")
+    elif not findings:
+        findings = conformance.rehearse(args.method)
+    for finding in findings:
+        print(finding)
+    print(f"{args.method}: {f'{len(findings)} findings' if findings else 'keeps the rules'}")
+    return 1 if findings else 0
+
+
+@verb(FOR_YOU, "doctor")
+def _doctor(args: argparse.Namespace) -> int:
+    """Look at this machine: versions, devices, folders, settings."""
+    from kdbench.terminal import doctor
+
+    return doctor.examine()
+
+
+@verb(FOR_THE_WORKFLOW, "data quick digits", SUITE, argument("name", help="the data set, as the suite names it"))
 def _data(args: argparse.Namespace) -> None:
-    from kdbench import jobs
+    """Pack a data set of a suite."""
+    from kdbench.run.data import run_data
 
     plan = _load(args)
     names = {job.data: job for job in plan.of("data")}
     if args.name not in names:
         raise unknown("data set", args.name, names, f"suite {plan.suite.name}")
-    jobs.run_data(plan, names[args.name])
+    run_data(plan, names[args.name])
 
 
+TRAINING = (
+    argument("--job", help="only this job of it, as the workflow names it"),
+    argument("--expect", metavar="KEY", help="refuse to start if the suite or the code changed since"),
+    argument("--threads", type=int, help="default: what the suite says"),
+    argument("--seeds", type=int, nargs="+", help="only these seeds"),
+    argument("--methods", nargs="+", help="only these methods"),
+)
+
+
+@verb(
+    FOR_THE_WORKFLOW, "teacher quick cnn-t", SUITE, argument("name", help="the teacher's model"), *TRAINING, trains=True
+)
 def _teacher(args: argparse.Namespace) -> None:
-    from kdbench import jobs
-
+    """Train a teacher."""
     plan = _load_to_write(args)
-    _train(plan, jobs.find_model_job(plan, args.name), args)
+    _train(plan, jobs_of_teacher(plan, args.name), args)
 
 
+@verb(
+    FOR_THE_WORKFLOW,
+    "distill quick cnn-t--vit-s --methods kd",
+    SUITE,
+    argument("name", help="TEACHER--STUDENT"),
+    *TRAINING,
+    trains=True,
+)
 def _distill(args: argparse.Namespace) -> None:
-    from kdbench import jobs
-
+    """Train the students of a pair."""
     plan = _load_to_write(args)
-    _train(plan, jobs.find_pair_jobs(plan, args.name), args)
+    _train(plan, jobs_of_pair(plan, args.name), args)
 
 
 def _train(plan: Plan, found: list[Job], args: argparse.Namespace) -> None:
-    from kdbench import gpus, jobs
+    from kdbench.results.today import Today
+    from kdbench.run import gpus
+    from kdbench.run.training import run_training, unfinished
 
     if args.job:
         found = [job for job in found if job.id == f"{args.name}/{args.job}"] or [plan.job(found[0].kind, args.job)]
@@ -190,130 +313,90 @@ def _train(plan: Plan, found: list[Job], args: argparse.Namespace) -> None:
                 "start snakemake again"
             )
     threads = args.threads or plan.suite.threads
+    today = Today(plan)
     # A job that has nothing left to train must not wait for a card.
-    work = any(jobs.unfinished(plan, job, args.seeds, args.methods) for job in found)
+    work = any(unfinished(today, job, args.seeds, args.methods) for job in found)
     with gpus.claimed(plan.suite) if work else contextlib.nullcontext():
         for job in found:
-            jobs.run_training(plan, job, threads=threads, seeds=args.seeds, methods=args.methods)
+            run_training(plan, job, threads=threads, seeds=args.seeds, methods=args.methods)
 
 
+@verb(FOR_THE_WORKFLOW, "tune glyphs", SUITE)
 def _tune(args: argparse.Namespace) -> None:
-    from kdbench import jobs
+    """Choose the main weight of every tuned method from the settings tried."""
+    from kdbench.run.tune import run_tune
 
-    jobs.run_tune(_load_to_write(args))
+    run_tune(_load_to_write(args))
 
 
+@verb(
+    FOR_THE_WORKFLOW,
+    "similarity quick heterogeneous/cnn-t--vit-s",
+    SUITE,
+    argument("name", help="BLOCK/TEACHER--STUDENT, or BLOCK/TEACHER--TEACHER of two modalities"),
+    argument("--kind", choices=("stages", "channels"), default="stages"),
+)
 def _similarity(args: argparse.Namespace) -> None:
-    from kdbench import jobs
+    """Measure how alike two networks are, by frequency band."""
+    from kdbench.run.measure import run_similarity
 
     plan = _load_to_write(args)
-    jobs.run_similarity(plan, plan.job(args.kind, args.name))
+    run_similarity(plan, plan.job(args.kind, args.name))
 
 
+@verb(
+    FOR_YOU,
+    "table quick --partial",
+    SUITE,
+    argument("--partial", action="store_true", help="show what there is and mark what is missing"),
+)
 def _table(args: argparse.Namespace) -> None:
-    from kdbench import jobs
+    """Write tables/SUITE.md, .tex, .html and .csv."""
+    from kdbench.run.outputs import run_table
 
-    _wrote(jobs.run_table(_load_to_write(args), partial=args.partial))
+    _wrote(run_table(_load_to_write(args), partial=args.partial))
 
 
+@verb(FOR_YOU, "figure quick", SUITE, argument("--out", type=Path, help="folder; default results/SUITE/figures"))
 def _figure(args: argparse.Namespace) -> None:
-    from kdbench import jobs
+    """Draw the figures of a suite."""
+    from kdbench.run.outputs import run_figures
 
     plan = _load_to_write(args)
-    _wrote(jobs.run_figures(plan, args.out or planning.home(plan.suite) / "figures"))
+    _wrote(run_figures(plan, args.out or home(plan.suite) / "figures"))
 
 
+@verb(FOR_KEEPERS, "reference mine", SUITE)
 def _reference(args: argparse.Namespace) -> None:
-    from kdbench import jobs
+    """Freeze a finished suite under results/reference and tables/reference."""
+    from kdbench.run.outputs import run_reference
 
-    _wrote(jobs.run_reference(_load_to_write(args)))
+    _wrote(run_reference(_load_to_write(args)))
 
 
+@verb(FOR_KEEPERS, "findings glyphs > docs/results-glyphs.md", SUITE)
 def _findings(args: argparse.Namespace) -> None:
-    from kdbench import findings
+    """Print what a suite found, from its reference alone."""
+    from kdbench.report import findings
 
     print(findings.reference_page(_load(args).suite), end="")
 
 
-def _report(args: argparse.Namespace) -> None:
-    from kdbench import report
-
-    plan = _load_to_write(args)
-    _wrote([report.write_report(plan, args.out or planning.home(plan.suite) / "report.html")])
-
-
-def _compare(args: argparse.Namespace) -> int:
-    from kdbench import compare
-
-    return 0 if compare.compare(args.a, args.b) else 1
-
-
+@verb(FOR_KEEPERS, "published anchors-32", SUITE)
 def _published(args: argparse.Namespace) -> int:
-    from kdbench import published
+    """Are our accuracies those that were published? Exit code 1 where a cell is not."""
+    from kdbench.terminal import published
 
     return 0 if published.published(_load(args)) else 1
 
 
-def _watch(args: argparse.Namespace) -> None:
-    from kdbench import watch
-
-    watch.watch(_load(args), args.every, args.once)
-
-
-def _run(args: argparse.Namespace) -> None:
-    from kdbench import gpus, jobs
-
-    plan = _load_to_write(args)
-    with gpus.claimed(plan.suite):
-        _wrote(jobs.run_all(plan))
-
-
-def _show(args: argparse.Namespace) -> None:
-    from kdbench import catalogue, show
-
-    if args.suite == "methods":
-        print(catalogue.page())
-        return
-    show.show(_load(args), args.pair, args.method, args.seed)
-
-
-def _check(args: argparse.Namespace) -> int:
-    from kdbench import conformance, rehearsal
-
-    findings = conformance.check(args.method)
-    if reason := rehearsal.why_not():
-        print(f"not tried for GPUs: {reason}")
-    elif not findings:
-        findings = conformance.rehearse(args.method)
-    for finding in findings:
-        print(finding)
-    print(f"{args.method}: {f'{len(findings)} findings' if findings else 'keeps the rules'}")
-    return 1 if findings else 0
-
-
-def _bench(args: argparse.Namespace) -> None:
-    from kdbench.bench import main
-
-    if args.part == "show":
-        print(main.tables(args.out or main.measured()))
-        return
-    options = ("device", "threads", "jobs", "steps", "repeats", "out")
-    _wrote(main.bench(args.part, **{name: getattr(args, name) for name in options}))
-
-
-def _doctor(args: argparse.Namespace) -> int:
-    from kdbench import doctor
-
-    return doctor.examine()
-
-
 def _load(args: argparse.Namespace) -> Plan:
-    return planning.plan(load_suite(args.suite))
+    return make_plan(load_suite(args.suite))
 
 
 def _load_to_write(args: argparse.Namespace) -> Plan:
     plan = _load(args)
-    planning.claim(plan.suite)
+    claim(plan.suite)
     return plan
 
 

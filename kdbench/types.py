@@ -27,7 +27,7 @@ class KdbenchError(Exception):
 
 @dataclass(frozen=True)
 class DataSpec:
-    """One data set of a suite: `source` names a file of kdbench/data, `args` are its keyword arguments."""
+    """One data set of a suite: `source` names a file of kdbench/data/sources, `args` are its keyword arguments."""
 
     name: str
     source: str
@@ -86,7 +86,7 @@ class Recipe:
 @dataclass(frozen=True)
 class ModelSpec:
     """One network. `timm` is a registered timm name (resnet18), one of timm's classes (ResNet, MlpMixer), or one of the
-    CIFAR networks that timm lacks (cifar_resnet8x4; kdbench/networks.py)."""
+    CIFAR networks that timm lacks (cifar_resnet8x4; kdbench/train/cifar_networks.py)."""
 
     name: str
     timm: str
@@ -205,7 +205,7 @@ class Claim:
 
 @dataclass(frozen=True, eq=False)
 class Suite:
-    """A checked YAML file: every name in it exists and every value has been looked at (kdbench/suite.py)."""
+    """A checked YAML file: every name in it exists and every value has been looked at (kdbench/plan/suite.py)."""
 
     name: str
     blocks: tuple[Block, ...]

@@ -6,8 +6,9 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 
-from kdbench import conformance, engine, models
+from kdbench.conformance import rules as conformance
 from kdbench.signals import Reader, probe
+from kdbench.train import engine, networks
 from kdbench.types import PairShapes, Side, Signals
 
 CLASSES, BATCH = 5, 6
@@ -95,9 +96,9 @@ def adopted(method, params, teacher, student, model=None):
     """A distiller with its own copy of a teacher, and signals of both on one batch."""
     shape, classes, labels = conformance.SHAPE, conformance.CLASSES, conformance.LABELS
     if model is None:
-        model = models.build(teacher, shape, classes, 1)
+        model = networks.build(teacher, shape, classes, 1)
     side, last = probe(model, shape, teacher.family)
-    student_model = models.build(student, shape, classes, 0)
+    student_model = networks.build(student, shape, classes, 0)
     own_side, own_last = probe(student_model, shape, student.family)
     torch.manual_seed(0)
     distiller = method.Method(params, PairShapes(own_side, side, classes, labels))

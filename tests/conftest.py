@@ -15,10 +15,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import pytest
 import yaml
 
-from kdbench import jobs
-from kdbench import plan as planning
-from kdbench.plan import Plan
-from kdbench.suite import check_suite
+from kdbench.plan.jobs import Plan, make_plan
+from kdbench.plan.suite import check_suite
+from kdbench.run.data import run_data
+from kdbench.run.training import run_training
 from kdbench.types import KdbenchError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -83,7 +83,7 @@ def tiny(**changes: Any) -> dict[str, Any]:
 
 
 def tiny_plan(**changes: Any) -> Plan:
-    return planning.plan(check_suite(tiny(**changes), "tiny", "tiny.yaml"))
+    return make_plan(check_suite(tiny(**changes), "tiny", "tiny.yaml"))
 
 
 def write_tiny(folder: Path, **changes: Any) -> Path:
@@ -95,7 +95,7 @@ def write_tiny(folder: Path, **changes: Any) -> Path:
 
 def run_jobs(plan: Plan, kind: str) -> None:
     for job in plan.of(kind):
-        jobs.run_training(plan, job, threads=plan.suite.threads)
+        run_training(plan, job, threads=plan.suite.threads)
 
 
 def in_child(work: Callable[[], Any]) -> int:
@@ -127,7 +127,7 @@ def _trained_folder(tmp_path_factory) -> Path:
     os.chdir(folder)
     try:
         plan = tiny_plan()
-        jobs.run_data(plan, plan.of("data")[0])
+        run_data(plan, plan.of("data")[0])
         run_jobs(plan, "teacher")
     finally:
         os.chdir(here)

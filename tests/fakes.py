@@ -6,9 +6,9 @@ from typing import Any
 
 from conftest import tiny_plan
 
-from kdbench import results
-from kdbench.checkpoint import sha256_file
-from kdbench.plan import Plan, Run
+from kdbench.files import sha256_file
+from kdbench.plan.jobs import Plan, Run
+from kdbench.results.record import FINISHED, write_run
 
 PAIRS = ("cnn-t -> vit-s", "cnn-t -> mlp-s", "cnn-t -> cnn-s")
 METHODS = ("scratch", "kd", "dkd", "uhkd")
@@ -37,7 +37,7 @@ def finish(run: Run, test: float, *, status: str = "finished", reason: str | Non
         "versions": {"kdbench": "0", "torch": "made up"},
         "hardware": {"cpu": "a made-up processor", "threads": 1},
     }
-    if status == results.FINISHED:
+    if status == FINISHED:
         history = [
             {"epoch": e, "step": 10 * e, "val_accuracy": test - 1 - 5 * (3 - e), "test_accuracy": test - 5 * (3 - e)}
             for e in (1, 2, 3)
@@ -51,7 +51,7 @@ def finish(run: Run, test: float, *, status: str = "finished", reason: str | Non
             "history": history,
             "notes": [],
         }
-    results.write_run(run, record | changes)
+    write_run(run, record | changes)
 
 
 def finish_all(plan: Plan) -> dict[tuple[str, str, int], float]:

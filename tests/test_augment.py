@@ -12,9 +12,10 @@ import torch
 from conftest import run_jobs, tiny, tiny_plan
 
 import kdbench.torchvision_ops  # noqa: F401
-from kdbench import augment, results
-from kdbench.batches import Batches, generator
-from kdbench.suite import check_suite
+from kdbench.plan.suite import check_suite
+from kdbench.results.record import read_run
+from kdbench.train import augment
+from kdbench.train.batches import Batches, generator
 from kdbench.types import KdbenchError, Recipe
 
 # isort: split
@@ -372,4 +373,4 @@ def test_a_cohort_trains_with_all_of_it(trained):
     run_jobs(plan, "cohort")
     for run in plan.runs().values():
         if run.method.id in methods and run.pair.teacher:
-            assert results.read_run(run.result)["status"] == "finished", run.method.id
+            assert read_run(run.result)["status"] == "finished", run.method.id

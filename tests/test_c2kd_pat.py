@@ -12,10 +12,11 @@ from conftest import run_jobs, tiny_plan
 from test_losses import CASES, GOLDENS, SETTINGS, given, softmax
 from test_models import SMALL, spec
 
-from kdbench import engine, models, results
-from kdbench.conformance import ALL_PAIRS, CLASSES, LABELS, MODELS, check
+from kdbench.conformance.rules import ALL_PAIRS, CLASSES, LABELS, MODELS, check
 from kdbench.methods import c2kd, pat
+from kdbench.results.record import read_run
 from kdbench.signals import Reader, probe
+from kdbench.train import engine, networks
 from kdbench.types import KdbenchError, PairShapes
 
 RNG = np.random.default_rng(0)
@@ -248,7 +249,7 @@ HIERARCHIES += [("deit_tiny_distilled_patch16_224", {"patch_size": 8}, {}, 32, "
 @pytest.mark.parametrize(("timm", "args", "options", "size", "family", "stages"), HIERARCHIES, ids=lambda v: str(v)[:9])
 def test_prompts_find_the_stages_of_every_known_teacher(timm, args, options, size, family, stages):
     shape = (size, size, 3)
-    teacher = models.build(spec(timm, args, **options), shape, CLASSES, 0)
+    teacher = networks.build(spec(timm, args, **options), shape, CLASSES, 0)
     side, last = probe(teacher, shape, family)
     distiller = pat.Method(pat.Params(width=16, variant="mended"), PairShapes(side, side, CLASSES, LABELS))
     read = Reader(teacher.requires_grad_(False).eval(), engine.EVERYTHING, last)
@@ -295,7 +296,7 @@ def test_soft_and_hard_targets_agree():
 def test_a_cohort_trains_both(trained):
     plan = tiny_plan(blocks__main__methods=["c2kd", "pat"], seeds=[0], recipes__student__steps=4)
     run_jobs(plan, "cohort")
-    records = {method: results.read_run(run.result) for (_, method, _), run in plan.runs().items()}
+    records = {method: read_run(run.result) for (_, method, _), run in plan.runs().items()}
     assert {r["status"] for r in records.values()} == {"finished"}
     assert records["c2kd"]["notes"] == ["the teacher is trained too"] and records["pat"]["notes"] == []
     assert records["c2kd"]["cost"]["extra_parameters"] > 5000

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from kdbench import checkpoint
+from kdbench.files import atomic, read_json, write_json, write_text
 from kdbench.types import KdbenchError
 
 STATE = {"step": 3, "members": {"kd": {"rng": torch.get_rng_state(), "w": torch.arange(100.0), "terms": ["ce"]}}}
@@ -72,17 +73,17 @@ def test_a_planted_pickle_runs_nothing(tmp_path, monkeypatch):
 
 def test_an_interrupted_write_leaves_the_old_file_and_no_other(tmp_path):
     path = tmp_path / "r.json"
-    checkpoint.write_json(path, {"a": 1})
-    with pytest.raises(RuntimeError), checkpoint.atomic(path) as file:
+    write_json(path, {"a": 1})
+    with pytest.raises(RuntimeError), atomic(path) as file:
         file.write(b"half")
         raise RuntimeError
-    assert checkpoint.read_json(path) == {"a": 1} and os.listdir(tmp_path) == ["r.json"]
+    assert read_json(path) == {"a": 1} and os.listdir(tmp_path) == ["r.json"]
 
 
 def test_results_are_readable_by_the_group_as_the_umask_says(tmp_path):
     before = os.umask(0o027)
     try:
-        checkpoint.write_json(tmp_path / "r.json", {})
+        write_json(tmp_path / "r.json", {})
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "r.json").stat().st_mode) == 0o640
@@ -91,7 +92,7 @@ def test_results_are_readable_by_the_group_as_the_umask_says(tmp_path):
 def test_a_folder_that_is_a_file_is_told(tmp_path):
     (tmp_path / "results").write_text("")
     with pytest.raises(KdbenchError, match=r"cannot write .*results/r\.json.*nothing was changed"):
-        checkpoint.write_json(tmp_path / "results" / "r.json", {})
+        write_json(tmp_path / "results" / "r.json", {})
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
@@ -99,9 +100,9 @@ def test_a_full_disk_is_told_and_costs_nothing(tmp_path):
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", tmp_path], capture_output=True).returncode:
         pytest.skip("no tmpfs can be mounted here")
     try:
-        checkpoint.write_text(tmp_path / "old", "kept")
+        write_text(tmp_path / "old", "kept")
         with pytest.raises(KdbenchError, match="the disk is full; nothing was changed"):
-            checkpoint.write_text(tmp_path / "old", "x" * 200_000)
+            write_text(tmp_path / "old", "x" * 200_000)
         assert (tmp_path / "old").read_text() == "kept" and os.listdir(tmp_path) == ["old"]
     finally:
         subprocess.run(["umount", tmp_path], check=True)
@@ -111,21 +112,21 @@ def test_a_full_disk_is_told_and_costs_nothing(tmp_path):
 def test_damaged_json_is_told(tmp_path, text):
     (tmp_path / "r.json").write_text(text, encoding="latin-1")
     with pytest.raises(KdbenchError, match=r"r\.json is damaged .* delete it and run again"):
-        checkpoint.read_json(tmp_path / "r.json")
+        read_json(tmp_path / "r.json")
 
 
 def test_a_number_changed_by_hand_and_a_key_that_is_not_there_are_told(tmp_path):
     path = tmp_path / "r.json"
-    checkpoint.write_json(path, {"a": 1, "pairs": {2: (3, 4)}})
-    assert checkpoint.read_json(path, "a") == {"a": 1, "pairs": {"2": [3, 4]}}
+    write_json(path, {"a": 1, "pairs": {2: (3, 4)}})
+    assert read_json(path, "a") == {"a": 1, "pairs": {"2": [3, 4]}}
     with pytest.raises(KdbenchError, match=r"r\.json is damaged \(it has no b\)"):
-        checkpoint.read_json(path, "a", "b")
+        read_json(path, "a", "b")
     path.write_text(path.read_text().replace("3,", "5,"))
     with pytest.raises(KdbenchError, match="its checksum is another"):
-        checkpoint.read_json(path)
+        read_json(path)
 
 
 def test_nan_never_gets_into_a_file(tmp_path):
     with pytest.raises(ValueError):
-        checkpoint.write_json(tmp_path / "r.json", {"a": float("nan")})
+        write_json(tmp_path / "r.json", {"a": float("nan")})
     assert not (tmp_path / "r.json").exists()

@@ -18,8 +18,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kdbench.data import cifar, cifar10, cifar100, packed
-from kdbench.data.packed import load, prepare
+from kdbench.data.packed import load_packed
+from kdbench.data.prepare import _mean_std, prepare_data
+from kdbench.data.sources import _cifar as cifar
+from kdbench.data.sources import cifar10, cifar100
 from kdbench.types import DataSpec, KdbenchError
 
 SPLITS = ("train", "val", "test")
@@ -209,7 +211,7 @@ def test_an_archive_that_is_not_the_published_one_is_refused(offered, tmp_path):
 def test_no_network_says_what_to_do_and_leaves_no_data_set(offered, tmp_path, monkeypatch):
     monkeypatch.setattr(offered.source, "url", "http://127.0.0.1:9/nowhere.tar.gz")
     with pytest.raises(KdbenchError, match=rf"no whole download from http.*set KDBENCH_DATA .*{offered.name}\.npz"):
-        prepare(DataSpec("c", offered.name), tmp_path / "pack")
+        prepare_data(DataSpec("c", offered.name), tmp_path / "pack")
     assert kept() == [] and not (tmp_path / "pack/meta.json").exists()
     offered.source.url = f"file://{tmp_path}/nowhere.tar.gz"
     with pytest.raises(KdbenchError, match="no whole download from file"):
@@ -270,11 +272,11 @@ def test_a_folder_of_pictures_of_another_size(tmp_path):
 )
 def test_real_cifar100_has_the_published_mean_and_deviation(tmp_path):
     """Those are of all training images: of train and val together."""
-    pack = prepare(DataSpec("cifar100", "cifar100"), tmp_path, Path(os.environ["KDBENCH_DATA"]))
+    pack = prepare_data(DataSpec("cifar100", "cifar100"), tmp_path, Path(os.environ["KDBENCH_DATA"]))
     whole = pack.meta["counts"] == {"train": 45_000, "val": 5_000, "test": 10_000}
     assert whole or pack.meta["notes"] == ["a part of cifar100: 25,000 of its 50,000 train images"]
     for split in SPLITS:
-        assert len(set(np.bincount(load(tmp_path).labels(split)))) == 1
-    found = packed._mean_std(np.concatenate([pack.array("image", split) for split in ("train", "val")]))
+        assert len(set(np.bincount(load_packed(tmp_path).labels(split)))) == 1
+    found = _mean_std(np.concatenate([pack.array("image", split) for split in ("train", "val")]))
     published = [0.5071, 0.4865, 0.4409], [0.2673, 0.2564, 0.2762]
     assert np.allclose(found, published, atol=1e-4 if whole else 2e-3)

@@ -15,12 +15,18 @@ import torch
 import yaml
 from conftest import REPOSITORY, tiny
 
-from kdbench import cli, jobs, published, results
-from kdbench import plan as planning
-from kdbench.engine import _optimizer, learning_rate
-from kdbench.networks import NETWORKS
-from kdbench.registry import method_names
-from kdbench.suite import check_suite, load_suite
+from kdbench import cli
+from kdbench.plan.jobs import Plan, make_plan
+from kdbench.plan.registry import method_names
+from kdbench.plan.suite import check_suite, load_suite
+from kdbench.results.record import read_run
+from kdbench.run.data import run_data
+from kdbench.run.everything import run_all
+from kdbench.run.outputs import run_table
+from kdbench.run.training import run_training
+from kdbench.terminal import published
+from kdbench.train.cifar_networks import NETWORKS
+from kdbench.train.engine import _optimizer, learning_rate
 from kdbench.types import KdbenchError, Recipe
 
 SLOW = bool(os.environ.get("KDBENCH_SLOW"))
@@ -144,7 +150,7 @@ def images(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def run_small(name: str, pairs: list[str] | None = None) -> planning.Plan:
+def run_small(name: str, pairs: list[str] | None = None) -> Plan:
     """A suite from images to tables, one seed, on these pairs (by default all): two steps of eight images, untuned.
 
     Where KDBENCH_SLOW asks for it: two epochs on all images, with figures, and with tuning on the first pair, which is
@@ -162,20 +168,20 @@ def run_small(name: str, pairs: list[str] | None = None) -> planning.Plan:
         tree["tune"] |= {"pairs": pairs[:1], "factors": tree["tune"]["factors"][:2]}
     elif not SLOW:
         tree.pop("tune", None)
-    plan = planning.plan(check_suite(tree, name, name))
+    plan = make_plan(check_suite(tree, name, name))
     if SLOW:
-        jobs.run_all(plan)
+        run_all(plan)
         return plan
     for job in plan.of("data"):
-        jobs.run_data(plan, job)
+        run_data(plan, job)
     for job in (*plan.of("teacher"), *plan.of("cohort")):
-        jobs.run_training(plan, job, threads=1)
-    jobs.run_table(plan)
+        run_training(plan, job, threads=1)
+    run_table(plan)
     return plan
 
 
-def statuses(plan: planning.Plan) -> dict[tuple[str, str], str]:
-    return {(pair, method): results.read_run(run.result)["status"] for (pair, method, _), run in plan.runs().items()}
+def statuses(plan: Plan) -> dict[tuple[str, str], str]:
+    return {(pair, method): read_run(run.result)["status"] for (pair, method, _), run in plan.runs().items()}
 
 
 @pytest.mark.slow
@@ -199,10 +205,10 @@ def test_the_three_families_run_with_every_method(images):
 def test_the_cost_is_counted_before_anything_is_trained(images, capsys):
     """299 images are 4 steps of 64; a step takes a student three passes and its teacher one, an epoch ends with 101."""
     anchors = str(REPOSITORY / "config/anchors-32.yaml")
-    plan = planning.plan(load_suite(anchors))
+    plan = make_plan(load_suite(anchors))
     assert cli.main(["plan", anchors, "--cost"]) == 2
     assert "data cifar100 is not packed yet; run: kdbench data " in capsys.readouterr().err
-    jobs.run_data(plan, plan.of("data")[0])
+    run_data(plan, plan.of("data")[0])
     assert cli.main(["plan", anchors, "--cost"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     student, teacher, seen = 2 * 38_691_456, 2 * 1_083_040_768, 240 * 4 * 64

@@ -12,7 +12,11 @@ import pytest
 from conftest import REPOSITORY, TINY, tiny_plan, write_tiny
 
 import kdbench
-from kdbench import cli, cost, doctor, results
+from kdbench import cli
+from kdbench.results.frames import collect
+from kdbench.results.record import read_run
+from kdbench.results.today import Today
+from kdbench.terminal import cost, doctor
 from kdbench.types import KdbenchError
 
 
@@ -130,7 +134,7 @@ def test_a_missing_teacher_and_missing_data_say_what_to_run(tmp_path, monkeypatc
     assert run("data", "tiny", "digits") == 0
     capsys.readouterr()
     assert run("distill", "tiny", "cnn-t--vit-s") == 2
-    assert "teacher cnn-t of seed 0 is not trained yet; run: kdbench teacher tiny cnn-t" in capsys.readouterr().err
+    assert "teacher cnn-t of seed 0: not trained yet; run: kdbench teacher tiny cnn-t" in capsys.readouterr().err
 
 
 def test_only_some_seeds_and_methods_by_hand(trained):
@@ -146,10 +150,10 @@ def test_an_edited_suite_makes_old_results_stale_not_wrong(trained, capsys):
     assert run("distill", "tiny", "cnn-t--vit-s") == 0
     write_tiny(trained, recipes__student__lr=1e-3)
     plan = tiny_plan(recipes__student__lr=1e-3)
-    frame = results.collect(plan, plan.suite.blocks[0])
+    frame = collect(Today(plan), plan.suite.blocks[0])
     assert set(frame[frame.method == "kd"].reason) == {"its result comes from another config or version of the code"}
     assert run("show", "tiny") == 0
-    assert "(of another config or code)" in capsys.readouterr().out
+    assert "(stale)" in capsys.readouterr().out
     assert run("plan", "tiny") == 0
     jobs = {line.split()[1]: line for line in capsys.readouterr().out.splitlines()}
     assert "0 of 1 runs" in jobs["cnn-t--vit-s/seeds-0"]
@@ -269,7 +273,7 @@ def test_hints_name_a_suite_as_it_can_be_typed(tmp_path, monkeypatch, capsys):
         damaged.parent.mkdir(parents=True)
         damaged.write_text("{")
         with pytest.raises(KdbenchError, match="run: kdbench " + command.format("'my suites/pets.yaml'")):
-            results.read_run(damaged.relative_to(tmp_path))
+            read_run(damaged.relative_to(tmp_path))
 
 
 # --------------------------------------------------------------------------------------------- where the output goes

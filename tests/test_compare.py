@@ -11,7 +11,8 @@ from conftest import write_tiny
 from fakes import block, fake_plan, finish_all
 from scipy import stats as st
 
-from kdbench import cli, compare
+from kdbench import cli
+from kdbench.terminal import compare
 from kdbench.types import KdbenchError
 
 

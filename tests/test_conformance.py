@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from kdbench import conformance
-from kdbench.conformance import ALL_PAIRS, MODELS, check
+from kdbench.conformance import rules as conformance
+from kdbench.conformance.rules import ALL_PAIRS, MODELS, check
 from kdbench.methods.base import Distiller, cross_entropy
 from kdbench.methods.kd import kd_loss
-from kdbench.registry import method_names
+from kdbench.plan.registry import method_names
 from kdbench.types import KdbenchError, ModelSpec
 
 TITLE = "planted"
@@ -277,7 +277,7 @@ def test_a_student_with_something_left_in_it_is_found(monkeypatch):
             networks[0].register_buffer("left", torch.zeros(1))
             return super().own(student, teacher, target)
 
-    networks, real = [], conformance.models.build
+    networks, real = [], conformance.networks.build
 
     def seen(spec, *args):
         model = real(spec, *args)
@@ -285,7 +285,7 @@ def test_a_student_with_something_left_in_it_is_found(monkeypatch):
             networks.append(model)
         return model
 
-    monkeypatch.setattr(conformance.models, "build", seen)
+    monkeypatch.setattr(conformance.networks, "build", seen)
     assert any("the student's state has other names after training" in f for f in check(Leaving, pairs=ONE_PAIR))
 
 

@@ -15,11 +15,15 @@ import numpy as np
 import pytest
 from conftest import tiny_plan
 
-from kdbench import jobs
-from kdbench import plan as planning
-from kdbench.data import digits, npz, packed
-from kdbench.data.anchors import anchors
-from kdbench.data.packed import RawData, load, prepare, stratified_order
+from kdbench.data import packed, prepare
+from kdbench.data.packed import load_packed
+from kdbench.data.prepare import _mean_std, prepare_data
+from kdbench.data.raw import RawData, stratified_order
+from kdbench.data.shallow import anchors
+from kdbench.data.sources import digits, npz
+from kdbench.plan.paths import data_dir
+from kdbench.plan.workflow import source_state
+from kdbench.run.data import run_data
 from kdbench.types import DataSpec, KdbenchError
 
 DIGITS = DataSpec("digits", "digits")
@@ -28,7 +32,7 @@ SPLITS = ("train", "val", "test")
 
 @pytest.fixture
 def folder(tmp_path):
-    prepare(DIGITS, tmp_path / "pack")
+    prepare_data(DIGITS, tmp_path / "pack")
     return tmp_path / "pack"
 
 
@@ -94,11 +98,11 @@ def test_digits_of_another_size_name_the_nearest():
         digits.build(size=15)
 
 
-# ----------------------------------------------------------------------------------------------- prepare and load
+# --------------------------------------------------------------------------------- prepare_data and load_packed
 
 
 def test_what_is_loaded_is_what_was_built(folder):
-    raw, pack = digits.build(), load(folder, verify=True)
+    raw, pack = digits.build(), load_packed(folder, verify=True)
     assert pack.meta["counts"] == {"train": 1000, "val": 257, "test": 540}
     assert pack.meta["modalities"]["image"]["kind"] == "image"
     assert pack.meta["modalities"]["image"]["shape"] == [8, 8, 1]
@@ -114,7 +118,7 @@ def test_statistics_are_those_of_the_training_split():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 200, (2345, 5, 4, 3), np.uint8)
     images[..., 1] = 77
-    mean, std = packed._mean_std(images)
+    mean, std = _mean_std(images)
     scaled = images.astype(np.float64) / 255
     assert np.allclose(mean, scaled.mean(axis=(0, 1, 2)), rtol=1e-12)
     assert np.allclose([std[0], std[2]], scaled.std(axis=(0, 1, 2))[[0, 2]], rtol=1e-10)
@@ -124,32 +128,32 @@ def test_statistics_are_those_of_the_training_split():
 def test_a_second_prepare_builds_nothing(folder, monkeypatch):
     monkeypatch.setattr(digits, "build", None)
     before = (folder / "meta.json").stat().st_mtime_ns
-    assert prepare(DIGITS, folder).meta == load(folder).meta
+    assert prepare_data(DIGITS, folder).meta == load_packed(folder).meta
     assert (folder / "meta.json").stat().st_mtime_ns == before
 
 
 def test_a_default_that_is_written_out_builds_nothing(folder, monkeypatch):
     """Two suites of which one writes it out share the folder."""
-    before = prepare(DIGITS, folder).meta
-    monkeypatch.setattr(packed, "_write", None)
-    assert prepare(dataclasses.replace(DIGITS, args={"size": 8}), folder).meta == before
+    before = prepare_data(DIGITS, folder).meta
+    monkeypatch.setattr(prepare, "_write", None)
+    assert prepare_data(dataclasses.replace(DIGITS, args={"size": 8}), folder).meta == before
 
 
 def test_another_spec_or_other_code_builds_anew(folder, monkeypatch):
-    assert prepare(dataclasses.replace(DIGITS, args={"size": 16}), folder).array("image", "val").shape[1:] == (
+    assert prepare_data(dataclasses.replace(DIGITS, args={"size": 16}), folder).array("image", "val").shape[1:] == (
         16,
         16,
         1,
     )
-    old = load(folder).meta["source_version"]
-    monkeypatch.setattr(packed, "version_of", lambda part: f"{part} changed")
-    assert prepare(DIGITS, folder).meta["source_version"] == "source digits changed" != old
-    assert load(folder).array("image", "val").shape[1:] == (8, 8, 1)
+    old = load_packed(folder).meta["source_version"]
+    monkeypatch.setattr(prepare, "version_of", lambda part: f"{part} changed")
+    assert prepare_data(DIGITS, folder).meta["source_version"] == "source digits changed" != old
+    assert load_packed(folder).array("image", "val").shape[1:] == (8, 8, 1)
 
 
 def test_the_identity_is_that_of_the_data(tmp_path):
-    same = [prepare(DIGITS, tmp_path / name).meta for name in "ab"]
-    other = prepare(dataclasses.replace(DIGITS, args={"size": 16}), tmp_path / "c").meta
+    same = [prepare_data(DIGITS, tmp_path / name).meta for name in "ab"]
+    other = prepare_data(dataclasses.replace(DIGITS, args={"size": 16}), tmp_path / "c").meta
     assert same[0] == same[1]
     assert same[0]["sha256"] != other["sha256"]
 
@@ -162,7 +166,7 @@ class Killed(BaseException):
 def test_killed_half_way(tmp_path, monkeypatch, survive):
     """Over an older pack of the same shapes, which is the worst case: mixed with new arrays it would pass for whole."""
     folder = tmp_path / "pack"
-    prepare(DIGITS, folder)
+    prepare_data(DIGITS, folder)
     real, done = os.replace, []
 
     def replace(source, target):
@@ -176,11 +180,11 @@ def test_killed_half_way(tmp_path, monkeypatch, survive):
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", replace)
         with pytest.raises(Killed):
-            prepare(newer, folder)
+            prepare_data(newer, folder)
     with pytest.raises(KdbenchError, match=r"meta\.json is missing.*run the same command again"):
-        load(folder)
-    assert prepare(newer, folder).meta["name"] == "newer"
-    load(folder, verify=True)
+        load_packed(folder)
+    assert prepare_data(newer, folder).meta["name"] == "newer"
+    load_packed(folder, verify=True)
 
 
 def test_disk_full_is_a_sentence_and_leaves_no_data_set(tmp_path, monkeypatch):
@@ -190,33 +194,33 @@ def test_disk_full_is_a_sentence_and_leaves_no_data_set(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(os, "fsync", full)
         with pytest.raises(KdbenchError, match=r"'digits': cannot read or write .*pack: No space left on device"):
-            prepare(DIGITS, tmp_path / "pack")
+            prepare_data(DIGITS, tmp_path / "pack")
     assert [p.name for p in (tmp_path / "pack").iterdir() if p.name != ".lock"] == []
     with pytest.raises(KdbenchError):
-        load(tmp_path / "pack")
+        load_packed(tmp_path / "pack")
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(KdbenchError, match=r"cannot read or write .*file"):
-        prepare(DIGITS, tmp_path / "file" / "pack")
+        prepare_data(DIGITS, tmp_path / "file" / "pack")
 
 
 def test_an_empty_folder_may_exist(tmp_path):
-    assert prepare(DIGITS, tmp_path).meta["name"] == "digits"
+    assert prepare_data(DIGITS, tmp_path).meta["name"] == "digits"
 
 
 def test_two_processes_build_once(tmp_path):
     code = (
         "import sys, time; from pathlib import Path; from kdbench.types import DataSpec\n"
-        "from kdbench.data import packed, digits\n"
+        "from kdbench.data import prepare; from kdbench.data.sources import digits\n"
         "real = digits.build\n"
         "def build(**kw):\n"
         "    print('built', flush=True)\n"
         "    time.sleep(0.5)\n"
         "    return real(**kw)\n"
         "digits.build = build\n"
-        "packed.prepare(DataSpec('digits', 'digits'), Path(sys.argv[1]))\n"
+        "prepare.prepare_data(DataSpec('digits', 'digits'), Path(sys.argv[1]))\n"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "pack")]
     root = Path(packed.__file__).parents[2]
@@ -224,7 +228,7 @@ def test_two_processes_build_once(tmp_path):
     said = "".join(process.communicate(timeout=60)[0] for process in processes)
     assert [process.returncode for process in processes] == [0, 0]
     assert said == "built\n"
-    load(tmp_path / "pack", verify=True)
+    load_packed(tmp_path / "pack", verify=True)
 
 
 def test_a_flipped_bit_is_found_by_verify(folder):
@@ -232,9 +236,9 @@ def test_a_flipped_bit_is_found_by_verify(folder):
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    load(folder)
+    load_packed(folder)
     with pytest.raises(KdbenchError, match=r"image-val\.npy is damaged: its checksum.*delete the folder"):
-        load(folder, verify=True)
+        load_packed(folder, verify=True)
 
 
 @pytest.mark.parametrize(
@@ -252,27 +256,27 @@ def test_a_flipped_bit_is_found_by_verify(folder):
 def test_a_damaged_array_is_named_and_rebuilt(folder, file, harm):
     harm(folder / file)
     with pytest.raises(KdbenchError, match=f"{file} is damaged"):
-        load(folder)
-    prepare(DIGITS, folder)
-    load(folder, verify=True)
+        load_packed(folder)
+    prepare_data(DIGITS, folder)
+    load_packed(folder, verify=True)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"files": {}, "modalities": {}}', "\udcff"])
 def test_a_damaged_meta_is_named_and_rebuilt(folder, text):
     (folder / "meta.json").write_bytes(text.encode("utf-8", "surrogateescape"))
     with pytest.raises(KdbenchError, match=r"meta\.json is damaged"):
-        load(folder)
-    prepare(DIGITS, folder)
-    load(folder, verify=True)
+        load_packed(folder)
+    prepare_data(DIGITS, folder)
+    load_packed(folder, verify=True)
 
 
 def test_unknown_names_meet_the_nearest(folder):
     with pytest.raises(KdbenchError, match="did you mean 'digits'"):
-        prepare(DataSpec("d", "digitz"), folder)
+        prepare_data(DataSpec("d", "digitz"), folder)
     with pytest.raises(KdbenchError, match="did you mean 'image'"):
-        load(folder).array("imgae", "train")
+        load_packed(folder).array("imgae", "train")
     with pytest.raises(KdbenchError, match="unknown split 'valid'"):
-        load(folder).labels("valid")
+        load_packed(folder).labels("valid")
 
 
 @pytest.mark.parametrize(
@@ -292,7 +296,7 @@ def test_a_source_off_the_contract_is_told(tmp_path, monkeypatch, change, senten
     change(raw)
     monkeypatch.setattr(digits, "build", lambda **_: raw)
     with pytest.raises(KdbenchError, match=sentence):
-        prepare(DIGITS, tmp_path)
+        prepare_data(DIGITS, tmp_path)
 
 
 # ------------------------------------------------------------------------------------------- samples that are alike
@@ -303,7 +307,7 @@ def prepared_notes(folder: Path, monkeypatch, change) -> list[str]:
     raw = digits.build()
     change(raw, raw.modalities["image"])
     monkeypatch.setattr(digits, "build", lambda **_: raw)
-    return prepare(DIGITS, folder).meta["notes"]
+    return prepare_data(DIGITS, folder).meta["notes"]
 
 
 def copy(target: str, index: int, source: str, position: int):
@@ -380,7 +384,9 @@ def test_a_modality_that_does_not_vary_is_told_though_the_samples_differ(tmp_pat
 def test_repeats_are_told_by_what_the_source_calls_its_images(tmp_path):
     images = toy()["test_images"].copy()
     images[3] = toy()["train_images"][4]
-    (note,) = prepare(DataSpec("toy", "npz", {}), tmp_path / "pack", write(tmp_path, test_images=images)).meta["notes"]
+    (note,) = prepare_data(DataSpec("toy", "npz", {}), tmp_path / "pack", write(tmp_path, test_images=images)).meta[
+        "notes"
+    ]
     assert re.fullmatch(
         r"test samples that are in (train|val) too: 1 of 50 \(such as test image 3: train image 4\)", note
     )
@@ -602,15 +608,15 @@ def test_npz_file_that_is_not_there(tmp_path):
 
 def test_a_changed_source_file_is_packed_anew_and_a_touched_one_is_not(tmp_path):
     spec, folder = DataSpec("toy", "npz"), tmp_path / "pack"
-    first = prepare(spec, folder, write(tmp_path)).meta
+    first = prepare_data(spec, folder, write(tmp_path)).meta
     (seen,) = first["source_files"]
     assert seen["file"] == "data.npz" and seen["size"] == (tmp_path / "data.npz").stat().st_size
     os.utime(tmp_path / "data.npz", (1, 1))
     before = (folder / "meta.json").stat().st_mtime_ns
-    assert prepare(spec, folder, tmp_path).meta == first
+    assert prepare_data(spec, folder, tmp_path).meta == first
     assert (folder / "meta.json").stat().st_mtime_ns == before
     write(tmp_path, train_images=255 - toy()["train_images"])
-    second = prepare(spec, folder, tmp_path).meta
+    second = prepare_data(spec, folder, tmp_path).meta
     assert second["sha256"] != first["sha256"]
 
 
@@ -620,7 +626,7 @@ def test_a_changed_source_file_is_packed_anew_and_a_touched_one_is_not(tmp_path)
 )
 def test_real_cifar100(tmp_path):
     args = {"file": "cifar100.npz", "limit": 1000, "test_limit": 500}
-    pack = prepare(DataSpec("cifar100", "npz", args), tmp_path, Path(os.environ["KDBENCH_DATA"]))
+    pack = prepare_data(DataSpec("cifar100", "npz", args), tmp_path, Path(os.environ["KDBENCH_DATA"]))
     assert pack.meta["counts"] == {"train": 900, "val": 100, "test": 500}
     assert len(pack.meta["class_names"]) == 100
     assert np.allclose(pack.meta["modalities"]["image"]["mean"], [0.507, 0.487, 0.441], atol=0.02)
@@ -674,8 +680,8 @@ def test_meta_holds_the_anchors(folder):
 def test_fewer_test_samples_than_similarities_take_are_refused_when_packed(tmp_path, count):
     spec = DataSpec("toy", "npz", {"test_limit": count})
     with pytest.raises(KdbenchError, match=f"the test split has {count} samples; .* at least 4"):
-        prepare(spec, tmp_path / "p", write(tmp_path))
-    prepare(DataSpec("toy", "npz", {"test_limit": 4}), tmp_path / "p", tmp_path)
+        prepare_data(spec, tmp_path / "p", write(tmp_path))
+    prepare_data(DataSpec("toy", "npz", {"test_limit": 4}), tmp_path / "p", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -687,25 +693,27 @@ def test_a_setting_that_names_no_folder_is_refused(tmp_path, monkeypatch, settin
     Path("file").write_text("")
     monkeypatch.setenv("KDBENCH_DATA", setting)
     plan = tiny_plan(data={"digits": {"source": "npz"}})
-    for ask in (planning.data_dir, lambda: planning.source_state(plan.suite, plan.of("data")[0])):
+    for ask in (data_dir, lambda: source_state(plan.suite, plan.of("data")[0])):
         with pytest.raises(KdbenchError, match=f"KDBENCH_DATA={setting} {told}"):
             ask()
     embedded = tiny_plan()  # which reads nothing of it
-    jobs.run_data(embedded, embedded.of("data")[0])
+    run_data(embedded, embedded.of("data")[0])
 
 
 def test_a_setting_may_begin_with_a_tilde(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "my data").mkdir()
     monkeypatch.setenv("KDBENCH_DATA", " ~/my data ")
-    assert planning.data_dir() == tmp_path / "my data"
+    assert data_dir() == tmp_path / "my data"
     monkeypatch.setenv("KDBENCH_DATA", "  ")
-    assert planning.data_dir() is None
+    assert data_dir() is None
 
 
 def test_what_scikit_learn_warns_of_does_not_reach_the_user(tmp_path, recwarn):
     """One value throughout, and far too few steps to converge."""
-    prepare(DataSpec("toy", "npz"), tmp_path / "p", write(tmp_path, train_images=np.zeros_like(toy()["train_images"])))
+    prepare_data(
+        DataSpec("toy", "npz"), tmp_path / "p", write(tmp_path, train_images=np.zeros_like(toy()["train_images"]))
+    )
     assert not [str(w.message) for w in recwarn.list]
 
 

@@ -15,11 +15,18 @@ import torch
 from conftest import in_child, run_jobs, tiny_plan, wait_for
 from safetensors.torch import load_file
 
-from kdbench import checkpoint, engine, jobs, models, results
-from kdbench.batches import Batches
-from kdbench.data import packed
+from kdbench import checkpoint
+from kdbench.data.packed import load_packed
+from kdbench.files import sha256_file, write_json
 from kdbench.methods import kd
-from kdbench.plan import data_folder, tuned_file
+from kdbench.plan.paths import data_folder, tuned_file
+from kdbench.results.frames import collect
+from kdbench.results.record import read_run
+from kdbench.results.today import Today
+from kdbench.run import locks
+from kdbench.run.training import run_training, unfinished
+from kdbench.train import engine, networks
+from kdbench.train.batches import Batches
 from kdbench.types import KdbenchError, Recipe
 
 METHODS = ["kd", "ofa", "uhkd", "fdcmkd"]
@@ -28,7 +35,7 @@ METHODS = ["kd", "ofa", "uhkd", "fdcmkd"]
 def weights_of(plan, pair_id="cnn-t--vit-s"):
     """{(method, seed): hash of the trained weights} of a plan's runs on one pair."""
     return {
-        (method, seed): results.read_run(run.result)["hashes"]["weights"]
+        (method, seed): read_run(run.result)["hashes"]["weights"]
         for (pair, method, seed), run in plan.runs().items()
         if pair == pair_id
     }
@@ -39,7 +46,7 @@ def plan_for(names, pair="cnn-t -> vit-s", **changes):
 
 
 def batches_of(plan) -> Batches:
-    return Batches(packed.load(data_folder(plan.suite, "digits")), {"image"}, torch.device("cpu"))
+    return Batches(load_packed(data_folder(plan.suite, "digits")), {"image"}, torch.device("cpu"))
 
 
 # --------------------------------------------------------------------------------------------------------- equal terms
@@ -130,15 +137,15 @@ def test_a_students_scratch_run_does_not_depend_on_its_pairs(trained):
 def test_a_diverging_member_leaves_and_shows(trained):
     plan = plan_for(["kd", "bad"], methods={"bad": {"method": "kd", "kd_weight": 1e39}}, seeds=[0])
     run_jobs(plan, "cohort")
-    bad = results.read_run(plan.runs()["cnn-t--vit-s", "bad", 0].result)
+    bad = read_run(plan.runs()["cnn-t--vit-s", "bad", 0].result)
     assert bad["status"] == "diverged" and "'kd' was not finite at step 1" in bad["reason"]
-    good = results.read_run(plan.runs()["cnn-t--vit-s", "kd", 0].result)
+    good = read_run(plan.runs()["cnn-t--vit-s", "kd", 0].result)
     alone = plan_for(["kd"], seeds=[0])
     good_hash = good["hashes"]["weights"]
     plan.runs()["cnn-t--vit-s", "kd", 0].result.unlink()
     run_jobs(alone, "cohort")
     assert weights_of(alone) == {("kd", 0): good_hash}
-    frame = results.collect(plan, plan.suite.blocks[0])
+    frame = collect(Today(plan), plan.suite.blocks[0])
     assert list(frame[frame.method == "bad"].status) == ["diverged"]
 
 
@@ -156,7 +163,7 @@ def test_a_failing_member_costs_its_neighbours_nothing(trained, monkeypatch):
         with pytest.raises(KdbenchError, match=r"cnn-t--vit-s/kd seed 0 failed: ValueError: out of luck"):
             run_jobs(plan, "cohort")
     ofa, kd_run = (plan.runs()["cnn-t--vit-s", m, 0] for m in ("ofa", "kd"))
-    assert results.read_run(ofa.result)["status"] == "finished" and not kd_run.result.exists()
+    assert read_run(ofa.result)["status"] == "finished" and not kd_run.result.exists()
     written = ofa.result.stat().st_mtime_ns
     run_jobs(plan, "cohort")
     assert ofa.result.stat().st_mtime_ns == written and kd_run.result.exists()
@@ -179,7 +186,7 @@ def test_an_unsupported_pair_is_na_with_its_reason(trained):
     changes = {"models__vit-s__args": {"patch_size": 2, "embed_dim": 16, "depth": 2, "num_heads": 4}, "seeds": [0]}
     plan = plan_for(["kd", "uhkd"], **changes)
     run_jobs(plan, "cohort")
-    record = results.read_run(plan.runs()["cnn-t--vit-s", "uhkd", 0].result)
+    record = read_run(plan.runs()["cnn-t--vit-s", "uhkd", 0].result)
     assert record["status"] == "n/a" and record["reason"]
 
 
@@ -203,7 +210,7 @@ def test_resume_after_kill_at_any_moment_bit_for_bit(trained):
     plan = plan_for(METHODS, **changes)
     run_jobs(plan, "cohort")
     expected = weights_of(plan)
-    undisturbed = results.read_run(plan.runs()["cnn-t--vit-s", "uhkd", 0].result)["history"]
+    undisturbed = read_run(plan.runs()["cnn-t--vit-s", "uhkd", 0].result)["history"]
     for run in plan.runs().values():
         run.result.unlink()
     moments, killed = random.Random(0), 0
@@ -218,7 +225,7 @@ def test_resume_after_kill_at_any_moment_bit_for_bit(trained):
     run_jobs(plan, "cohort")
     assert killed >= 3
     assert weights_of(plan) == expected
-    history = results.read_run(plan.runs()["cnn-t--vit-s", "uhkd", 0].result)["history"]
+    history = read_run(plan.runs()["cnn-t--vit-s", "uhkd", 0].result)["history"]
     assert history == undisturbed
     assert not state.exists(), "a finished cohort leaves no checkpoint"
 
@@ -238,7 +245,7 @@ def interrupted(plan, monkeypatch, at_step=8, job=None):
 
     with monkeypatch.context() as patch, pytest.raises(Gone):
         patch.setattr(engine, "_step", stops)
-        jobs.run_training(plan, job, threads=1) if job else run_jobs(plan, "cohort")
+        run_training(plan, job, threads=1) if job else run_jobs(plan, "cohort")
 
 
 def test_resume_with_other_threads_is_refused(trained, monkeypatch):
@@ -248,13 +255,13 @@ def test_resume_with_other_threads_is_refused(trained, monkeypatch):
     other = plan_for(["scratch", "kd"], seeds=[0], checkpoint_seconds=0, threads=2)
     same = other.job("cohort", job.id)
     with pytest.raises(KdbenchError, match=r"threads 1 and cannot go on with threads 2.* delete .*seed0 to start"):
-        jobs.run_training(other, same, threads=2)
+        run_training(other, same, threads=2)
     torch.set_num_threads(1)
-    jobs.run_training(plan, job, threads=1)
-    assert not jobs.unfinished(plan, job) and jobs.unfinished(other, same), "finished with one thread, not with two"
+    run_training(plan, job, threads=1)
+    assert not unfinished(Today(plan), job) and unfinished(Today(other), same), "finished with one thread, not with two"
     assert job.key != same.key, "so that Snakemake sees it"
     with pytest.raises(KdbenchError, match="threads: 2, but this job got 1"):
-        jobs.run_training(other, other.of("cohort")[0], threads=1)
+        run_training(other, other.of("cohort")[0], threads=1)
     torch.set_num_threads(1)
 
 
@@ -263,15 +270,22 @@ def test_a_state_of_other_data_or_another_teacher_is_not_gone_on_with(trained, m
     interrupted(plan, monkeypatch)
     meta = plan.of("data")[0].output
     text = meta.read_text()
-    for told, given in ((text.replace(json.loads(text)["sha256"], "0" * 64), ["0" * 64]), (text, [])):
-        meta.write_text(told)
-        [run] = jobs.unfinished(plan, plan.of("cohort")[0])
-        saved = checkpoint.load(trained / "results/tiny/state/cnn-t--vit-s/seed0/checkpoint")
-        assert (saved["keys"]["kd"] == run.state_key) == (not given)
-    with monkeypatch.context() as patch:
-        patch.setattr(results, "teacher_record", lambda *_: {"hashes": {"weights": "1" * 64}})
-        [run] = jobs.unfinished(plan, plan.of("cohort")[0])
-    assert saved["keys"]["kd"] != run.state_key
+    saved = checkpoint.load(trained / "results/tiny/state/cnn-t--vit-s/seed0/checkpoint")["keys"]["kd"]
+    meta.write_text(text.replace(json.loads(text)["sha256"], "0" * 64))
+    with pytest.raises(KdbenchError, match="teacher cnn-t of seed 0: its result comes from other data"):
+        unfinished(Today(plan), plan.of("cohort")[0])
+    teacher = Today(plan_for(["kd"], seeds=[0])).keyed(plan.teacher("cnn-t", 0))
+    for name, changed in (("data", {}), ("teacher", {"weights": "1" * 64})):
+        if name == "teacher":
+            meta.write_text(text)
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                Today, "teacher", lambda *_, changed=changed: teacher | {"hashes": teacher["hashes"] | changed}
+            )
+            [run] = unfinished(Today(plan), plan.of("cohort")[0])
+        assert saved != run.state_key
+    [run] = unfinished(Today(plan), plan.of("cohort")[0])
+    assert saved == run.state_key
 
 
 def test_some_methods_by_hand_leave_the_state_of_their_neighbours(trained, monkeypatch):
@@ -285,8 +299,8 @@ def test_some_methods_by_hand_leave_the_state_of_their_neighbours(trained, monke
 
     monkeypatch.setattr(engine, "_step", counting)
     [job] = plan.of("cohort")
-    jobs.run_training(plan, job, threads=1, methods=["kd"])
-    jobs.run_training(plan, job, threads=1)
+    run_training(plan, job, threads=1, methods=["kd"])
+    run_training(plan, job, threads=1)
     assert steps == {"kd": 12, "ofa": 4}
     assert not list((trained / "results/tiny/state").rglob("checkpoint*"))
 
@@ -335,7 +349,7 @@ def test_a_tuned_run_does_not_go_on_from_the_state_of_another_weight(trained, mo
         return real(member, *args)
 
     monkeypatch.setattr(engine, "_step", counting)
-    jobs.run_training(plan, job, threads=1)
+    run_training(plan, job, threads=1)
     assert steps == {"kd-tuned": 12, "dkd-tuned": 4}
 
 
@@ -366,7 +380,7 @@ def test_two_jobs_on_one_state_folder_exclude_each_other(trained, monkeypatch):
         return real(*args)
 
     monkeypatch.setattr(engine, "train_cohort", logged)
-    monkeypatch.setattr(jobs, "LOCK_NOTICE_SECONDS", 0.1)
+    monkeypatch.setattr(locks, "LOCK_NOTICE_SECONDS", 0.1)
     pids = [in_child(lambda: run_jobs(plan, "cohort")) for _ in range(2)]
     assert [wait_for(pid) for pid in pids] == [0, 0]
     assert log.read_text() == "x"
@@ -393,7 +407,7 @@ def test_another_teacher_means_another_run(trained):
     run_jobs(plan, "cohort")
     teacher = plan.teacher("cnn-t", 0)
     weights = load_file(teacher.stem.with_suffix(".safetensors"))
-    record = results.read_run(teacher.result)
+    record = read_run(teacher.result)
     from safetensors.torch import save_file
 
     save_file(
@@ -402,9 +416,9 @@ def test_another_teacher_means_another_run(trained):
     )
     with pytest.raises(KdbenchError, match="missing or damaged"):
         run_jobs(plan, "cohort")
-    record["hashes"]["weights"] = checkpoint.sha256_file(teacher.stem.with_suffix(".safetensors"))
-    checkpoint.write_json(teacher.result, record)
-    frame = results.collect(plan, plan.suite.blocks[0])
+    record["hashes"]["weights"] = sha256_file(teacher.stem.with_suffix(".safetensors"))
+    write_json(teacher.result, record)
+    frame = collect(Today(plan), plan.suite.blocks[0])
     assert frame.reason[0] == "its result comes from another teacher"
     before = plan.runs()["cnn-t--vit-s", "kd", 0].result.stat().st_mtime_ns
     run_jobs(plan, "cohort")
@@ -417,15 +431,15 @@ def test_the_record_of_a_run(trained):
     plan = plan_for(["kd", "ofa"], seeds=[0])
     run_jobs(plan, "cohort")
     run = plan.runs()["cnn-t--vit-s", "ofa", 0]
-    record = results.read_run(run.result)
+    record = read_run(run.result)
     assert {"torch", "timm", "commit"} <= record["versions"].keys()
     assert record["hardware"]["threads"] == 1 and record["config"]["teacher_key"] == plan.teacher("cnn-t", 0).key
     assert [h["step"] for h in record["history"]] == [10, 12]
     assert set(record["history"][0]["losses"]) >= {"ce"}
     assert record["cost"]["seconds"] > 0 and record["cost"]["peak_memory_mb"] > 50
     assert record["cost"]["extra_parameters"] > 0
-    assert results.read_run(plan.runs()["cnn-t--vit-s", "kd", 0].result)["cost"]["extra_parameters"] == 0
-    labels = packed.load(data_folder(plan.suite, "digits")).labels("test")
+    assert read_run(plan.runs()["cnn-t--vit-s", "kd", 0].result)["cost"]["extra_parameters"] == 0
+    labels = load_packed(data_folder(plan.suite, "digits")).labels("test")
     stored = np.load(run.stem.with_suffix(".npz"))["test_logits"]
     assert stored.shape == (540, 10)
     accuracy = 100 * (stored.argmax(1) == labels).mean()
@@ -465,7 +479,7 @@ def test_learning_rate():
 
 def test_decay_spares_norms_biases_and_position_embeddings(trained):
     plan = tiny_plan()
-    model = models.build(plan.suite.models["vit-s"], (8, 8, 1), 10, 0)
+    model = networks.build(plan.suite.models["vit-s"], (8, 8, 1), 10, 0)
     optimizer = engine._optimizer(plan.suite.recipes["student"], model, torch.nn.Linear(3, 2))
     free = {id(p) for p in optimizer.param_groups[1]["params"]}
     named = dict(model.named_parameters())
@@ -482,8 +496,8 @@ def test_building_a_model_leaves_the_global_stream_alone(trained):
     torch.manual_seed(3)
     expected = torch.rand(4)
     torch.manual_seed(3)
-    first = models.build(spec, (8, 8, 1), 10, 0).state_dict()
+    first = networks.build(spec, (8, 8, 1), 10, 0).state_dict()
     assert torch.equal(torch.rand(4), expected)
-    second, other = (models.build(spec, (8, 8, 1), 10, seed).state_dict() for seed in (0, 1))
+    second, other = (networks.build(spec, (8, 8, 1), 10, seed).state_dict() for seed in (0, 1))
     assert all(torch.equal(first[k], second[k]) for k in first)
     assert not torch.equal(first["head.weight"], other["head.weight"])

@@ -7,7 +7,10 @@ import re
 import pytest
 from conftest import REPOSITORY, run_jobs, tiny_plan
 
-from kdbench import cli, jobs, registry, results
+from kdbench import cli
+from kdbench.plan import keys, registry
+from kdbench.results.record import read_run
+from kdbench.run.outputs import run_table
 from kdbench.types import KdbenchError
 
 SOURCE = re.search(r"```python\n(.*?)```", (REPOSITORY / "docs/add-a-method.md").read_text(), re.S).group(1)
@@ -19,8 +22,8 @@ def mine(trained):
     (trained / "my_kd.py").write_text(SOURCE)
     registry.method_info.cache_clear()
     registry._params_class.cache_clear()
-    registry.module_files.cache_clear()
-    registry._meaning.cache_clear()
+    keys.module_files.cache_clear()
+    keys._meaning.cache_clear()
     return {
         "methods": {"mykd": {"method": "my_kd.py:MyKD", "weight": 0.5}},
         "blocks__main__methods": ["scratch", "kd", "mykd"],
@@ -31,19 +34,19 @@ def mine(trained):
 def test_it_trains_and_stands_in_the_table(trained, mine):
     plan = tiny_plan(**mine)
     run_jobs(plan, "cohort")
-    record = results.read_run(plan.runs()["cnn-t--vit-s", "mykd", 0].result)
+    record = read_run(plan.runs()["cnn-t--vit-s", "mykd", 0].result)
     assert record["status"] == "finished" and record["config"]["method"]["params"] == {"weight": 0.5}
-    jobs.run_table(plan)
+    run_table(plan)
     assert "MyKD" in (trained / "tables/tiny.md").read_text()
 
 
 def test_editing_it_retrains_it_alone_and_a_comment_does_not(trained, mine):
     before = {name: run.key for name, run in tiny_plan(**mine).runs().items()}
     (trained / "my_kd.py").write_text("# a comment\n" + SOURCE)
-    registry._meaning.cache_clear()
+    keys._meaning.cache_clear()
     assert {name: run.key for name, run in tiny_plan(**mine).runs().items()} == before
     (trained / "my_kd.py").write_text(SOURCE.replace("student_logits.float()", "student_logits.float() * 2"))
-    registry._meaning.cache_clear()
+    keys._meaning.cache_clear()
     after = {name: run.key for name, run in tiny_plan(**mine).runs().items()}
     assert {name for name in before if before[name] != after[name]} == {("cnn-t--vit-s", "mykd", 0)}
 
@@ -57,13 +60,13 @@ def test_editing_what_it_imports_retrains_it(trained, mine, monkeypatch):
     lines = "import kdbench.frequency\nfrom mylab import more\nfrom mylab.losses import SCALE\n"
     (package / "my_kd.py").write_text(SOURCE.replace("import torch.nn", f"{lines}import torch.nn"))
     mine["methods"]["mykd"]["method"] = "mylab/my_kd.py:MyKD"
-    files = registry.module_files("mylab/my_kd.py:MyKD")
+    files = keys.module_files("mylab/my_kd.py:MyKD")
     assert {"frequency.py", "methods/base.py"} < set(files)
     assert {str(path) for path in package.glob("*.py")} < set(files)
     run = "cnn-t--vit-s", "mykd", 0
     before = tiny_plan(**mine).runs()[run].key
     (package / "deep.py").write_text("A = 2\n")
-    registry._meaning.cache_clear()
+    keys._meaning.cache_clear()
     assert tiny_plan(**mine).runs()[run].key != before
 
 

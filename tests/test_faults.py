@@ -33,9 +33,17 @@ from conftest import REPOSITORY, TINY, in_child, run_jobs, tiny_plan, wait_for, 
 from safetensors.torch import load_file
 from test_workflow import snakemake
 
-from kdbench import checkpoint, cli, engine, jobs, results, watch
-from kdbench.data import digits
-from kdbench.plan import Plan, home
+from kdbench import checkpoint, cli
+from kdbench.data.sources import digits
+from kdbench.plan.jobs import Plan
+from kdbench.plan.paths import home
+from kdbench.results.record import read_run
+from kdbench.run.data import run_data
+from kdbench.run.measure import run_similarity
+from kdbench.run.outputs import run_table
+from kdbench.run.training import run_training
+from kdbench.terminal import watch
+from kdbench.train import engine
 from kdbench.types import KdbenchError
 
 FULL = os.environ.get("KDBENCH_FULL")
@@ -62,7 +70,7 @@ def numbers(plan: Plan, kind: str = "cohort") -> dict[str, Any]:
     """All that the results say but times, memory and dates: with the hash of the weights, and the predictions."""
     told = {}
     for run in runs_of(plan, kind):
-        record = results.read_run(run.result)
+        record = read_run(run.result)
         with np.load(run.stem.with_suffix(".npz")) as arrays:
             predictions = {name: arrays[name].tobytes() for name in arrays.files}
         kept = ("status", "accuracy", "nll", "agreement", "history", "notes", "hashes")
@@ -245,7 +253,7 @@ def test_a_clock_that_jumps_moves_no_checkpoint_and_no_number(trained, monkeypat
     monkeypatch.setattr(checkpoint, "save", lambda *args: (saved.append(args), real(*args)))
     run_jobs(plan, "cohort")
     assert numbers(plan) == expected and len(saved) == saves
-    cost = results.read_run(runs_of(plan, "cohort")[0].result)["cost"]
+    cost = read_run(runs_of(plan, "cohort")[0].result)["cost"]
     assert 0 < cost["seconds"] < cost["cohort_seconds"] < 1000
 
 
@@ -257,7 +265,7 @@ def test_files_of_the_past_and_of_the_future_are_what_they_were(trained, monkeyp
         os.utime(path, (moment, moment))
     monkeypatch.setattr(engine, "_step", None)
     monkeypatch.setattr(digits, "build", None)
-    jobs.run_data(plan, plan.of("data")[0])
+    run_data(plan, plan.of("data")[0])
     run_jobs(plan, "teacher")
     run_jobs(plan, "cohort")
     assert watch.look(plan).done == 2
@@ -288,18 +296,18 @@ def test_a_result_cut_at_every_length_or_with_any_bit_flipped_is_refused(trained
     plan = tiny_plan(seeds=[0], blocks__main__methods=["kd"], recipes__student__steps=1)
     run_jobs(plan, "cohort")
     path = runs_of(plan, "cohort")[0].result
-    whole, record = path.read_bytes(), results.read_run(path)
+    whole, record = path.read_bytes(), read_run(path)
     for length in range(len(whole.rstrip())):
         path.write_bytes(whole[:length])
         with pytest.raises(KdbenchError, match=r"seed0\.json is damaged .*and run: kdbench distill tiny"):
-            results.read_run(path)
+            read_run(path)
     accepted, flips = 0, range(0, 8 * len(whole), 1 if FULL else 61)
     for bit in flips:
         damaged = bytearray(whole)
         damaged[bit // 8] ^= 1 << bit % 8
         path.write_bytes(damaged)
         with contextlib.suppress(KdbenchError):
-            read = results.read_run(path)
+            read = read_run(path)
             # A flip in the name of the checksum makes it a key that nobody reads.
             assert {name: read[name] for name in record} == record
             accepted += 1
@@ -329,10 +337,10 @@ def test_predictions_that_are_damaged_are_told(trained):
     for content in (whole[:-9], whole[:late] + b"\0\0\0\0" + whole[late + 4 :], b"", b"PK"):
         path.write_bytes(content)
         with pytest.raises(KdbenchError, match=r"kd/seed0\.npz is missing or damaged .*delete .*seed0\.json"):
-            jobs.run_table(plan)
+            run_table(plan)
     np.savez(path, test_logits=np.zeros((1, 10), np.float16))
     with pytest.raises(KdbenchError, match=r"\(1, 10\), and there are 540 test images"):
-        jobs.run_table(plan)
+        run_table(plan)
 
 
 # -------------------------------------------------------------------------------------------------------------- company
@@ -427,11 +435,11 @@ def keep_going(plan: Plan) -> dict[str, str]:
             if not all(path.exists() for path in job.inputs):
                 raise KdbenchError("not started")
             if job.kind == "data":
-                jobs.run_data(plan, job)
+                run_data(plan, job)
             elif job.runs:
-                jobs.run_training(plan, job, threads=1)
+                run_training(plan, job, threads=1)
             else:
-                jobs.run_similarity(plan, job)
+                run_similarity(plan, job)
         except KdbenchError as error:
             failed[f"{job.kind} {job.id}"] = str(error)
     return failed
@@ -492,7 +500,7 @@ def test_many_jobs_in_one_process_leave_nothing_behind(trained):
     for number, job in enumerate(plan.of("cohort")):
         if number == first:
             before = census()
-        jobs.run_training(plan, job, threads=1)
+        run_training(plan, job, threads=1)
     after = census()
     growth = after.pop("memory_kb") - before.pop("memory_kb")
     assert after == before

@@ -13,11 +13,12 @@ from test_c2kd_pat import HIERARCHIES
 from test_engine import interrupted, plan_for, weights_of
 from test_models import spec
 
-from kdbench import engine, models, results
-from kdbench.conformance import CLASSES, LABELS, MODELS, check
+from kdbench.conformance.rules import CLASSES, LABELS, MODELS, check
 from kdbench.methods import fbt
 from kdbench.methods.ofa import ofa_loss
+from kdbench.results.record import read_run
 from kdbench.signals import Reader, probe
+from kdbench.train import engine, networks
 from kdbench.types import KdbenchError, PairShapes
 
 RNG = np.random.default_rng(0)
@@ -72,7 +73,7 @@ def test_the_gradient_reaches_the_learner_and_the_temperature_alone():
 def test_a_bridge_that_shows_the_teachers_own_third_stage_is_the_teacher(timm, args, options, size, family, stages):
     """So every known teacher is entered after its third stage and run to its end."""
     shape = (size, size, 3)
-    teacher = models.build(spec(timm, args, **options), shape, CLASSES, 0)
+    teacher = networks.build(spec(timm, args, **options), shape, CLASSES, 0)
     side, last = probe(teacher, shape, family)
     distiller = fbt.Method(fbt.Params(), PairShapes(side, side, CLASSES, LABELS))
     read = Reader(teacher.requires_grad_(False).eval(), engine.EVERYTHING, last)
@@ -186,7 +187,7 @@ def test_other_settings_conform():
 def test_a_student_of_another_modality_is_served(student, teacher):
     """A student of sequences under a teacher of images: the two stages have nothing but the sample in common."""
     shown_side = built(teacher)[0].pair.teacher
-    model = models.build(MODELS[f"teacher-{teacher}"], (8, 8, 3), CLASSES, 1).requires_grad_(False).eval()
+    model = networks.build(MODELS[f"teacher-{teacher}"], (8, 8, 3), CLASSES, 1).requires_grad_(False).eval()
     distiller = fbt.Method(fbt.Params(), PairShapes(SIDES[student], shown_side, CLASSES, LABELS))
     read = Reader(model, engine.EVERYTHING, None)
     distiller.adopt(model, read)
@@ -211,5 +212,5 @@ def test_a_run_is_the_same_in_company_alone_and_resumed(trained, monkeypatch):
     interrupted(together, monkeypatch)
     run_jobs(together, "cohort")
     assert weights_of(together)["fbt", 0] == expected
-    record = results.read_run(together.runs()["cnn-t--vit-s", "fbt", 0].result)
+    record = read_run(together.runs()["cnn-t--vit-s", "fbt", 0].result)
     assert record["status"] == "finished" and record["diagnostics"] == {}

@@ -11,7 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 from test_tables import HOSTILE, METHODS, change, make
 
-from kdbench import figures, stats
+from kdbench.report import figures, stats
 from kdbench.types import KdbenchError
 
 MANY = (*METHODS, *(f"m{i}" for i in range(14)))

@@ -10,10 +10,11 @@ import pytest
 from conftest import REPOSITORY, write_tiny
 from scipy import stats as st
 
-from kdbench import cli, findings
-from kdbench.compare import read_runs
-from kdbench.page import markdown
-from kdbench.suite import load_suite
+from kdbench import cli
+from kdbench.plan.suite import load_suite
+from kdbench.report import findings
+from kdbench.report.page import markdown
+from kdbench.terminal.compare import read_runs
 from kdbench.types import Block, Claim, KdbenchError, MethodSpec, ModelSpec, Pair, Suite, Tune
 
 LABELS = {"scratch": "Scratch", "kd": "KD", "ofa": "OFA", "uhkd": "UHKD†", "uhkd-c0": "UHKD† (C0)"}

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 from conftest import TINY, run_jobs, tiny, tiny_plan
 
-from kdbench import cost, fit, jobs
-from kdbench import plan as planning
-from kdbench.data import packed
-from kdbench.suite import check_suite
+from kdbench.data.packed import load_packed
+from kdbench.plan.jobs import make_plan
+from kdbench.plan.suite import check_suite
+from kdbench.run import fit
+from kdbench.run.data import run_data
+from kdbench.terminal import cost
 from kdbench.types import KdbenchError
 
 CNN = TINY["models"]["cnn-s"]["args"]
@@ -31,7 +33,7 @@ def plan_with(student: dict, **changes):
     tree["recipes"]["single"] = {"lr": 0.1, "steps": 1, "batch_size": 1}
     tree["models"]["cnn-x"] = {"data": "digits", "recipe": "student", **student}
     tree["blocks"]["main"]["pairs"] = ["cnn-t -> cnn-x"]
-    return planning.plan(check_suite(tree, "tiny", "tiny.yaml"))
+    return make_plan(check_suite(tree, "tiny", "tiny.yaml"))
 
 
 @pytest.mark.parametrize("case", STUDENTS)
@@ -40,7 +42,7 @@ def test_a_network_that_cannot_be_trained_on_the_data_is_found_when_they_are_pac
     student, told = STUDENTS[case]
     with pytest.raises(KdbenchError, match="cnn-x") as error:
         plan = plan_with(student)
-        jobs.run_data(plan, plan.of("data")[0])
+        run_data(plan, plan.of("data")[0])
     assert told in str(error.value) and "\n" not in str(error.value)
 
 
@@ -63,15 +65,15 @@ def test_a_recipe_that_does_not_fit_its_pairs_data_is_found_when_they_are_packed
     tree["recipes"]["teacher"]["batch_size"] = 10
     tree["models"] = {name: tree["models"][name] for name in ("cnn-t", "cnn-s")}
     tree["blocks"] = {"main": {"data": "glyphs", "pairs": ["cnn-t -> cnn-s"], "methods": ["kd"]}}
-    plan = planning.plan(check_suite(tree, "tiny", "tiny.yaml"))
+    plan = make_plan(check_suite(tree, "tiny", "tiny.yaml"))
     with pytest.raises(KdbenchError, match="cutmix is for images"):
-        jobs.run_data(plan, plan.of("data")[0])
+        run_data(plan, plan.of("data")[0])
 
 
 def test_a_batch_larger_than_a_training_set_is_found_when_that_is_packed(trained):
     """Most sources know their size from their files alone."""
     plan = tiny_plan()
-    pack = packed.load(plan.of("data")[0].output.parent)
+    pack = load_packed(plan.of("data")[0].output.parent)
     pack.meta["counts"]["train"] = 99
     with pytest.raises(KdbenchError, match="a batch of 100 is larger than the training set of 99"):
         fit.check(plan, pack, fit.pairs_of(plan, "digits"))
@@ -80,6 +82,6 @@ def test_a_batch_larger_than_a_training_set_is_found_when_that_is_packed(trained
 def test_what_fits_passes_and_leaves_no_trace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     plan = tiny_plan()
-    jobs.run_data(plan, plan.of("data")[0])
+    run_data(plan, plan.of("data")[0])
     run_jobs(plan, "teacher")
     assert plan.of("teacher")[0].output.exists()

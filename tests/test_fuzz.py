@@ -33,9 +33,19 @@ from hypothesis import strategies as st
 from PIL import Image
 from test_faults import FULL, measured
 
-from kdbench import checkpoint, cli, fit, jobs, results, watch
-from kdbench import plan as planning
-from kdbench.suite import load_suite
+from kdbench import checkpoint, cli
+from kdbench.data.packed import SPLITS, load_packed
+from kdbench.plan.jobs import Plan, make_plan
+from kdbench.plan.paths import data_folder, reference_folder, table_files
+from kdbench.plan.suite import load_suite
+from kdbench.results.frames import collect, histories
+from kdbench.results.record import FINISHED, MISSING, read_run
+from kdbench.results.today import Today
+from kdbench.run import fit
+from kdbench.run.data import run_data
+from kdbench.run.locks import state_folder
+from kdbench.run.outputs import run_table
+from kdbench.terminal import watch
 from kdbench.types import KdbenchError
 
 CASES = 2000 if FULL else 60
@@ -208,18 +218,18 @@ def test_suites(tmp_path, monkeypatch):
             assert code == 2 and told.startswith("kdbench: ") and told.count("\n") == 1, told
             tally.refused(told, r"fuzzed\.yaml|extends: ")
         else:
-            check_paths(planning.plan(load_suite(path)))
+            check_paths(make_plan(load_suite(path)))
             tally.right()
 
     case()
     tally.close("suites")
 
 
-def check_paths(plan: planning.Plan) -> None:
+def check_paths(plan: Plan) -> None:
     """Whatever a plan writes lies below results/ and tables/."""
     written = [job.output for job in plan.jobs] + [r.stem for job in plan.jobs for r in job.runs]
-    written += [jobs.state_folder(plan, job, r.seed) for job in plan.jobs for r in job.runs if job.pair]
-    written += [planning.reference_folder(plan.suite), *planning.table_files(plan.suite)]
+    written += [state_folder(plan, job, r.seed) for job in plan.jobs for r in job.runs if job.pair]
+    written += [reference_folder(plan.suite), *table_files(plan.suite)]
     for path in written:
         assert path.parts[0] in ("results", "tables") and ".." not in path.parts and not path.is_absolute(), path
         assert all(len(part) < 240 for part in path.parts), path
@@ -245,7 +255,7 @@ def test_results(tmp_path, monkeypatch):
     block = plan.suite.blocks[0]
     run = plan.runs()["cnn-t--vit-s", "kd", 0]
     whole, tally = run.result.read_bytes(), Tally()
-    record = results.read_run(run.result)
+    record = read_run(run.result)
     counted = 0
 
     @fuzz
@@ -259,23 +269,23 @@ def test_results(tmp_path, monkeypatch):
             content = cut_or_flipped(data.draw, whole)
         run.result.write_bytes(content)
         with no_hang(), contextlib.redirect_stdout(io.StringIO()):
-            frame = results.collect(plan, block)
-            results.histories(plan, block)
+            frame = collect(Today(plan), block)
+            histories(Today(plan), block)
             watch.line(plan, watch.look(plan))
             row = frame[(frame["method"] == "kd") & (frame["seed"] == 0)].iloc[0]
             try:
-                read = results.read_run(run.result)
+                read = read_run(run.result)
             except KdbenchError as error:
-                assert row["status"] == results.MISSING
+                assert row["status"] == MISSING
                 tally.refused(str(error), r"seed0\.json")
             else:
-                assert row["status"] in (read["status"], results.MISSING)
-                if row["status"] == results.FINISHED:
+                assert row["status"] in (read["status"], MISSING)
+                if row["status"] == FINISHED:
                     assert row["test"] == read["accuracy"]["test"]
                 tally.right()
             counted += 1
             if counted % 30 == 0:
-                jobs.run_table(plan, partial=True)
+                run_table(plan, partial=True)
 
     case()
     tally.close("results")
@@ -400,30 +410,29 @@ def fuzzed_arrays(draw) -> bytes:
     return content
 
 
-def own_data_plan(source: dict[str, Any]) -> planning.Plan:
+def own_data_plan(source: dict[str, Any]) -> Plan:
     """The tiny suite on data of one's own."""
     return tiny_plan(data={"digits": source})
 
 
-def check_packed(plan: planning.Plan) -> None:
+def check_packed(plan: Plan) -> None:
     """What was packed is what its description says."""
-    from kdbench.data import packed
 
-    pack = packed.load(planning.data_folder(plan.suite, "digits"), verify=True)
+    pack = load_packed(data_folder(plan.suite, "digits"), verify=True)
     classes = len(pack.meta["class_names"])
-    for split in packed.SPLITS:
+    for split in SPLITS:
         labels = pack.labels(split)
         assert len(labels) == len(pack.array("image", split)) == pack.meta["counts"][split] > 0
         assert labels.min() >= 0 and labels.max() < classes
     assert set(pack.labels("train").tolist()) == set(range(classes))
 
 
-def pack_or_refuse(plan: planning.Plan, tally: Tally, where: str) -> None:
+def pack_or_refuse(plan: Plan, tally: Tally, where: str) -> None:
     job = plan.of("data")[0]
     shutil.rmtree(job.output.parent, ignore_errors=True)
     with no_hang(), contextlib.redirect_stderr(io.StringIO()):
         try:
-            jobs.run_data(plan, job)
+            run_data(plan, job)
         except KdbenchError as error:
             assert not job.output.exists()
             tally.refused(str(error), where)

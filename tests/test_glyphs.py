@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from matplotlib.path import Path as Outline
 
-from kdbench.data import glyphs
-from kdbench.data.glyphs import CLASSES, FACES, Glyph, Pen, build, place
+from kdbench.data.sources import glyphs
+from kdbench.data.sources.glyphs import CLASSES, FACES, Glyph, Pen, build, place
 from kdbench.types import KdbenchError
 
 COUNTS = {"train": 60, "val": 20, "test": 40}

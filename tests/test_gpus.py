@@ -12,13 +12,13 @@ import pytest
 import torch
 from conftest import tiny_plan
 
-from kdbench import gpus
+from kdbench.run import gpus
 from kdbench.types import KdbenchError
 
 HOLD = """
 import sys
 from pathlib import Path
-from kdbench import gpus
+from kdbench.run import gpus
 
 with gpus.claim(sys.argv[1].split(","), int(sys.argv[2]), Path(sys.argv[3])) as position:
     print(position, flush=True)

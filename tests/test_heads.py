@@ -6,9 +6,9 @@ import pytest
 import torch
 from packaging.version import Version
 
-from kdbench import models
-from kdbench.engine import EVERYTHING
 from kdbench.signals import Reader, probe
+from kdbench.train import networks
+from kdbench.train.engine import EVERYTHING
 from kdbench.types import ModelSpec
 
 # isort: split
@@ -68,7 +68,7 @@ LATE = {"efficientvit_m0", "dpn48b", "dla46_c"}
 
 def network(name: str, **args) -> torch.nn.Module:
     spec = ModelSpec("m", name, "d", "r", args=args, family="cnn")
-    return models.build(spec, (224, 224, 3), 7, 0)
+    return networks.build(spec, (224, 224, 3), 7, 0)
 
 
 @pytest.mark.parametrize("name", [*ODD, *(pytest.param(name, marks=pytest.mark.slow) for name in PLAIN)])

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kdbench.data import imagefolder, packed
-from kdbench.data.packed import prepare
+from kdbench.data import prepare
+from kdbench.data.packed import Packed
+from kdbench.data.prepare import prepare_data
+from kdbench.data.sources import imagefolder
 from kdbench.types import DataSpec, KdbenchError
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (12, 12, 3), np.uint8)
@@ -378,7 +380,7 @@ def test_arguments_out_of_range(folder, args, sentence):
 SPEC = DataSpec("pets", "imagefolder", {"folder": "pets", "size": 12})
 
 
-def labels_of(pack: packed.Packed) -> list[int]:
+def labels_of(pack: Packed) -> list[int]:
     """Class by class, over all splits."""
     labels = np.concatenate([pack.labels(split) for split in ("train", "val", "test")])
     return np.bincount(labels).tolist()
@@ -397,11 +399,11 @@ def labels_of(pack: packed.Packed) -> list[int]:
 )
 def test_moved_renamed_and_new_pictures_are_packed_anew(folder, tmp_path, monkeypatch, change, labels):
     """Position, size and time of every picture stay what they were in the first four."""
-    monkeypatch.setattr(packed, "FEWEST_TEST", 3)
-    first = prepare(SPEC, tmp_path / "pack", tmp_path)
+    monkeypatch.setattr(prepare, "FEWEST_TEST", 3)
+    first = prepare_data(SPEC, tmp_path / "pack", tmp_path)
     assert labels_of(first) == [12, 12] and len(first.meta["source_files"]) == 24
     change(folder)
-    second = prepare(SPEC, tmp_path / "pack", tmp_path)
+    second = prepare_data(SPEC, tmp_path / "pack", tmp_path)
     assert labels_of(second) == labels and second.meta != first.meta
 
 
@@ -416,43 +418,43 @@ def test_moved_renamed_and_new_pictures_are_packed_anew(folder, tmp_path, monkey
 )
 def test_what_is_packed_stays_while_its_pictures_are_the_same_or_away(folder, tmp_path, monkeypatch, change):
     shutil.move(folder, tmp_path / "my-data" / "pets")
-    first = prepare(SPEC, tmp_path / "pack", tmp_path / "my-data").meta
+    first = prepare_data(SPEC, tmp_path / "pack", tmp_path / "my-data").meta
     change(tmp_path / "my-data" / "pets")
-    monkeypatch.setattr(packed, "_write", None)
+    monkeypatch.setattr(prepare, "_write", None)
     place = tmp_path / "elsewhere"
-    assert prepare(SPEC, tmp_path / "pack", place if place.exists() else tmp_path / "my-data").meta == first
+    assert prepare_data(SPEC, tmp_path / "pack", place if place.exists() else tmp_path / "my-data").meta == first
     if not list(tmp_path.glob("*/pets")):
-        assert prepare(SPEC, tmp_path / "pack", None).meta == first
+        assert prepare_data(SPEC, tmp_path / "pack", None).meta == first
 
 
 def test_pictures_that_are_away_are_missed_where_the_packed_data_will_not_do(folder, tmp_path):
     with pytest.raises(KdbenchError, match="where is pets"):
-        prepare(SPEC, tmp_path / "pack", None)
-    prepare(SPEC, tmp_path / "pack", tmp_path)
+        prepare_data(SPEC, tmp_path / "pack", None)
+    prepare_data(SPEC, tmp_path / "pack", tmp_path)
     folder.rename(tmp_path / "away")
     other = DataSpec("pets", "imagefolder", SPEC.args | {"size": 16})
     with pytest.raises(KdbenchError, match="no folder pets in"):
-        prepare(other, tmp_path / "pack", tmp_path)
+        prepare_data(other, tmp_path / "pack", tmp_path)
     (tmp_path / "pack/image-train.npy").write_bytes(b"")
     with pytest.raises(KdbenchError, match="no folder pets in"):
-        prepare(SPEC, tmp_path / "pack", tmp_path)
+        prepare_data(SPEC, tmp_path / "pack", tmp_path)
     # A folder that is there and faulty is not one that is away.
     (tmp_path / "away").rename(folder)
     shutil.rmtree(folder / "test")
     with pytest.raises(KdbenchError, match="no folder test in"):
-        prepare(SPEC, tmp_path / "pack", tmp_path)
+        prepare_data(SPEC, tmp_path / "pack", tmp_path)
 
 
 def test_pictures_that_change_places_are_packed_anew_though_size_and_time_stay(folder, tmp_path):
     for path in folder.glob("*/*/*"):
         path.write_bytes(path.read_bytes().ljust(200, b"\0"))  # what follows the end of a PNG is not read
         os.utime(path, (1, 1))
-    first = prepare(SPEC, tmp_path / "pack", tmp_path)
+    first = prepare_data(SPEC, tmp_path / "pack", tmp_path)
     a, b, spare = folder / "train/cat/0.png", folder / "train/dog/0.png", tmp_path / "spare.png"
     assert a.stat().st_size == b.stat().st_size
     for one_, other in ((a, spare), (b, a), (spare, b)):
         one_.rename(other)
-    assert prepare(SPEC, tmp_path / "pack", tmp_path).meta["sha256"] != first.meta["sha256"]
+    assert prepare_data(SPEC, tmp_path / "pack", tmp_path).meta["sha256"] != first.meta["sha256"]
 
 
 @pytest.mark.parametrize("bits", [1, 2, 4, 8])

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import nn
 
-from kdbench import engine, models
-from kdbench.augment import crop_and_flip
-from kdbench.batches import Batches
 from kdbench.methods import fbt, pat
 from kdbench.signals import Reader
 from kdbench.tensors import planar
+from kdbench.train import engine, networks
+from kdbench.train.augment import crop_and_flip
+from kdbench.train.batches import Batches
 from kdbench.types import ModelSpec, Recipe
 
 CHANNELS = (1, 2, 3, 4)
@@ -70,7 +70,7 @@ def cnn(channels: int) -> nn.Module:
     """A ResNet whose convolutions note what they read."""
     SEEN.clear()
     spec = ModelSpec("cnn", "ResNet", "d", "r", args=CNN, stem="small", family="cnn")
-    model = models.build(spec, (8, 8, channels), 3, 0)
+    model = networks.build(spec, (8, 8, channels), 3, 0)
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             module.register_forward_pre_hook(lambda module, inputs: SEEN.append(inputs[0]))
@@ -111,7 +111,7 @@ def test_cropped_pixels_lie_in_planes(channels):
 def test_stage_maps_of_tokens_lie_in_planes(patch):
     """One token is one pixel, which torch calls contiguous in either order."""
     args = {"patch_size": patch, "embed_dim": 4, "depth": 4, "num_heads": 1}
-    model = models.build(ModelSpec("vit", "VisionTransformer", "d", "r", args=args, family="vit"), (8, 8, 1), 3, 0)
+    model = networks.build(ModelSpec("vit", "VisionTransformer", "d", "r", args=args, family="vit"), (8, 8, 1), 3, 0)
     stages = Reader(model, engine.EVERYTHING, None)(torch.randn(2, 8, 8, 1).permute(0, 3, 1, 2)).stages
     assert len(stages) == 4 and all(map(lies_in_planes, stages))
 

@@ -5,19 +5,17 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from kdbench import measure, results
+from kdbench.results.record import FINISHED
+from kdbench.results.today import Stale, Today
+from kdbench.run import measure
 from kdbench.similarity import radial_power
 from kdbench.types import KdbenchError, Pair
-
-
-def record(key, status):
-    return {"key": key, "status": status, "hardware": {"threads": 1}}
 
 
 @pytest.fixture
 def fake(monkeypatch):
     """A plan of two seeds whose networks are random maps; `statuses` says how a method's run ended."""
-    statuses, maps = {"kd": results.FINISHED, "ofa": "diverged"}, {}
+    statuses, maps = {"kd": FINISHED, "ofa": "diverged"}, {}
 
     def read(plan, name, weights, batches, seed):
         who = (name, weights, seed)
@@ -25,10 +23,10 @@ def fake(monkeypatch):
         return {"stages": maps.setdefault(who, tuple(torch.randn(12, 2, 8, 8, generator=generator) for _ in range(4)))}
 
     monkeypatch.setattr(measure, "_batches", lambda plan, job: None)
-    monkeypatch.setattr(measure, "_trained_teacher", lambda plan, model, seed: SimpleNamespace(method="teacher"))
-    monkeypatch.setattr(measure.results, "load_weights", lambda run: run.method)
+    monkeypatch.setattr(measure, "_trained_teacher", lambda today, model, seed: SimpleNamespace(method="teacher"))
+    monkeypatch.setattr(measure, "load_weights", lambda run: run.method)
     monkeypatch.setattr(measure, "_read", read)
-    monkeypatch.setattr(results, "read_run", lambda run: record("k", statuses[run.method]))
+    monkeypatch.setattr(Today, "record", lambda self, run: {"status": statuses[run.method]})
     methods = tuple(SimpleNamespace(id=m) for m in statuses)
     block = SimpleNamespace(name="main", methods=methods, seeds=(0, 1))
     plan = SimpleNamespace(
@@ -65,6 +63,10 @@ def test_a_network_without_stages_has_rows_with_a_reason_and_no_spectra(fake):
 
 def test_a_stale_result_is_refused(fake, monkeypatch):
     plan, job, *_ = fake
-    monkeypatch.setattr(results, "read_run", lambda run: record("old", results.FINISHED))
-    with pytest.raises(KdbenchError, match="another config or version"):
+
+    def stale(self, run):
+        raise Stale("its result comes from other data")
+
+    monkeypatch.setattr(Today, "record", stale)
+    with pytest.raises(KdbenchError, match="its result comes from other data; run snakemake"):
         measure.stages(plan, job)

@@ -11,9 +11,10 @@ from builders import BATCH, CLASSES, FAMILIES, SIDES, build, conforms, signals
 from conftest import run_jobs
 from test_engine import interrupted, plan_for
 
-from kdbench import registry, results
-from kdbench.conformance import MODELS, check
+from kdbench.conformance.rules import MODELS, check
 from kdbench.methods import fdcmkd, ofa, uhkd
+from kdbench.plan import registry
+from kdbench.results.record import read_run
 from kdbench.types import KdbenchError, PairShapes, Side
 
 ONE_PAIR = [(MODELS["teacher-cnn"], MODELS["student-vit"])]
@@ -375,7 +376,7 @@ def test_dc_of_a_crop_is_its_middle_and_a_grid_has_none():
 
 def test_diagnostics_are_recorded_and_the_same_in_company_alone_and_resumed(trained, monkeypatch):
     def found(plan):
-        record = results.read_run(plan.runs()["cnn-t--vit-s", "uhkd", 0].result)
+        record = read_run(plan.runs()["cnn-t--vit-s", "uhkd", 0].result)
         for run in plan.runs().values():
             run.result.unlink()
         return record["diagnostics"]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from kdbench import models
-from kdbench.batches import crop_and_flip
-from kdbench.engine import EVERYTHING
+from kdbench.plan.suite import check_suite
 from kdbench.signals import Reader, probe, stage_indices
-from kdbench.suite import check_suite
+from kdbench.train import networks
+from kdbench.train.batches import crop_and_flip
+from kdbench.train.engine import EVERYTHING
 from kdbench.types import KdbenchError, ModelSpec
 
 
@@ -57,7 +57,7 @@ SMALL = [
 )
 @torch.no_grad()
 def test_every_family_is_read_without_changing_it(timm, args, options, size, family, stages):
-    model = models.build(spec(timm, args, **options), (size, size, 3), 7, 0).eval()
+    model = networks.build(spec(timm, args, **options), (size, size, 3), 7, 0).eval()
     state = {k: v.clone() for k, v in model.state_dict().items()}
     side, last_activation = probe(model, (size, size, 3), spec(timm, args, **options).family)
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items()) and not model.training
@@ -73,7 +73,7 @@ def test_every_family_is_read_without_changing_it(timm, args, options, size, fam
 
 
 def test_training_mode_gives_the_same_logits_with_and_without_signals():
-    model = models.build(spec("resnet18", stem="small"), (32, 32, 3), 7, 0).train()
+    model = networks.build(spec("resnet18", stem="small"), (32, 32, 3), 7, 0).train()
     x = torch.randn(4, 3, 32, 32)
     _, last_activation = probe(model, (32, 32, 3), "cnn")
     reader = Reader(model, EVERYTHING, last_activation)
@@ -83,7 +83,7 @@ def test_training_mode_gives_the_same_logits_with_and_without_signals():
 @torch.no_grad()
 def test_pooled_before_the_last_activation():
     """ResNet: what goes into the last ReLU; ViT, MLP and ConvNeXt end in a norm, so it is the pooled vector itself."""
-    model = models.build(spec("resnet18", {"zero_init_last": False}, stem="small"), (32, 32, 3), 7, 0).eval()
+    model = networks.build(spec("resnet18", {"zero_init_last": False}, stem="small"), (32, 32, 3), 7, 0).eval()
     _, last_activation = probe(model, (32, 32, 3), "cnn")
     assert last_activation == "layer4.1.act2"
     x = torch.randn(2, 3, 32, 32)
@@ -94,9 +94,9 @@ def test_pooled_before_the_last_activation():
     y = model.layer4[0](inputs)
     preact = block.bn2(block.conv2(block.act1(block.bn1(block.conv1(y))))) + y
     assert torch.allclose(signals.pooled_preact, preact.mean((2, 3)), atol=1e-5)
-    vit = models.build(spec("vit_tiny_patch16_224", {"patch_size": 8}), (32, 32, 3), 7, 0).eval()
+    vit = networks.build(spec("vit_tiny_patch16_224", {"patch_size": 8}), (32, 32, 3), 7, 0).eval()
     assert probe(vit, (32, 32, 3), "vit")[1] is None
-    mobile = models.build(spec("mobilenetv2_100"), (64, 64, 3), 7, 0).eval()
+    mobile = networks.build(spec("mobilenetv2_100"), (64, 64, 3), 7, 0).eval()
     assert probe(mobile, (64, 64, 3), "cnn")[1] == "bn2.act"
 
 
@@ -104,7 +104,7 @@ def test_pooled_before_the_last_activation():
     ("depth", "expected"), [(3, []), (4, [0, 1, 2, 3]), (6, [1, 2, 4, 5]), (8, [1, 3, 5, 7]), (12, [1, 3, 9, 11])]
 )
 def test_stages_of_equal_blocks(depth, expected):
-    model = models.build(spec("MlpMixer", {"patch_size": 8, "embed_dim": 8, "num_blocks": depth}), (16, 16, 1), 3, 0)
+    model = networks.build(spec("MlpMixer", {"patch_size": 8, "embed_dim": 8, "num_blocks": depth}), (16, 16, 1), 3, 0)
     assert stage_indices(model) == expected
     side, _ = probe(model, (16, 16, 1), "mlp")
     assert len(side.stages) == len(expected) and side.pooled == 8
@@ -112,29 +112,29 @@ def test_stages_of_equal_blocks(depth, expected):
 
 def test_sequences_are_images_of_height_one():
     args = {"patch_size": [1, 4], "embed_dim": 16, "depth": 4, "num_heads": 2}
-    side, _ = probe(models.build(spec("VisionTransformer", args), (1, 64, 3), 5, 0), (1, 64, 3), "vit")
+    side, _ = probe(networks.build(spec("VisionTransformer", args), (1, 64, 3), 5, 0), (1, 64, 3), "vit")
     assert side.stages == ((16, 1, 16),) * 4 and side.prefix == 1
 
 
 @pytest.mark.parametrize("timm", ["resnet18", "deit_tiny_patch16_224", "mixer_s16_224"])
 @torch.no_grad()
 def test_224_px(timm):
-    side, _ = probe(models.build(spec(timm), (224, 224, 3), 10, 0), (224, 224, 3), spec(timm).family)
+    side, _ = probe(networks.build(spec(timm), (224, 224, 3), 10, 0), (224, 224, 3), spec(timm).family)
     assert [s[1] for s in side.stages] == ([56, 28, 14, 7] if timm == "resnet18" else [14] * 4)
 
 
 def test_what_timm_refuses_is_told_by_the_models_name():
     with pytest.raises(KdbenchError, match=r"models\.m: timm cannot build VisionTransformer"):
-        models.build(spec("VisionTransformer", {"embed_dim": 7}), (8, 8, 1), 3, 0)
+        networks.build(spec("VisionTransformer", {"embed_dim": 7}), (8, 8, 1), 3, 0)
     with pytest.raises(KdbenchError, match="stem: small is for"):
-        models.build(spec("MlpMixer", {"patch_size": 4}, stem="small"), (8, 8, 1), 3, 0)
+        networks.build(spec("MlpMixer", {"patch_size": 4}, stem="small"), (8, 8, 1), 3, 0)
     with pytest.raises(KdbenchError, match="no position embedding"):
-        models.build(spec("resnet18", pos_std=0.1), (32, 32, 1), 3, 0)
+        networks.build(spec("resnet18", pos_std=0.1), (32, 32, 1), 3, 0)
 
 
 def test_the_position_embedding_starts_as_asked():
     args = {"patch_size": 2, "embed_dim": 64, "depth": 4, "num_heads": 4}
-    model = models.build(spec("VisionTransformer", args, pos_std=0.5), (16, 16, 1), 3, 0)
+    model = networks.build(spec("VisionTransformer", args, pos_std=0.5), (16, 16, 1), 3, 0)
     assert abs(model.pos_embed.std().item() - 0.5) < 0.02
 
 

@@ -9,12 +9,12 @@ import torch
 from test_models import spec
 from torch import nn
 
-from kdbench import models
-from kdbench.engine import EVERYTHING
-from kdbench.networks import NETWORKS
-from kdbench.registry import own_networks
+from kdbench.plan.keys import own_networks
+from kdbench.plan.timm_names import timm_index
 from kdbench.signals import Reader, probe
-from kdbench.suite import timm_index
+from kdbench.train import networks
+from kdbench.train.cifar_networks import NETWORKS
+from kdbench.train.engine import EVERYTHING
 from kdbench.types import KdbenchError
 
 SHAPE, CLASSES = (32, 32, 3), 100
@@ -79,13 +79,13 @@ COUNTS = {
 
 
 def build(name: str, seed: int = 0) -> nn.Module:
-    return models.build(spec(name), SHAPE, CLASSES, seed)
+    return networks.build(spec(name), SHAPE, CLASSES, seed)
 
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_as_large_as_published_and_as_counted_layer_by_layer(name):
     published, counted, _ = COUNTS[name]
-    assert models.parameter_count(build(name)) == published == counted
+    assert networks.parameter_count(build(name)) == published == counted
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -173,4 +173,4 @@ def test_mistakes_are_named_with_the_nearest_name():
     with pytest.raises(KdbenchError, match="unknown argument of cifar_vgg8 'width'; known: none"):
         spec("cifar_vgg8", {"width": 3})
     with pytest.raises(KdbenchError, match="stem: small is for"):
-        models.build(spec("cifar_vgg8", stem="small"), SHAPE, CLASSES, 0)
+        networks.build(spec("cifar_vgg8", stem="small"), SHAPE, CLASSES, 0)

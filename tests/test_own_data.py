@@ -15,9 +15,10 @@ from PIL import Image
 from test_workflow import job_counts, snakemake
 
 from kdbench import cli
-from kdbench.data.packed import load
-from kdbench.plan import plan, source_state
-from kdbench.suite import load_suite
+from kdbench.data.packed import load_packed
+from kdbench.plan.jobs import make_plan
+from kdbench.plan.suite import load_suite
+from kdbench.plan.workflow import source_state
 from kdbench.types import KdbenchError
 
 PAGE = (REPOSITORY / "docs/your-own-data.md").read_text()
@@ -88,7 +89,7 @@ def test_snakemake_packs_what_changed_and_keeps_what_did_not(tmp_path, monkeypat
     def packed() -> tuple[int, list[int]]:
         """When, and how many of each class."""
         (folder,) = (path.parent for path in tmp_path.glob("results/data/*/meta.json"))
-        labels = np.concatenate([load(folder).labels(split) for split in ("train", "val")])
+        labels = np.concatenate([load_packed(folder).labels(split) for split in ("train", "val")])
         return (folder / "labels-train.npy").stat().st_mtime_ns, np.bincount(labels).tolist()
 
     snakemake(tmp_path, *words)
@@ -107,7 +108,7 @@ def test_snakemake_packs_what_changed_and_keeps_what_did_not(tmp_path, monkeypat
     assert "dog/new.png (it is empty)" in snakemake(tmp_path, *words, ok=False)
     assert packed() == second, "what was packed is not lost"
 
-    shutil.rmtree(tmp_path / "my-data")
+    shutil.rmtree(tmp_path / "my-data/pets")
     assert "not on this machine" in snakemake(tmp_path, *words)
     assert packed() == second
 
@@ -118,7 +119,7 @@ def test_data_packed_elsewhere_need_no_files_here(tmp_path, monkeypatch, capsys,
     line = re.search(rf"(\{{source: {source}.*\}})", SUITE).group(1)
     follow(tmp_path, monkeypatch, re.sub(r"\{source: imagefolder.*\}", line, SUITE), write)
     suite = load_suite("pets")
-    (job,) = plan(suite).of("data")
+    (job,) = make_plan(suite).of("data")
     before = source_state(suite, job)
     assert cli.main(COMMANDS[0]) == 0
     assert source_state(suite, job) == before
@@ -139,7 +140,7 @@ def test_data_packed_elsewhere_need_no_files_here(tmp_path, monkeypatch, capsys,
 def test_what_snakemake_is_told_changes_with_paths_and_not_with_the_folder(tmp_path, monkeypatch):
     follow(tmp_path, monkeypatch, SUITE, write_folder)
     suite = load_suite("pets")
-    (job,) = plan(suite).of("data")
+    (job,) = make_plan(suite).of("data")
     first = source_state(suite, job)
     (tmp_path / "my-data").rename(tmp_path / "moved")
     monkeypatch.setenv("KDBENCH_DATA", str(tmp_path / "moved"))

@@ -8,11 +8,12 @@ import subprocess
 import sys
 import tomllib
 
+import setuptools
 import yaml
 from conftest import REPOSITORY
 from packaging.requirements import Requirement
 
-from kdbench import compare
+from kdbench.terminal import compare
 
 PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 
@@ -58,7 +59,8 @@ def test_readers_and_ci_install_with_the_constraints():
 def test_planning_imports_nothing_heavy():
     """The Snakefile is parsed for every job: torch, pandas and their like would cost seconds each time."""
     code = (
-        "import sys; from kdbench import plan; from kdbench.suite import load_suite; plan.plan(load_suite('quick'));"
+        "import sys; from kdbench.plan.jobs import make_plan; from kdbench.plan.suite import load_suite; "
+        "make_plan(load_suite('quick'));"
         "print([m for m in ('torch', 'timm', 'pandas', 'scipy', 'matplotlib', 'sklearn') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
@@ -77,7 +79,8 @@ def test_the_package_list_is_whole():
         p.parent.relative_to(REPOSITORY).as_posix().replace("/", ".")
         for p in (REPOSITORY / "kdbench").rglob("__init__.py")
     }
-    assert set(PYPROJECT["tool"]["setuptools"]["packages"]) == folders
+    found = setuptools.find_packages(str(REPOSITORY), **PYPROJECT["tool"]["setuptools"]["packages"]["find"])
+    assert set(found) == folders
 
 
 def test_the_readme_shows_the_table_that_the_product_wrote():
@@ -93,8 +96,8 @@ def test_the_readme_shows_the_table_that_the_product_wrote():
 
 
 def test_the_list_of_methods_is_the_methods_own_text():
-    from kdbench.catalogue import page
-    from kdbench.registry import method_names
+    from kdbench.plan.registry import method_names
+    from kdbench.terminal.catalogue import page
 
     weights = re.findall(r"^Main weight: (.*)\.$", page(), re.M)
     assert len(weights) == len(method_names()) and weights.count("none, so that `tune` leaves it alone") == 1
@@ -141,3 +144,15 @@ def test_the_page_on_reliability_quotes_what_was_measured():
         f"its open files from {files[0]} to {files[1]}, and {dag['temporary_files_left']} temporary files stayed",
     ):
         assert told in page
+
+
+FILE = r"\b(?:kdbench|speed|tests|docs|workflow)/[\w./-]*\.(?:py|json|md|smk|html|csv)\b"
+
+
+def test_every_file_that_is_named_is_there():
+    """In docs, docstrings and comments: files move. Capitals stand for a name."""
+    patterns = ("*.md", "docs/*.md", "kdbench/**/*.py", "speed/*.py", "workflow/**/*.smk", "Snakefile")
+    for path in (path for pattern in patterns for path in REPOSITORY.glob(pattern)):
+        for named in re.findall(FILE, path.read_text()):
+            made_up = re.search(r"\b[A-Z]{4,}\b", named)
+            assert made_up or (REPOSITORY / named).exists(), f"{path.relative_to(REPOSITORY)} names {named}"

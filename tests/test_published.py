@@ -10,9 +10,10 @@ from conftest import write_tiny
 from fakes import block, fake_plan, finish_all
 from test_project import PYPROJECT
 
-from kdbench import cli, published
-from kdbench.plan import plan
-from kdbench.suite import load_suite
+from kdbench import cli
+from kdbench.plan.jobs import make_plan
+from kdbench.plan.suite import load_suite
+from kdbench.terminal import published
 from kdbench.types import KdbenchError
 
 
@@ -92,7 +93,7 @@ def test_a_published_value_of_a_cell_that_is_not_trained():
 
 def test_only_what_was_read_verbatim_ships():
     files = sorted(published.FOLDER.glob("*.csv"))
-    assert files and "published/*.csv" in PYPROJECT["tool"]["setuptools"]["package-data"]["kdbench"]
+    assert files and PYPROJECT["tool"]["setuptools"]["package-data"]["kdbench.terminal"] == ["published_numbers/*.csv"]
     for file in files:
         table = published.values(file.stem)
         assert set(table["certainty"]) == {"verbatim"} and set(table["epoch"]) <= {"last", "best"}
@@ -101,7 +102,7 @@ def test_only_what_was_read_verbatim_ships():
 
 
 def test_every_cell_of_the_anchors_has_a_published_value_and_every_value_a_cell():
-    anchors = plan(load_suite("anchors-32"))
+    anchors = make_plan(load_suite("anchors-32"))
     cells = {tuple(cell) for cell in published.runs(anchors)[published.CELL].to_numpy()}
     assert cells == {tuple(cell) for cell in published.values("anchors-32")[published.CELL].to_numpy()}
     assert len(cells) == 4 * 7 + 7

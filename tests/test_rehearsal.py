@@ -16,14 +16,19 @@ from test_augment import EVERYTHING
 from torch import nn
 
 import kdbench.torchvision_ops  # noqa: F401
-from kdbench import cli, conformance, engine, jobs, rehearsal, results, similarity
-from kdbench.batches import Batches
-from kdbench.conformance import ALL_PAIRS, RECIPE, check, rehearse
-from kdbench.data import packed
+from kdbench import cli, similarity
+from kdbench.conformance import rehearsal
+from kdbench.conformance import rules as conformance
+from kdbench.conformance.rehearsal import LeftOnCpu, Waits, on_device, why_not, without_waiting
+from kdbench.conformance.rules import ALL_PAIRS, RECIPE, check, rehearse
+from kdbench.data.packed import load_packed
 from kdbench.methods.base import Distiller, cross_entropy
 from kdbench.methods.kd import kd_loss
-from kdbench.registry import method_names
-from kdbench.rehearsal import LeftOnCpu, Waits, on_device, why_not, without_waiting
+from kdbench.plan.registry import method_names
+from kdbench.results.record import read_run
+from kdbench.run import training
+from kdbench.train import engine
+from kdbench.train.batches import Batches
 from kdbench.types import Recipe
 
 # isort: split
@@ -217,7 +222,7 @@ def test_kdbench_check_rehearses(monkeypatch, capsys, reason, code, says):
 def test_augmented_batches_do_not_wait_and_are_those_of_the_cpu(trained, geometry, mixing):
     changes = {**EVERYTHING, "resized_crop": 0.0, "mixup": 0.0, "cutmix": 0.0, mixing: 0.8, **geometry}
     recipe = Recipe("all", lr=0.1, batch_size=40, steps=1, **changes)
-    pack = packed.load(next((trained / "results").rglob("meta.json")).parent)
+    pack = load_packed(next((trained / "results").rglob("meta.json")).parent)
 
     def drawn(device):
         batches = Batches(pack, {"image"}, device)
@@ -237,7 +242,7 @@ def test_a_whole_job_ends_as_it_does_on_the_cpu(trained, monkeypatch):
     plan = tiny_plan(checkpoint_seconds=0.0, blocks__main__methods=methods, seeds=[0], recipes__student__steps=3)
 
     def accuracies():
-        return {m: results.read_run(run.result)["history"] for (_, m, _), run in plan.runs().items()}
+        return {m: read_run(run.result)["history"] for (_, m, _), run in plan.runs().items()}
 
     run_jobs(plan, "cohort")
     on_cpu = accuracies()
@@ -245,7 +250,7 @@ def test_a_whole_job_ends_as_it_does_on_the_cpu(trained, monkeypatch):
         run.result.unlink()
 
     def train(device):
-        monkeypatch.setattr(jobs, "_device", lambda wanted: device)
+        monkeypatch.setattr(training, "_device", lambda wanted: device)
         steps = []
 
         def killed(*args):

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from builders import BATCH, CLASSES, FAMILIES, SIDES, build, conforms, signals
 from test_losses import CASES, SETTINGS, check, given, softmax
 
-from kdbench import registry
 from kdbench.methods import at, cc, dist, dkd, pkt, rkd, sp, vid
 from kdbench.methods.kd import kd_loss
+from kdbench.plan import registry
 from kdbench.types import KdbenchError, PairShapes
 
 VARIANTS = {

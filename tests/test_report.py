@@ -14,8 +14,12 @@ from browser import ENTER, ESCAPE, browser, needs_browser
 from conftest import write_tiny
 from fakes import block, fake_plan, finish, finish_all
 
-from kdbench import cli, jobs, report, tables
-from kdbench.plan import home
+from kdbench import cli
+from kdbench.plan.paths import home
+from kdbench.report import html as report
+from kdbench.report import tables
+from kdbench.run.data import run_data
+from kdbench.run.outputs import block_reports
 
 HOSTILE = """<script>document.title="run"</script>"'&</script><!--<img src=x onerror=alert(1)> {{data}} \u2028"""
 
@@ -40,7 +44,7 @@ def places(data, section=0):
 
 def test_every_text_of_the_markdown_table_stands_on_the_page(plan):
     finish_all(plan)
-    document = tables.describe(plan.suite, [jobs.described(plan)[0]])
+    document = tables.describe(plan.suite, [block_reports(plan)[0]])
     _, data = written(plan)
     shown = [t for section in data["blocks"][0]["sections"] for p in section["parts"] for t in p.get("tables", ())]
     described = [part for section in document.sections for part in section.parts if not isinstance(part, str)]
@@ -194,7 +198,7 @@ def test_by_hand(plan, tmp_path, capsys):
     assert cli.main(["report", "tiny", "--out", "file/page.html"]) == 2
     assert "cannot write file/page.html" in capsys.readouterr().err
     assert cli.main(["report", "tinny"]) == 2
-    jobs.run_data(plan, plan.of("data")[0])
+    run_data(plan, plan.of("data")[0])
     _, data = written(plan)
     assert any("nearest neighbour" in p.get("text", "") for p in data["blocks"][0]["sections"][0]["parts"])
 

@@ -8,8 +8,8 @@ import pytest
 from conftest import tiny_plan
 from fakes import fake_plan, finish
 
-from kdbench import jobs
-from kdbench import plan as planning
+from kdbench.plan.workflow import gpus, memory_mb, minutes
+from kdbench.run.training import write_manifest
 
 
 @pytest.fixture
@@ -24,11 +24,11 @@ def trained(job, **changes):
     """Its runs took 12 s side by side, and 100 MB."""
     for run in job.runs:
         finish(run, 80.0, **changes)
-    jobs.write_manifest(job)
+    write_manifest(job)
 
 
 def asked(plan, job, attempt=1):
-    return planning.minutes(plan, job, attempt), planning.memory_mb(plan, job, attempt)
+    return minutes(plan, job, attempt), memory_mb(plan, job, attempt)
 
 
 def test_what_the_suite_says_holds_until_something_is_measured(pair):
@@ -53,7 +53,7 @@ def test_the_longest_of_its_kind_counts(pair):
     trained(second)
     cost = {"cohort_seconds": 600.0, "peak_memory_mb": 100.0}
     trained(third, cost=cost)
-    assert planning.minutes(plan, first, 1) == 25
+    assert minutes(plan, first, 1) == 25
 
 
 def test_a_measurement_of_other_code_or_config_does_not_count(pair):
@@ -62,17 +62,17 @@ def test_a_measurement_of_other_code_or_config_does_not_count(pair):
     document = json.loads(second.output.read_text())
     second.output.write_text(json.dumps(document | {"key": "another"}))
     third.output.write_text("{")
-    assert planning.minutes(plan, first, 1) == 60
+    assert minutes(plan, first, 1) == 60
 
 
 def test_a_run_that_diverged_took_no_time_that_counts(pair):
     plan, (first, second, _) = pair
     for run in second.runs:
         finish(run, 0.0, status="diverged", reason="made up")
-    jobs.write_manifest(second)
-    assert planning.minutes(plan, first, 1) == 60
+    write_manifest(second)
+    assert minutes(plan, first, 1) == 60
 
 
 @pytest.mark.parametrize(("device", "cards"), [("auto", 1), ("cuda", 1), ("cpu", 0)])
 def test_a_suite_for_the_cpu_asks_for_no_gpu(device, cards):
-    assert planning.gpus(tiny_plan(device=device).suite) == cards
+    assert gpus(tiny_plan(device=device).suite) == cards

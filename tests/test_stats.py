@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from scipy import stats as st
 
-from kdbench import stats
+from kdbench.report import stats
 from kdbench.types import KdbenchError
 
 

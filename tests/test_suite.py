@@ -8,9 +8,12 @@ import pytest
 from conftest import REPOSITORY, TINY, tiny, tiny_plan, write_tiny
 
 import kdbench.torchvision_ops  # noqa: F401
-from kdbench import plan as planning
-from kdbench import registry
-from kdbench.suite import check_suite, configured, load_suite, timm_index
+from kdbench.plan import keys as plan_keys
+from kdbench.plan import registry
+from kdbench.plan.jobs import make_plan
+from kdbench.plan.paths import table_files
+from kdbench.plan.suite import check_suite, configured, load_suite
+from kdbench.plan.timm_names import timm_index
 from kdbench.types import KdbenchError
 
 
@@ -238,11 +241,11 @@ def test_a_base_that_is_not_there_is_named_with_the_file_that_wants_it(tmp_path)
 def test_numbers_that_yaml_takes_for_text_are_numbers(tmp_path, text):
     """As YAML 1.2 has it, and to the same key; YAML 1.1 wants a point and a sign."""
     methods = {"methods": {"kd": {"temperature": 5.0e-3}}}
-    numbers = planning.plan(load_suite(write_tiny(tmp_path, **methods)))
+    numbers = make_plan(load_suite(write_tiny(tmp_path, **methods)))
     path = tmp_path / "config/tiny.yaml"
     path.write_text(path.read_text().replace("0.005", text))
     assert path.read_text().count(text) == 3
-    plan = planning.plan(load_suite(path))
+    plan = make_plan(load_suite(path))
     assert plan.suite.recipes["student"].lr == 0.005 and plan.jobs == numbers.jobs
     assert {name: run.key for name, run in plan.runs().items()} == {n: r.key for n, r in numbers.runs().items()}
 
@@ -356,40 +359,38 @@ def test_a_runs_key_changes_with_what_its_numbers_depend_on_and_with_nothing_els
     assert student[kd0] != base[kd0] and student[scratch0] != base[scratch0]
     method = keys(methods={"kd": {"temperature": 4.0}})
     assert method[kd0] != base[kd0] and method[scratch0] == base[scratch0]
-    raised = registry.versions() | {"method kd": {"version": 99, "digest": "of another loss"}}
-    monkeypatch.setattr(registry, "versions", lambda: raised)
+    raised = plan_keys.versions() | {"method kd": {"version": 99, "digest": "of another loss"}}
+    monkeypatch.setattr(plan_keys, "versions", lambda: raised)
     code = keys()
     assert code[kd0] != base[kd0] and code[scratch0] == base[scratch0]
 
 
 def test_comments_and_docstrings_are_not_code(tmp_path, monkeypatch):
-    monkeypatch.setattr(registry, "PACKAGE", tmp_path)
+    monkeypatch.setattr(plan_keys, "PACKAGE", tmp_path)
     digests = []
     for text in ('"""A."""\nx = 1\n', '"""B."""\n# why\nx   = 1\n', '"""A."""\nx = 2\n'):
         (tmp_path / "a.py").write_text(text)
-        registry._meaning.cache_clear()
-        digests.append(registry.code_hash("a.py"))
-    registry._meaning.cache_clear()
+        plan_keys._meaning.cache_clear()
+        digests.append(plan_keys.code_hash("a.py"))
+    plan_keys._meaning.cache_clear()
     assert digests[0] == digests[1] != digests[2]
 
 
 def test_a_methods_numbers_depend_on_what_it_imports():
-    assert {"frequency.py", "methods/kd.py", "methods/uhkd.py"} <= set(registry.module_files("uhkd"))
-    assert "methods/uhkd.py" not in registry.module_files("fdcmkd")
+    assert {"frequency.py", "methods/kd.py", "methods/uhkd.py"} <= set(plan_keys.module_files("uhkd"))
+    assert "methods/uhkd.py" not in plan_keys.module_files("fdcmkd")
 
 
 def test_paths_are_the_documented_ones():
     plan = tiny_plan()
     assert plan.runs()["cnn-t--vit-s", "kd", 1].result.as_posix() == "results/tiny/runs/cnn-t--vit-s/kd/seed1.json"
     assert plan.teacher("cnn-t", 0).result.as_posix() == "results/tiny/teachers/cnn-t/seed0.json"
-    assert [p.as_posix() for p in planning.table_files(plan.suite)] == [
-        f"tables/tiny.{s}" for s in ("md", "tex", "html", "csv")
-    ]
+    assert [p.as_posix() for p in table_files(plan.suite)] == [f"tables/tiny.{s}" for s in ("md", "tex", "html", "csv")]
 
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "config").glob("*.yaml")), ids=lambda p: p.stem)
 def test_the_suites_that_ship_are_right(path):
-    plan = planning.plan(load_suite(path))
+    plan = make_plan(load_suite(path))
     outputs = [job.output for job in plan.jobs]
     assert len(set(outputs)) == len(outputs)
     made: set = set()
@@ -406,4 +407,4 @@ def test_a_tree_is_not_changed_by_checking_it():
 
 
 def test_writing_and_loading_gives_the_same_plan(tmp_path):
-    assert planning.plan(load_suite(write_tiny(tmp_path))).jobs == tiny_plan().jobs
+    assert make_plan(load_suite(write_tiny(tmp_path))).jobs == tiny_plan().jobs

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import write_tiny
 
-from kdbench import doctor
+from kdbench.terminal import doctor
 
 COMMAND = """
 import os, signal, sys, time

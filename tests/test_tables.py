@@ -14,8 +14,12 @@ import pytest
 from fakes import fake_plan, finish, finish_all
 from scipy import stats as st
 
-from kdbench import checkpoint, jobs, results, stats, tables
-from kdbench.page import html, latex, markdown
+from kdbench.files import read_json, write_json
+from kdbench.report import stats, tables
+from kdbench.report.page import html, latex, markdown
+from kdbench.results.frames import all_runs
+from kdbench.results.today import Today
+from kdbench.run.outputs import block_reports
 from kdbench.types import Block, Claim, KdbenchError, MethodSpec, ModelSpec, Pair, Suite
 
 METHODS = {
@@ -377,7 +381,7 @@ def finished(tmp_path, monkeypatch):
 
 
 def footer(plan):
-    lines = tables.describe(plan.suite, jobs.described(plan)).footer
+    lines = tables.describe(plan.suite, block_reports(plan)).footer
     return {name: text for name, _, text in (line.partition(": ") for line in lines)}
 
 
@@ -396,9 +400,9 @@ def test_the_footer_lists_all_that_runs_were_made_with_and_counts_them(finished,
     total = len(finished.runs()) + sum(len(job.runs) for job in finished.of("teacher"))
     other = {"kdbench": "0", "torch": "2.6.0", "commit": "abc"}
     finish(run, 97.0, versions=other, hardware={"cpu": "another", "threads": 1})
-    record = checkpoint.read_json(run.result)
+    record = read_json(run.result)
     record["finished_at"] = "2099-01-01T00:00:00+00:00" if newest else "1999-01-01T00:00:00+00:00"
-    checkpoint.write_json(run.result, record)
+    write_json(run.result, record)
     found = footer(finished)
     most = f"({total - 1} runs) and"
     assert found["Versions"] == f"kdbench 0, torch made up {most} 2.6.0 (1 run), commit unknown {most} abc (1 run)"
@@ -411,19 +415,19 @@ def test_a_cell_of_other_versions_has_a_footnote(finished):
     for seed in (0, 2):
         run = finished.runs()["cnn-t--vit-s", "kd", seed]
         finish(run, 80.0 + seed, versions={"kdbench": "1", "torch": "2.6.0", "commit": "abc"})
-    text = markdown(tables.describe(finished.suite, jobs.described(finished)))
+    text = markdown(tables.describe(finished.suite, block_reports(finished)))
     told = "seeds 0, 2 trained with torch 2.6.0, most runs with made up"
     letter = re.search(rf"<sup>(\w)</sup> {told}<br>", text)[1]
     cells = [row(text, label) for label in ("KD", "DKD", "Scratch")]
     assert cells[0][0].endswith(f"<sup>{letter}</sup>") and not any("sup" in cell for cell in cells[0][1:])
     assert not any(f">{letter}<" in cell for cells in cells[1:] for cell in cells)
     assert "trained with commit" not in text and "trained with kdbench" not in text
-    assert results.all_runs(finished).columns.tolist().count("versions") == 0
+    assert all_runs(Today(finished)).columns.tolist().count("versions") == 0
 
 
 def test_runs_without_a_result_or_without_versions_differ_from_nothing(finished):
     finished.runs()["cnn-t--vit-s", "kd", 0].result.unlink()
     for seed in (1, 2):
         finish(finished.runs()["cnn-t--vit-s", "kd", seed], 80.0 + seed, versions={})
-    text = markdown(tables.describe(finished.suite, jobs.described(finished)))
+    text = markdown(tables.describe(finished.suite, block_reports(finished)))
     assert "no result yet for seed 0" in text and "trained with" not in text

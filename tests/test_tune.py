@@ -9,11 +9,22 @@ import pytest
 from conftest import tiny, tiny_plan, write_tiny
 from test_workflow import job_counts, snakemake
 
-from kdbench import checkpoint, jobs, results, tables, tune
-from kdbench.page import markdown
-from kdbench.plan import plan as make_plan
-from kdbench.plan import tuned_file, tuning_runs
-from kdbench.suite import check_suite
+from kdbench.files import read_json, write_json
+from kdbench.plan.jobs import make_plan as make_plan
+from kdbench.plan.jobs import tuning_runs
+from kdbench.plan.paths import tuned_file
+from kdbench.plan.suite import check_suite
+from kdbench.report import tables
+from kdbench.report.page import markdown
+from kdbench.results.frames import collect
+from kdbench.results.record import read_run
+from kdbench.results.today import Today
+from kdbench.run import tune
+from kdbench.run.data import run_data
+from kdbench.run.everything import run_all
+from kdbench.run.outputs import run_table
+from kdbench.run.training import run_training
+from kdbench.run.tune import run_tune
 from kdbench.types import KdbenchError
 
 TUNED = {
@@ -24,7 +35,7 @@ TUNED = {
 
 
 def written(plan) -> str:
-    jobs.run_table(plan)
+    run_table(plan)
     return open(f"tables/{plan.suite.name}.md", encoding="utf-8").read()
 
 
@@ -57,9 +68,9 @@ def test_the_key_of_a_tuned_run_is_that_of_its_tuning():
 
 def test_what_is_chosen_is_trained_and_shown(trained):
     plan = tiny_plan(**TUNED)
-    with pytest.raises(KdbenchError, match=r"tuning needs .*kd@0.5.*missing"):
-        jobs.run_tune(plan)
-    jobs.run_all(plan)
+    with pytest.raises(KdbenchError, match=r"tuning needs .*kd@0.5.*not trained yet"):
+        run_tune(plan)
+    run_all(plan)
 
     choices = json.loads(tuned_file(plan.suite).read_text())["choices"]
     assert [(c["method"], c["parameter"], c["family"]) for c in choices] == [
@@ -69,46 +80,45 @@ def test_what_is_chosen_is_trained_and_shown(trained):
     pair = plan.suite.blocks[0].pairs[0]
     twin = {m.tuned_from: m for m in plan.suite.blocks[0].methods if m.tuned_from}["kd"]
     by_weight = {
-        r.method.params["kd_weight"]: results.read_run(r.result)["accuracy"]["val"]
-        for r in tuning_runs(plan.suite, pair, twin)
+        r.method.params["kd_weight"]: read_run(r.result)["accuracy"]["val"] for r in tuning_runs(plan.suite, pair, twin)
     }
     assert set(by_weight) == {0.5, 1.0}
     assert by_weight[choices[0]["value"]] == max(by_weight.values())
 
     run = plan.run_of(pair, twin, 0)
-    assert results.read_run(run.result)["tuned"] == {"kd_weight": choices[0]["value"]}
+    assert read_run(run.result)["tuned"] == {"kd_weight": choices[0]["value"]}
     text = written(plan)
     assert "| KD, tuned |" in text and "Verdict against KD, tuned" in text and "### Tuning" in text
 
     # Another choice makes the run another one: told as missing, trained anew, and only it.
     other = 1.5 - choices[0]["value"]
-    document = checkpoint.read_json(tuned_file(plan.suite))
+    document = read_json(tuned_file(plan.suite))
     document["choices"][0] |= {"value": other, "factor": other}
-    checkpoint.write_json(tuned_file(plan.suite), document)
-    frame = results.collect(plan, plan.suite.blocks[0]).set_index("method")
+    write_json(tuned_file(plan.suite), document)
+    frame = collect(Today(plan), plan.suite.blocks[0]).set_index("method")
     assert frame.loc["kd-tuned", "reason"] == "its weight is not the one that tuning chose"
     assert (frame.drop("kd-tuned")["status"] == "finished").all()
     kept = plan.run_of(pair, next(m for m in plan.suite.blocks[0].methods if m.id == "dkd-tuned"), 0).result
     before = kept.stat().st_mtime_ns
-    jobs.run_training(plan, plan.job("cohort", "cnn-t--vit-s/seeds-0.tuned"), threads=1)
-    assert results.read_run(run.result)["tuned"] == {"kd_weight": other}
+    run_training(plan, plan.job("cohort", "cnn-t--vit-s/seeds-0.tuned"), threads=1)
+    assert read_run(run.result)["tuned"] == {"kd_weight": other}
     assert kept.stat().st_mtime_ns == before
 
 
 def test_a_chosen_weight_reaches_the_loss(trained):
     """A twin whose tuning chose the default's value by another factor's name trains with exactly that value."""
     plan = tiny_plan(**TUNED | {"recipes__student__steps": 1})
-    jobs.run_data(plan, plan.of("data")[0])
+    run_data(plan, plan.of("data")[0])
     for job in plan.of("teacher"):
-        jobs.run_training(plan, job, threads=1)
+        run_training(plan, job, threads=1)
     losses = {}
     for value in (1.0, 3.0):
         choice = {"pair": "cnn-t--vit-s", "method": "kd", "parameter": "kd_weight", "value": value, "factor": value}
         tuned_file(plan.suite).parent.mkdir(parents=True, exist_ok=True)
         tuned_file(plan.suite).write_text(json.dumps({"choices": [choice]}))
         job = plan.job("cohort", "cnn-t--vit-s/seeds-0.tuned")
-        jobs.run_training(plan, job, threads=1, methods=["kd-tuned"])
-        record = results.read_run(plan.runs()["cnn-t--vit-s", "kd-tuned", 0].result)
+        run_training(plan, job, threads=1, methods=["kd-tuned"])
+        record = read_run(plan.runs()["cnn-t--vit-s", "kd-tuned", 0].result)
         losses[value] = record["history"][0]["losses"]["kd"]
     assert losses[3.0] / losses[1.0] == pytest.approx(3, rel=1e-5)
 
@@ -116,7 +126,7 @@ def test_a_chosen_weight_reaches_the_loss(trained):
 def test_twins_wait_with_a_sentence(trained):
     plan = tiny_plan(**TUNED)
     with pytest.raises(KdbenchError, match="kd-tuned waits for the tuning of this suite; run: kdbench tune tiny"):
-        jobs.run_training(plan, plan.job("cohort", "cnn-t--vit-s/seeds-0.tuned"), threads=1)
+        run_training(plan, plan.job("cohort", "cnn-t--vit-s/seeds-0.tuned"), threads=1)
 
 
 def test_the_best_setting_and_its_ties():
@@ -165,8 +175,8 @@ def test_a_block_may_have_fewer_seeds(trained):
     plan = make_plan(suite)
     seeds = {(r.method.id, r.seed) for job in plan.of("cohort") for r in job.runs if r.pair.teacher}
     assert seeds == {("kd", 0), ("kd", 1), ("dkd", 1)}
-    jobs.run_all(plan)
-    frame = results.collect(plan, suite.blocks[1])
+    run_all(plan)
+    frame = collect(Today(plan), suite.blocks[1])
     assert set(frame["seed"]) == {1} and (frame["status"] == "finished").all()
     assert "One single seed" in written(plan)
 
@@ -232,9 +242,9 @@ def test_variants_draw_the_random_numbers_of_their_method(trained):
     tuned_file(plan.suite).parent.mkdir(parents=True, exist_ok=True)
     tuned_file(plan.suite).write_text(json.dumps({"choices": [choice]}))
     for part in ("seeds-0", "seeds-0.tuned"):
-        jobs.run_training(plan, plan.job("cohort", f"cnn-t--vit-s/{part}"), threads=1)
+        run_training(plan, plan.job("cohort", f"cnn-t--vit-s/{part}"), threads=1)
     hashes = {
-        method: results.read_run(run.result)["hashes"]["weights"]
+        method: read_run(run.result)["hashes"]["weights"]
         for (_, method, seed), run in plan.runs().items()
         if run.result.exists() and seed == 0
     }

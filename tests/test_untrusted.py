@@ -18,9 +18,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_fuzz import check_paths, signed
 
-from kdbench import checkpoint, jobs, page, plan, results
-from kdbench.data import packed
-from kdbench.suite import check_suite, load_suite
+from kdbench.data.packed import load_packed
+from kdbench.files import write_json
+from kdbench.plan import jobs as plan
+from kdbench.plan.suite import check_suite, load_suite
+from kdbench.report import page
+from kdbench.results.record import read_run
+from kdbench.run.data import run_data
+from kdbench.run.outputs import run_table
 from kdbench.types import KdbenchError
 
 # ------------------------------------------------------------------------------------------------- nothing in them runs
@@ -70,9 +75,9 @@ def test_a_pickle_as_a_teacher(bomb):
     weights = run.stem.with_suffix(".safetensors")
     for content in (bomb, torch_bomb(), b"", b"\xff" * 100):
         weights.write_bytes(content)
-        record = results.read_run(run.result)
+        record = read_run(run.result)
         record["hashes"]["weights"] = hashlib.sha256(content).hexdigest()
-        checkpoint.write_json(run.result, record)
+        write_json(run.result, record)
         with pytest.raises(KdbenchError, match=r"cnn-t/seed0\.safetensors holds no weights"):
             run_jobs(kd_plan(), "cohort")
 
@@ -86,7 +91,7 @@ def test_a_pickle_as_packed_data(bomb, wrapped):
     else:
         path.write_bytes(bomb)
     with pytest.raises(KdbenchError, match=r"image-train\.npy is damaged"):
-        packed.load(meta.parent)
+        load_packed(meta.parent)
     with pytest.raises(KdbenchError, match=r"image-train\.npy is damaged"):
         run_jobs(kd_plan(), "cohort")
 
@@ -100,7 +105,7 @@ def test_a_pickle_as_predictions(bomb, wrapped):
     else:
         path.write_bytes(bomb)
     with pytest.raises(KdbenchError, match=r"kd/seed0\.npz is missing or damaged"):
-        jobs.run_table(kd_plan())
+        run_table(kd_plan())
 
 
 def test_a_pickle_as_a_data_set_behind_the_end_of_a_zip(bomb, monkeypatch):
@@ -113,7 +118,7 @@ def test_a_pickle_as_a_data_set_behind_the_end_of_a_zip(bomb, monkeypatch):
     for front in (bomb, array.getvalue()):
         Path("own.npz").write_bytes(front + whole)
         with pytest.raises(KdbenchError, match=r"own\.npz is not a whole \.npz file"):
-            jobs.run_data(own, own.of("data")[0])
+            run_data(own, own.of("data")[0])
 
 
 @pytest.mark.parametrize(
@@ -179,12 +184,12 @@ def test_the_longest_names_there_can_be_still_fit_into_a_file_system(tmp_path, m
     tree["methods"] = {long["method"]: {"method": "kd"}}
     pair = f"{long['teacher']} -> {long['student']}"
     tree["blocks"] = {long["block"]: {"data": "digits", "pairs": [pair], "methods": ["scratch", long["method"]]}}
-    made = plan.plan(check_suite(tree, "s" * 64, "tiny.yaml"))
+    made = plan.make_plan(check_suite(tree, "s" * 64, "tiny.yaml"))
     check_paths(made)
     for job in made.jobs:
-        checkpoint.write_json(job.output, {})
+        write_json(job.output, {})
         for run in job.runs:
-            checkpoint.write_json(run.result, {})
+            write_json(run.result, {})
     with pytest.raises(KdbenchError, match="seeds_per_job: 15 such seeds do not fit"):
         check_suite(tree | {"seeds": [2**31 - 1 - i for i in range(15)], "seeds_per_job": 15}, "s", "tiny.yaml")
 

@@ -11,10 +11,12 @@ import golden
 import pytest
 from conftest import REPOSITORY, TINY, tiny, tiny_plan
 
-from kdbench import plan as planning
-from kdbench import registry
-from kdbench.registry import all_parts, method_info, method_names, source_names, source_params, versions
-from kdbench.suite import check_suite
+from kdbench.plan import keys as plan_keys
+from kdbench.plan import registry
+from kdbench.plan.jobs import Plan, _teacher_key, make_plan
+from kdbench.plan.keys import all_parts, versions
+from kdbench.plan.registry import method_info, method_names, source_names, source_params
+from kdbench.plan.suite import check_suite
 from kdbench.types import ModelSpec, Recipe
 
 # ------------------------------------------------------------------------------------------------------------- goldens
@@ -75,14 +77,14 @@ def test_a_part_without_numbers_is_named():
 # ---------------------------------------------------------------------------------------------------------------- keys
 
 
-def keys(plan: planning.Plan) -> dict[str, str]:
+def keys(plan: Plan) -> dict[str, str]:
     return {f"{run.pair.id}/{run.method.id}": run.key for job in plan.jobs for run in job.runs}
 
 
 def raised(monkeypatch, part: str) -> None:
     changed = {**versions(), part: {**versions()[part], "version": versions()[part]["version"] + 1}}
-    monkeypatch.setattr(registry, "versions", lambda: changed)
-    planning._teacher_key.cache_clear()
+    monkeypatch.setattr(plan_keys, "versions", lambda: changed)
+    _teacher_key.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -107,11 +109,11 @@ def test_a_raised_version_makes_stale_what_computes_with_it(monkeypatch, part, s
 
 
 def test_a_network_more_changes_no_key_of_who_does_not_use_it(monkeypatch):
-    def plan(network: str) -> planning.Plan:
+    def plan(network: str) -> Plan:
         tree = tiny()
         tree["models"]["cnn-s"] = {"timm": network, "data": "digits", "recipe": "student"}
         tree["blocks"]["main"]["pairs"].append("cnn-t -> cnn-s")
-        return planning.plan(check_suite(tree, "tiny", "tiny.yaml"))
+        return make_plan(check_suite(tree, "tiny", "tiny.yaml"))
 
     before = keys(plan("cifar_vgg8"))
     assert set(keys(tiny_plan()).items()) <= set(before.items())
@@ -126,11 +128,11 @@ def test_what_is_at_its_default_is_in_no_key():
     tree["recipes"]["student"] |= {"mixup": 0.0, "decay_all": False, "warmup": 0.1}
     tree["models"]["vit-s"] |= {"stem": "timm", "pos_std": None}
     tree["methods"] = {"kd": {"temperature": method_info("kd").params["temperature"].default}}
-    assert keys(planning.plan(check_suite(tree, "tiny", "tiny.yaml"))) == keys(tiny_plan())
+    assert keys(make_plan(check_suite(tree, "tiny", "tiny.yaml"))) == keys(tiny_plan())
     tree["data"]["digits"] = {"source": "digits"}
-    assert keys(planning.plan(check_suite(tree, "tiny", "tiny.yaml"))) == keys(tiny_plan())
+    assert keys(make_plan(check_suite(tree, "tiny", "tiny.yaml"))) == keys(tiny_plan())
     tree["recipes"]["student"]["warmup"] = 0.2
-    assert keys(planning.plan(check_suite(tree, "tiny", "tiny.yaml"))) != keys(tiny_plan())
+    assert keys(make_plan(check_suite(tree, "tiny", "tiny.yaml"))) != keys(tiny_plan())
 
 
 def test_defaults_are_frozen():
@@ -157,12 +159,12 @@ def test_a_users_method_keeps_the_hash_of_its_code_and_the_versions_of_what_it_i
     tree = tiny(methods={"mine": {"method": "mine.py"}}, blocks__main__methods=["scratch", "kd", "mine"])
 
     def found() -> dict[str, str]:
-        for cache in (registry.module_files, registry._meaning, registry.method_info):
+        for cache in (plan_keys.module_files, plan_keys._meaning, registry.method_info):
             cache.cache_clear()
-        return keys(planning.plan(check_suite(tree, "tiny", "tiny.yaml")))
+        return keys(make_plan(check_suite(tree, "tiny", "tiny.yaml")))
 
     before = found()
-    parts = planning.plan(check_suite(tree, "tiny", "tiny.yaml")).runs()["cnn-t--vit-s", "mine", 0].config["versions"]
+    parts = make_plan(check_suite(tree, "tiny", "tiny.yaml")).runs()["cnn-t--vit-s", "mine", 0].config["versions"]
     assert {"files of mine.py", "frequency", "method kd"} <= set(parts) and "method mine.py" not in parts
     (tmp_path / "mine.py").write_text(MINE.replace("weight: float = 1.0", "weight: float = 1.0  # as in the paper"))
     assert found() == before, "a comment is no change"
@@ -204,4 +206,4 @@ def test_no_key_holds_code_of_the_package():
     code = subprocess.run(
         ["git", "grep", "-n", "code_hash(", "kdbench"], cwd=REPOSITORY, capture_output=True, text=True
     )
-    assert {line.split(":")[0] for line in code.stdout.splitlines()} <= {"kdbench/registry.py", "kdbench/plan.py"}
+    assert {line.split(":")[0] for line in code.stdout.splitlines()} <= {"kdbench/plan/keys.py"}

@@ -11,7 +11,9 @@ import pytest
 from conftest import write_tiny
 from fakes import fake_plan, finish, finish_all
 
-from kdbench import cli, jobs, watch
+from kdbench import cli
+from kdbench.run.locks import state_folder
+from kdbench.terminal import watch
 from kdbench.types import KdbenchError
 
 
@@ -36,7 +38,7 @@ def outputs(plan):
 
 def holding(plan, job, seed, since):
     """The lock that a training process holds, taken `since` seconds ago."""
-    folder = jobs.state_folder(plan, job, seed)
+    folder = state_folder(plan, job, seed)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "holder").write_text("process 1 on a test")
     os.utime(folder / "holder", (time.time() - since,) * 2)

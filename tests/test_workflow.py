@@ -16,9 +16,11 @@ from conftest import REPOSITORY, tiny_plan, write_tiny
 from fakes import block, fake_plan, finish_all
 from test_figures import stages
 
-from kdbench import checkpoint, jobs
-from kdbench.plan import home
-from kdbench.registry import _reached
+from kdbench.files import write_json
+from kdbench.plan.keys import versions
+from kdbench.plan.paths import home
+from kdbench.run.outputs import run_figures, run_table
+from kdbench.run.training import write_manifest
 
 PAIRS, METHODS = ["cnn-t -> vit-s", "cnn-t -> mlp-s"], ("scratch", "kd", "uhkd")
 KINDS = {"accuracy", "channels", "cost", "learning", "similarity", "spectra", "stages", "verdict"}
@@ -63,12 +65,19 @@ def test_a_suite_runs_rests_and_grows(trained):
     assert "OFA" in (trained / "tables/tiny.md").read_text()
 
 
-def test_tables_and_figures_start_anew_when_the_code_that_makes_them_changes():
+MADE_BY = {
+    "stages": '"similarity", "frequency"',
+    "channels": '"similarity", "frequency"',
+    "table": '"tables"',
+    "figure": '"figures"',
+}
+
+
+def test_tables_and_figures_start_anew_when_the_version_of_what_makes_them_rises():
     rules = (REPOSITORY / "workflow/rules/report.smk").read_text()
-    for rule, own in (("table", "tables.py"), ("figure", "figures.py")):
-        named = re.search(rf"rule {rule}:.*?report_code\((.*?)\)", rules, re.S)[1]
-        reached = _reached(own, lambda file: file not in {"types.py", "errors.py", "checkpoint.py"})
-        assert {"jobs.py", "results.py", *reached} == set(re.findall(r'"(.+?)"', named))
+    named = {rule: re.search(rf"rule {rule}:.*?report_version\((.*?)\)", rules, re.S)[1] for rule in MADE_BY}
+    assert named == MADE_BY
+    assert {part for parts in MADE_BY.values() for part in re.findall(r'"(\w+)"', parts)} <= set(versions())
 
 
 def test_a_failing_job_costs_no_other_its_results(trained):
@@ -138,12 +147,12 @@ def report(tmp_path_factory):
         measured = {(b.name, d["pair"]): d for b in plan.suite.blocks for d in stages(b)}
         for job in plan.jobs:
             if job.runs:
-                jobs.write_manifest(job)
+                write_manifest(job)
             elif job.kind == "stages":
-                checkpoint.write_json(job.output, measured[job.block, job.pair.id])
-        jobs.run_table(plan)
-        jobs.run_figures(plan, home(plan.suite) / "figures")
-        checkpoint.write_json(plan.of("data")[0].output, {})
+                write_json(job.output, measured[job.block, job.pair.id])
+        run_table(plan)
+        run_figures(plan, home(plan.suite) / "figures")
+        write_json(plan.of("data")[0].output, {})
     snakemake(folder, "--config", "suite=tiny", "--touch", "--forceall")
     snakemake(folder, "--config", "suite=tiny", "--report", "report.html")
     return folder / "report.html"

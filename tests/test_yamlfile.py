@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from kdbench import yamlfile
+from kdbench.plan import yamlfile
 from kdbench.types import KdbenchError
 
 

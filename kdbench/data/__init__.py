@@ -1,0 +1,1 @@
+"""What networks read: sources, and the packed form that all of them end in."""

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 
-from kdbench.data.packed import RawData, SourceMissing, stratified_order
+from kdbench.data.raw import RawData, SourceMissing, stratified_order
 from kdbench.types import KdbenchError
 
 NAMED = 10

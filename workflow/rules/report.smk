@@ -1,4 +1,4 @@
-# What people read. Each of these starts anew when a result below it or the code that draws it changes.
+# What people read. Each of these starts anew when a result below it or the version of what draws it changes.
 
 
 rule stages:
@@ -11,7 +11,7 @@ rule stages:
     threads: PLAN.suite.threads
     params:
         suite=lambda w: SUITE,
-        code=planning.report_code("measure.py", "similarity.py", "frequency.py"),
+        version=planning.report_version("similarity", "frequency"),
         methods=lambda w: planning.measured_methods(PLAN.suite, w.block),
     shell:
         "kdbench similarity {params.suite:q} {wildcards.block}/{wildcards.pair} --kind stages 2>&1 | tee {log}"
@@ -27,7 +27,7 @@ rule channels:
     threads: PLAN.suite.threads
     params:
         suite=lambda w: SUITE,
-        code=planning.report_code("measure.py", "similarity.py", "frequency.py"),
+        version=planning.report_version("similarity", "frequency"),
     shell:
         "kdbench similarity {params.suite:q} {wildcards.block}/{wildcards.pair} --kind channels 2>&1 | tee {log}"
 
@@ -50,7 +50,7 @@ rule table:
     params:
         suite=lambda w: SUITE,
         text=planning.report_text(PLAN.suite),
-        code=planning.report_code("jobs.py", "tables.py", "page.py", "stats.py", "results.py"),
+        version=planning.report_version("tables"),
         job_keys=[job.key for job in PLAN.jobs if job.runs],
     shell:
         "kdbench table {params.suite:q} 2>&1 | tee {log}"
@@ -76,7 +76,7 @@ rule figure:
     params:
         suite=lambda w: SUITE,
         text=planning.report_text(PLAN.suite),
-        code=planning.report_code("jobs.py", "figures.py", "stats.py", "results.py"),
+        version=planning.report_version("figures"),
         job_keys=[job.key for job in PLAN.jobs if job.runs],
     shell:
         "kdbench figure {params.suite:q} --out {output} 2>&1 | tee {log}"

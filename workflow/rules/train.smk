@@ -29,13 +29,12 @@ if PLAN.of("tune"):
         input:
             PLAN.job("tune", "tuned").inputs,
         output:
-            planning.tuned_file(PLAN.suite),
+            tuned_file(PLAN.suite),
         log:
             f"{HOME}/logs/tune.log",
         params:
             suite=lambda w: SUITE,
             key=PLAN.job("tune", "tuned").key,
-            code=planning.report_code("tune.py"),
         shell:
             "kdbench tune {params.suite:q} 2>&1 | tee {log}"
 

@@ -1,0 +1,46 @@
+"""What a data source builds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from kdbench.types import KdbenchError
+
+FEWEST_TEST = 4
+
+
+class SourceMissing(KdbenchError):
+    """The files of a source are not on this machine, as opposed to being there and faulty."""
+
+
+@dataclass
+class RawData:
+    """What a source builds. Samples of one index are the same instance in every modality."""
+
+    modalities: dict[str, dict[str, np.ndarray]]
+    """Modality -> split -> uint8 (N, H, W, C); a sequence of L points with C channels is (N, 1, L, C)."""
+    kinds: dict[str, str]
+    """Modality -> `image` or `sequence`."""
+    labels: dict[str, np.ndarray]
+    """Split -> int64 (N,), positions in `class_names`."""
+    class_names: list[str]
+    notes: list[str]
+    """What a table over these data should tell its reader."""
+    names: dict[str, list[str]] = field(default_factory=dict)
+    """Split -> what the source calls its samples, (N,), for sources that have names for them."""
+
+
+def stratified_order(labels: np.ndarray, seed: int = 0) -> np.ndarray:
+    """A shuffled order (N,) of all samples in which every stretch holds the classes in their shares.
+
+    Cutting it anywhere gives stratified parts, and a longer first part contains a shorter one. Class by class, the
+    shuffled members are spread evenly over [0, 1); sorting by that position mixes the classes.
+    """
+    rng = np.random.default_rng(seed)
+    position = np.empty(len(labels))
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        position[members] = (np.arange(len(members)) + 0.5) / len(members)
+    return np.lexsort((rng.random(len(labels)), position))

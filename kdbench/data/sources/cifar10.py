@@ -1,0 +1,33 @@
+"""CIFAR-10: 60,000 colour images of 32x32 pixels in 10 classes, downloaded by torchvision or taken from your folder.
+
+Source: A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009;
+https://www.cs.toronto.edu/~kriz/cifar.html. kdbench/data/cifar.py says where the images are looked for.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from kdbench.data.raw import RawData
+from kdbench.data.sources import _cifar as cifar
+
+
+def build(
+    *,
+    limit: int | None = None,
+    test_limit: int | None = None,
+    val_share: float = 0.1,
+    data_dir: Path | None = None,
+) -> RawData:
+    """Modality `image`, uint8 (N, 32, 32, 3), shuffled and stratified in a fixed way.
+
+    limit: take this many training images, before the validation images are split off them. test_limit: take this many
+    test images. val_share: share of the training images that become validation images. Raises KdbenchError for a file
+    that is not CIFAR-10 and for a download that failed.
+    """
+    return cifar.build("cifar10", 10, limit, test_limit, val_share, data_dir)
+
+
+def source_files(args: dict, data_dir: Path | None) -> list[Path]:
+    """The files of `data_dir` that `build` reads; none where it downloads."""
+    return cifar.source_files("cifar10", data_dir)

@@ -1,0 +1,325 @@
+"""Suite -> jobs and runs. The Snakefile, the command line and the tables all ask here."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kdbench.errors import unknown
+from kdbench.plan.keys import hash_of, version_of, versions_of_run, without_defaults
+from kdbench.plan.paths import data_folder, home, owner_of, tuned_file
+from kdbench.plan.registry import method_info
+from kdbench.plan.suite import tuning_pair
+from kdbench.types import Block, KdbenchError, MethodSpec, Pair, Suite
+
+SCRATCH = "scratch"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One (pair, method, seed) of a suite; a teacher is the run of `scratch` on a pair without a teacher."""
+
+    pair: Pair
+    method: MethodSpec
+    seed: int
+    data: str
+    is_teacher: bool
+    config: dict[str, Any]
+    """All that its numbers depend on, resolved: data, models, recipe, method, seed, precision, versions, teacher's key.
+    """
+    key: str
+    """Hash of `config` without what stands at its default, so that a new option that is off changes no key."""
+    stem: Path
+    """Path of its files without suffix: .json (the result), .npz (predictions), .safetensors (weights)."""
+    threads: int = 1
+    """Threads it computes with: another number gives other last bits."""
+    tuned: dict[str, float] | None = None
+    """{parameter: value} that tuning chose, once it is known; its key is that of the tuning."""
+    input_hashes: str = ""
+    """Checksums of the data and of the teacher that it trains with, once it does."""
+
+    @property
+    def result(self) -> Path:
+        return self.stem.with_suffix(".json")
+
+    @property
+    def state_key(self) -> str:
+        """What a half-trained state must carry for this run to go on from it: all that its numbers come from."""
+        return " ".join(
+            [self.key, *(f"{name}={value!r}" for name, value in (self.tuned or {}).items()), self.input_hashes]
+        )
+
+
+@dataclass(frozen=True)
+class Job:
+    """One process. `runs` are those that a teacher or cohort job trains, or that the tuning chooses from."""
+
+    kind: str
+    id: str
+    output: Path
+    inputs: tuple[Path, ...] = ()
+    runs: tuple[Run, ...] = ()
+    data: str = ""
+    pair: Pair | None = None
+    block: str = ""
+    """Name of the block that a similarity job belongs to."""
+
+    @property
+    def key(self) -> str:
+        """Changes when any number this job makes may change: the reason for Snakemake to run it again."""
+        return hash_of([(run.key, run.threads) for run in self.runs])[:16]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All jobs of a suite. Jobs come in an order in which they can be run one after another."""
+
+    suite: Suite
+    jobs: tuple[Job, ...]
+
+    def of(self, kind: str) -> list[Job]:
+        return [job for job in self.jobs if job.kind == kind]
+
+    def job(self, kind: str, id: str) -> Job:
+        """Raises KdbenchError that names the nearest job."""
+        found = {job.id: job for job in self.of(kind)}
+        if id not in found:
+            raise unknown(f"{kind} job", id, found, f"suite {self.suite.name}")
+        return found[id]
+
+    def runs(self) -> dict[tuple[str, str, int], Run]:
+        """{(pair id, method id, seed): run} of all students; teacher-free runs stand under 'none--STUDENT'."""
+        return self._runs
+
+    @functools.cached_property
+    def _runs(self) -> dict[tuple[str, str, int], Run]:
+        return {(r.pair.id, r.method.id, r.seed): r for job in self.of("cohort") for r in job.runs}
+
+    def run_of(self, pair: Pair, method: MethodSpec, seed: int) -> Run:
+        """The run that fills a cell: for a method without a teacher, the one of the student alone."""
+        pair = pair if method.needs_teacher else Pair(None, pair.student)
+        return self._runs[pair.id, method.id, seed]
+
+    def teacher(self, model: str, seed: int) -> Run:
+        return next(r for job in self.of("teacher") for r in job.runs if r.pair.student == model and r.seed == seed)
+
+
+def make_plan(suite: Suite) -> Plan:
+    """Every job of a suite. Raises KdbenchError where another suite of the same file name has its folder."""
+    owner = owner_of(suite.name)
+    if suite.path and owner and not owner.samefile(suite.path):
+        raise KdbenchError(
+            f"{suite.path}: the results and tables of {suite.name!r} belong to another suite of this file name, "
+            f"{owner}; rename this file"
+        )
+    teachers = _teacher_jobs(suite)
+    cohorts = _cohort_jobs(suite, teachers)
+    similarities = _similarity_jobs(suite, teachers, cohorts)
+    return Plan(suite, (*_data_jobs(suite), *teachers, *_tune_jobs(suite, teachers), *cohorts, *similarities))
+
+
+def _data_jobs(suite: Suite) -> list[Job]:
+    used = {block.data: None for block in suite.blocks}
+    return [Job("data", data_folder(suite, n).name, data_folder(suite, n) / "meta.json", data=n) for n in used]
+
+
+Wanted = dict[Pair, dict[str, tuple[MethodSpec, set[int]]]]
+"""Pair -> method id -> the method and the seeds at which it trains; without a teacher under Pair(None, student)."""
+
+
+def _teacher_jobs(suite: Suite) -> list[Job]:
+    """A teacher is trained once a seed, wherever it teaches."""
+    wanted: Wanted = {}
+    for block in suite.blocks:
+        for pair in block.pairs:
+            tuning = {suite.tune.seed} if suite.tune and pair in suite.tune.pairs else set()
+            _want(wanted, Pair(None, pair.teacher), _scratch(), {*block.seeds, *tuning})
+    return _cut(suite, "teacher", wanted)
+
+
+def _cohort_jobs(suite: Suite, teachers: list[Job]) -> list[Job]:
+    """One cohort a pair for the methods that have a teacher, one a student for those that have none. Tuned twins, which
+    wait for the tuning, have cohorts of their own."""
+    plain: Wanted = {}
+    twins: Wanted = {}
+    for block in suite.blocks:
+        for pair, method in itertools.product(block.pairs, block.trained):
+            owner = pair if method.needs_teacher else Pair(None, pair.student)
+            _want(twins if method.tuned_from else plain, owner, method, block.seeds)
+    return [*_cut(suite, "cohort", plain, teachers), *_cut(suite, "cohort", twins, teachers, "tuned")]
+
+
+def _tune_jobs(suite: Suite, teachers: list[Job]) -> list[Job]:
+    """The cohorts that try every setting, and the job that chooses."""
+    wanted: Wanted = {}
+    for block in suite.blocks:
+        for pair, method in itertools.product(block.pairs, block.methods):
+            if method.tuned_from:
+                for setting in tuning_settings(suite, method):
+                    _want(wanted, tuning_pair(suite.tune, suite.models, pair), setting, {suite.tune.seed})
+    cohorts = _cut(suite, "cohort", wanted, teachers, "tune")
+    if not cohorts:
+        return []
+    runs = tuple(run for job in cohorts for run in job.runs)
+    return [*cohorts, Job("tune", "tuned", tuned_file(suite), tuple(job.output for job in cohorts), runs)]
+
+
+def tuning_settings(suite: Suite, twin: MethodSpec) -> list[MethodSpec]:
+    """What a tuned twin chooses from: its method with the main weight times each factor, in the factors' order."""
+    weight = method_info(twin.method).main_weight
+    return [
+        dataclasses.replace(
+            twin,
+            id=f"{twin.tuned_from}@{factor:g}",
+            params=twin.params | {weight: factor * twin.params[weight]},
+            tuned_from=None,
+        )
+        for factor in suite.tune.factors
+    ]
+
+
+def _want(wanted: Wanted, pair: Pair, method: MethodSpec, seeds: Iterable[int]) -> None:
+    wanted.setdefault(pair, {}).setdefault(method.id, (method, set()))[1].update(seeds)
+
+
+def _cut(suite: Suite, kind: str, wanted: Wanted, teachers: Sequence[Job] = (), layer: str = "") -> list[Job]:
+    """Jobs of `seeds_per_job` seeds and `methods_per_job` methods each; those without a teacher first."""
+    folder = home(suite) / f"{kind}s"
+    jobs = []
+    for pair, methods in sorted(wanted.items(), key=lambda item: item[0].teacher is not None):
+        name = pair.student if kind == "teacher" else pair.id
+        data = suite.models[pair.student].data
+        size = suite.methods_per_job or len(methods)
+        made = {
+            (run.method.id, run.seed): run
+            for method, own_seeds in methods.values()
+            for run in _runs(suite, pair, method, own_seeds, data, kind == "teacher")
+        }
+        for part, some in enumerate(_chunks(tuple(methods.values()), size)):
+            suffix = "".join(f".{s}" for s in (layer, f"part-{part}" if size < len(methods) else "") if s)
+            for seeds in _chunks(_in_order(suite, some), suite.seeds_per_job):
+                id = f"{name}/seeds-{'-'.join(map(str, seeds))}{suffix}"
+                runs = tuple(made[method.id, seed] for seed in seeds for method, own in some if seed in own)
+                inputs = [data_folder(suite, data) / "meta.json", *_outputs(teachers, pair.teacher, seeds)]
+                if layer == "tuned":
+                    inputs.append(tuned_file(suite))
+                jobs.append(Job(kind, id, folder / f"{id}.json", tuple(inputs), runs, data, pair))
+    return jobs
+
+
+def _outputs(jobs: Iterable[Job], student: str | None, seeds: Iterable[int]) -> list[Path]:
+    """Outputs of the jobs that train this student alone at any of these seeds."""
+    return [j.output for j in jobs if j.pair.student == student and {r.seed for r in j.runs} & set(seeds)]
+
+
+def _in_order(suite: Suite, methods: Iterable[tuple[MethodSpec, set[int]]]) -> tuple[int, ...]:
+    seeds = (*suite.seeds, *((suite.tune.seed,) if suite.tune else ()))
+    return tuple(s for s in seeds if any(s in own for _, own in methods))
+
+
+def _similarity_jobs(suite: Suite, teachers: list[Job], cohorts: list[Job]) -> list[Job]:
+    jobs = []
+    for block in suite.blocks:
+        inputs = {pair: suite.models[pair.teacher].input for pair in block.pairs}
+        for pair in block.pairs:
+            if inputs[pair] == suite.models[pair.student].input:
+                needed = [j.output for j in cohorts if j.pair in (pair, Pair(None, pair.student))]
+                id = f"{block.name}/{pair.id}"
+                output = home(suite) / "similarity" / f"{id}.json"
+                jobs.append(Job("stages", id, output, tuple(needed), (), block.data, pair, block.name))
+        for a, b in modality_pairs(suite, block):
+            needed = [output for m in (a, b) for output in _outputs(teachers, m, block.seeds)]
+            id = f"{block.name}/{a}--{b}"
+            output = home(suite) / "channels" / f"{id}.json"
+            jobs.append(Job("channels", id, output, tuple(needed), (), block.data, Pair(a, b), block.name))
+    return jobs
+
+
+def modality_pairs(suite: Suite, block: Block) -> list[tuple[str, str]]:
+    """Teachers of a block that read different modalities of the same samples, two by two."""
+    teachers = list(dict.fromkeys(pair.teacher for pair in block.pairs))
+    return [(a, b) for a, b in itertools.combinations(teachers, 2) if suite.models[a].input != suite.models[b].input]
+
+
+def _scratch() -> MethodSpec:
+    info = method_info(SCRATCH)
+    return MethodSpec(SCRATCH, SCRATCH, {k: p.default for k, p in info.params.items()}, info.title, info.group)
+
+
+def _config(suite: Suite, pair: Pair, method: MethodSpec, data: str) -> dict[str, Any]:
+    """What all seeds of a run share of its config, as JSON holds it."""
+    student = suite.models[pair.student]
+    config = {
+        "data": dataclasses.asdict(suite.data[data]),
+        "student": dataclasses.asdict(student),
+        "recipe": dataclasses.asdict(suite.recipes[student.recipe]),
+        "method": {"id": method.stream, "name": method.method, "params": method.params},
+        "precision": suite.precision,
+    }
+    if pair.teacher:
+        config["teacher"] = dataclasses.asdict(suite.models[pair.teacher])
+    if method.tuned_from:
+        config["tuning_key"] = _tuning_key(suite, pair, method.id)
+    config["versions"] = versions_of_run(suite, pair, method, data)
+    return json.loads(json.dumps(config))
+
+
+def _runs(
+    suite: Suite, pair: Pair, method: MethodSpec, seeds: Iterable[int], data: str, is_teacher: bool = False
+) -> list[Run]:
+    config = _config(suite, pair, method, data)
+    reduced = without_defaults(config)
+    folder = home(suite) / (Path("teachers", pair.student) if is_teacher else Path("runs", pair.id, method.id))
+    runs = []
+    for seed in seeds:
+        own: dict[str, Any] = {"seed": seed}
+        if pair.teacher:
+            own["teacher_key"] = _teacher_key(suite, pair.teacher, seed, data)
+        key, stem = hash_of(reduced | own), folder / f"seed{seed}"
+        runs.append(Run(pair, method, seed, data, is_teacher, config | own, key, stem, suite.threads))
+    return runs
+
+
+@functools.lru_cache(maxsize=4096)
+def _teacher_key(suite: Suite, model: str, seed: int, data: str) -> str:
+    return _runs(suite, Pair(None, model), _scratch(), [seed], data, True)[0].key
+
+
+@functools.lru_cache(maxsize=1024)
+def _tuning_key(suite: Suite, pair: Pair, twin: str) -> str:
+    method = next(m for block in suite.blocks for m in block.methods if m.id == twin)
+    return hash_of([[run.key for run in tuning_runs(suite, pair, method)], version_of("tune")])
+
+
+def tuning_runs(suite: Suite, pair: Pair, twin: MethodSpec) -> list[Run]:
+    """The runs among which tuning chooses the main weight of a tuned twin on a pair."""
+    judged = tuning_pair(suite.tune, suite.models, pair)
+    data = suite.models[judged.student].data
+    settings = tuning_settings(suite, twin)
+    return [run for setting in settings for run in _runs(suite, judged, setting, [suite.tune.seed], data)]
+
+
+def _chunks(items: tuple, size: int) -> Iterable[tuple]:
+    return (items[i : i + size] for i in range(0, len(items), size))
+
+
+def jobs_of_teacher(plan: Plan, model: str) -> list[Job]:
+    """Teacher jobs of a model. Raises KdbenchError that names the nearest teacher."""
+    jobs = [job for job in plan.of("teacher") if job.pair.student == model]
+    if not jobs:
+        raise unknown("teacher", model, (j.pair.student for j in plan.of("teacher")), f"suite {plan.suite.name}")
+    return jobs
+
+
+def jobs_of_pair(plan: Plan, pair: str) -> list[Job]:
+    """Cohort jobs of a pair. Raises KdbenchError that names the nearest pair."""
+    jobs = [job for job in plan.of("cohort") if job.pair.id == pair]
+    if not jobs:
+        raise unknown("pair", pair, {j.pair.id for j in plan.of("cohort")}, f"suite {plan.suite.name}")
+    return jobs

@@ -1,0 +1,179 @@
+"""What identifies a result: versions of the parts of kdbench, the code of a user's files, the hash of a config."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from kdbench.plan.registry import (
+    PACKAGE,
+    changed_args,
+    method_info,
+    method_names,
+    parsed,
+    source_names,
+)
+from kdbench.types import MethodSpec, ModelSpec, Pair, Recipe, Suite
+
+VERSIONS = PACKAGE / "versions.json"
+WHOLE_PARTS = ("engine", "frequency", "similarity", "tune", "tables", "figures")
+AUGMENTATIONS = ("crop", "flip", "resized_crop", "rand_augment", "color_jitter", "erasing", "mixup", "cutmix")
+"""Keys of a recipe whose numbers have a version each; 0 and false switch them off."""
+
+
+@functools.cache
+def versions() -> dict[str, dict[str, Any]]:
+    """{part: {version, digest, why}} of kdbench/versions.json.
+
+    A part is a piece of the package whose numbers results depend on: "engine", "method kd", "source digits",
+    "augmentation crop", "network cifar_vgg8" and so on. Its version is raised by hand when its numbers change, which
+    tests/golden.py measures; the digest is that of these numbers, so that two branches that both raise a version to 4
+    do not share results. An entry with `unseen` says what changed that those numbers do not show.
+    """
+    return json.loads(VERSIONS.read_text(encoding="utf-8"))
+
+
+def version_of(part: str) -> str:
+    """Version and digest of a part, as keys hold them."""
+    entry = versions()[part]
+    return f"{entry['version']} {entry['digest']}"
+
+
+def all_parts() -> tuple[str, ...]:
+    """Every part that must have a version."""
+    named = {
+        "method": method_names(),
+        "source": source_names(),
+        "augmentation": AUGMENTATIONS,
+        "network": own_networks(),
+    }
+    return (*WHOLE_PARTS, *(f"{kind} {name}" for kind, names in named.items() for name in names))
+
+
+@functools.cache
+def own_networks() -> tuple[str, ...]:
+    """Names of the networks that timm lacks: the keys of NETWORKS, read from the source of train/cifar_networks.py."""
+    tree = parsed(PACKAGE / "train" / "cifar_networks.py")
+    tables = [n.value for n in tree.body if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "NETWORKS"]
+    return tuple(ast.literal_eval(key) for key in tables[0].keys)
+
+
+def method_code(name: str) -> dict[str, str]:
+    """What stands for the code of a method in a key: the version of one of this package; for a user's file the hash of
+    it and of what it imports from beside it, and the versions of the parts of this package among that."""
+    files = module_files(name)
+    own = [file for file in files if Path(file).is_absolute()]
+    if not own:
+        return {f"method {name}": version_of(f"method {name}")}
+    named = (f"method {Path(file).stem}" if file.startswith("methods/") else Path(file).stem for file in files)
+    found = {part: version_of(part) for part in named if part in versions()}
+    return {f"files of {name}": code_hash(*own), **found}
+
+
+def code_hash(*files: str) -> str:
+    """Hash of the meaning of some files of this package: comments, docstrings and layout do not count."""
+    lines = (f"{Path(file).name if Path(file).is_absolute() else file} {_meaning(file)}" for file in files)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+@functools.cache
+def _meaning(file: str) -> str:
+    tree = copy.deepcopy(parsed(PACKAGE / file))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            node.body = [n for n in node.body if not (isinstance(n, ast.Expr) and isinstance(n.value, ast.Constant))]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+@functools.cache
+def module_files(method: str) -> tuple[str, ...]:
+    """Files that a method's numbers depend on: its own, and what it imports of this package (relative to it) and of its
+    own package or folder."""
+    path = method_info(method).path
+    start = path.relative_to(PACKAGE).as_posix() if path.is_relative_to(PACKAGE) else str(path)
+    return _reached(start, lambda file: file not in {"types.py", "errors.py", "torchvision_ops.py"})
+
+
+def _reached(start: str, wanted: Callable[[str], bool]) -> tuple[str, ...]:
+    """The wanted files that a file imports or is, over wanted files only; those of this package relative to it."""
+    found: list[str] = []
+    todo = [start]
+    while todo:
+        file = todo.pop()
+        if file in found or not wanted(file):
+            continue
+        found.append(file)
+        for node in ast.walk(parsed(PACKAGE / file)):
+            todo += _imported(node, PACKAGE / file)
+    return tuple(sorted(found))
+
+
+def _imported(node: ast.AST, file: Path) -> list[str]:
+    """Files of this package, and of the importing file's own package or folder, that an import statement may name."""
+    if isinstance(node, ast.Import):
+        names = [alias.name for alias in node.names]
+    elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+        names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    else:
+        return []
+    root = file.parent
+    while (root / "__init__.py").exists():
+        root = root.parent
+    found = []
+    for first, *rest in (name.split(".") for name in names):
+        if first == PACKAGE.name:
+            found += [f"{'/'.join(rest)}.py"] if rest and (PACKAGE / f"{'/'.join(rest)}.py").is_file() else []
+        else:
+            place = root.joinpath(first, *rest)
+            found += [str(path) for path in (place / "__init__.py", Path(f"{place}.py")) if path.is_file()]
+    return found
+
+
+def versions_of_run(suite: Suite, pair: Pair, method: MethodSpec, data: str) -> dict[str, str]:
+    """Versions of the parts of the package that a run computes with; the teacher's own are in the teacher's key."""
+    recipe = suite.recipes[suite.models[pair.student].recipe]
+    networks = {suite.models[name].timm for name in (pair.teacher, pair.student) if name} & set(own_networks())
+    parts = [
+        "engine",
+        f"source {suite.data[data].source}",
+        *(f"augmentation {key}" for key in AUGMENTATIONS if getattr(recipe, key)),
+        *(f"network {name}" for name in sorted(networks)),
+    ]
+    return {part: version_of(part) for part in parts} | method_code(method.method)
+
+
+def without_defaults(config: dict[str, Any]) -> dict[str, Any]:
+    """A run's config without what stands at its default. Defaults are frozen by a test: another one would silently give
+    results of the old one the key of the new."""
+    source, method = config["data"]["source"], config["method"]["name"]
+    reduced = dict(config)
+    for key, cls in (("student", ModelSpec), ("teacher", ModelSpec), ("recipe", Recipe)):
+        if key in config:
+            reduced[key] = {k: v for k, v in config[key].items() if v != _defaults(cls)[k]}
+    args = changed_args(source, config["data"]["args"])
+    params = {
+        k: v
+        for k, v in config["method"]["params"].items()
+        if v != json.loads(json.dumps(method_info(method).params[k].default))
+    }
+    return reduced | {"data": config["data"] | {"args": args}, "method": config["method"] | {"params": params}}
+
+
+@functools.cache
+def _defaults(cls: type) -> dict[str, Any]:
+    """{field: default} as JSON holds it; a field that must be given has none that a value could equal."""
+    return {
+        f.name: json.loads(json.dumps(f.default)) if f.default is not dataclasses.MISSING else dataclasses.MISSING
+        for f in dataclasses.fields(cls)
+    } | {"args": {}}
+
+
+def hash_of(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

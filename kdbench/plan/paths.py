@@ -1,0 +1,90 @@
+"""Where everything lies on disk.
+
+    data      results/data/NAME-HASH/meta.json              one a data set, shared by all suites
+    teacher   results/SUITE/teachers/MODEL/seeds-0-1.json   manifest of the runs teachers/MODEL/seedN.json
+    cohort    results/SUITE/cohorts/PAIR/seeds-0-1.json     manifest of the runs runs/PAIR/METHOD/seedN.json
+    tune      results/SUITE/tuned.json                      weights chosen from the cohorts PAIR/seeds-N.tune.json
+    stages    results/SUITE/similarity/BLOCK/PAIR.json      teacher and student by stage and band
+    channels  results/SUITE/channels/BLOCK/A--B.json        two teachers of different modalities
+
+results/SUITE/suite.txt names the file of the suite, since two files may have one name.
+A job declares only its manifest to Snakemake. Runs and checkpoints are undeclared, so that Snakemake neither deletes
+them before a job nor after a failure.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from kdbench.files import write_text
+from kdbench.plan.keys import hash_of, version_of
+from kdbench.plan.registry import changed_args
+from kdbench.plan.suite import CONFIG_FOLDER
+from kdbench.types import KdbenchError, Suite
+
+RESULTS, TABLES = Path("results"), Path("tables")
+CLAIM = "suite.txt"
+"""In results/SUITE: the path of the suite's file, relative to the project where it lies in it."""
+
+
+def home(suite: Suite) -> Path:
+    """The folder that holds all results of a suite."""
+    return RESULTS / suite.name
+
+
+def claim(suite: Suite) -> None:
+    """Write down whose the folder of results is, before anything else is written there."""
+    if suite.path:
+        path = suite.path.resolve()
+        # Relative within the project, so that it holds when the project is moved.
+        path = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+        if _claim_text(home(suite)) != f"{path}\n":
+            # Who must write results into a folder that cannot be written will say so; tables can be made of it.
+            with contextlib.suppress(KdbenchError):
+                write_text(home(suite) / CLAIM, f"{path}\n")
+
+
+def owner_of(name: str) -> Path | None:
+    """The file whose suite has results/NAME: the one that claimed it, else config/NAME.yaml; None where neither is."""
+    claimed = Path(_claim_text(RESULTS / name).strip())
+    return next((path for path in (claimed, CONFIG_FOLDER / f"{name}.yaml") if path.is_file()), None)
+
+
+def _claim_text(folder: Path) -> str:
+    claim = folder / CLAIM
+    return claim.read_text(encoding="utf-8", errors="replace") if claim.is_file() else ""
+
+
+def data_folder(suite: Suite, name: str) -> Path:
+    """Where a packed data set lies; its name changes with its arguments and its source's code."""
+    spec = suite.data[name]
+    args = changed_args(spec.source, spec.args)
+    return RESULTS / "data" / f"{name}-{hash_of([spec.source, args, version_of(f'source {spec.source}')])[:8]}"
+
+
+def reference_folder(suite: Suite) -> Path:
+    """Where the committed results of a suite lie: runs.csv and what belongs to it."""
+    return RESULTS / "reference" / suite.name
+
+
+def tuned_file(suite: Suite) -> Path:
+    """The weights that tuning chose."""
+    return home(suite) / "tuned.json"
+
+
+def table_files(suite: Suite) -> list[Path]:
+    return [TABLES / f"{suite.name}.{suffix}" for suffix in ("md", "tex", "html", "csv")]
+
+
+def data_dir() -> Path | None:
+    """The user's folder of data files: the setting KDBENCH_DATA. Raises KdbenchError where that is no folder."""
+    setting = os.environ.get("KDBENCH_DATA", "").strip()
+    if not setting:
+        return None
+    folder = Path(os.path.expanduser(setting))  # which, unlike Path, leaves a user that there is not
+    if not os.path.isdir(folder):  # Path.is_dir raises for names that are too long
+        what = "is no folder" if os.path.lexists(folder) else "does not exist"
+        raise KdbenchError(f"KDBENCH_DATA={setting} {what}; set it to the folder that holds your data, or unset it")
+    return folder

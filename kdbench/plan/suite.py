@@ -1,0 +1,563 @@
+"""YAML -> checked Suite. Every mistake is found here, before any job starts, with the nearest valid choice."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import itertools
+import re
+import shlex
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from kdbench.errors import unknown
+from kdbench.plan import yamlfile
+from kdbench.plan.keys import own_networks
+from kdbench.plan.registry import (
+    PACKAGE,
+    SOURCES,
+    Parameter,
+    check_params,
+    method_info,
+    method_names,
+    parsed,
+    source_params,
+)
+from kdbench.plan.timm_names import _FAMILY_OF_MODULE, FAMILIES, timm_arguments, timm_index
+from kdbench.types import Block, Claim, DataSpec, KdbenchError, MethodSpec, ModelSpec, Pair, Recipe, Suite, Tune
+
+CONFIG_FOLDER = Path("config")
+ADDED_KD = ("features", "cross-modal")
+"""Groups whose rows say so when a KL term on the logits is added to their own loss."""
+GROUPS = ("reference", "logits", "features", "frequency", "cross-modal")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_LOADS_WEIGHTS = re.compile(r"pretrain\w*|(checkpoint|ckpt)_(path|file)|weights|state_dict")
+_AT_RANDOM = "networks start at random here, and nothing loads weights yet"
+_NOTHING = (None, [], {})
+_SECTIONS = {"seeds", "data", "recipes", "models", "methods", "blocks", "tune", "claims"}
+_OPTIONS = {f.name for f in dataclasses.fields(Suite)} - _SECTIONS - {"name", "path"}
+_CHOICES = {
+    ("Recipe", "optimizer"): ("adamw", "sgd"),
+    ("ModelSpec", "stem"): ("timm", "small"),
+    ("ModelSpec", "family"): (None, *FAMILIES),
+    ("Suite", "precision"): ("fp32", "bf16"),
+    ("Suite", "device"): ("auto", "cpu", "cuda"),
+}
+
+
+def suite_path(name: str | Path) -> Path:
+    """`quick` or `path/to/quick.yaml` -> the file. Raises KdbenchError that names the suites there are."""
+    path = Path(name)
+    if path.suffix in {".yaml", ".yml"}:
+        if path.is_file():
+            return path
+        files = {p.stem: p for folder in (CONFIG_FOLDER, path.parent) for p in sorted(folder.glob("*.y*ml"))}
+        near = difflib.get_close_matches(path.stem, files, n=1)
+        where = "" if path.is_absolute() else f" in {Path.cwd()}"
+        hint = f"; did you mean {files[near[0]]}?" if near else ""
+        raise KdbenchError(f"there is no file {path}{where}{hint}")
+    if (found := CONFIG_FOLDER / f"{name}.yaml").is_file():
+        return found
+    if path.is_file():
+        raise KdbenchError(f"{path} is no suite: a suite is a .yaml file")
+    for near in (CONFIG_FOLDER / f"{name}.yml", Path(f"{name}.yaml"), Path(f"{name}.yml")):
+        if near.is_file():
+            raise KdbenchError(f"there is no suite {found}; did you mean the file {near}?")
+    there = [p.stem for p in CONFIG_FOLDER.glob("*.yaml")]
+    if not there:
+        project = PACKAGE.parent
+        where = str(project) if (project / CONFIG_FOLDER).is_dir() else "the folder of the project"
+        raise KdbenchError(
+            f"unknown suite {str(name)!r}: suites are looked for in {CONFIG_FOLDER.absolute()}, and there is none; "
+            f"change to {where} (cd), or give the path of a .yaml file"
+        )
+    raise unknown("suite", str(name), there, f"no such file in {CONFIG_FOLDER.absolute()}")
+
+
+def configured(config: Mapping[str, Any]) -> str:
+    """The suite that Snakemake's config asks for: its key `suite`, by default `quick`.
+
+    Raises KdbenchError for any other key, and for a suite of which Snakemake has made something else than text.
+    """
+    for key, value in config.items():
+        if key in {"extends"} | _SECTIONS | _OPTIONS:
+            raise KdbenchError(
+                f"config key {key!r} belongs in a suite's file; name that by --config suite=PATH, not by --configfile"
+            )
+        if key != "suite":
+            meant = shlex.quote(value) if isinstance(value, str) else "NAME"
+            raise KdbenchError(
+                f"unknown config key {key!r}; did you mean 'suite'? Run: snakemake --cores all --config suite={meant}"
+            )
+    name = config.get("suite", "quick")
+    if not isinstance(name, str):
+        raise KdbenchError(
+            f"config key 'suite': expected a name or a path, got the {type(name).__name__} {name!r}"[:200]
+            + f"; give the path of the file: --config suite={CONFIG_FOLDER}/NAME.yaml"
+        )
+    return name
+
+
+def typed(suite: Suite) -> str:
+    """What a person types for a suite: its name where its file lies in config/, else the path of its file."""
+    return typed_file(suite.name, suite.path)
+
+
+def typed_file(name: str, path: Path | None) -> str:
+    """The same, for the suite NAME of a file; its name where the file is not known."""
+    by_name = path is None or path.absolute() == (CONFIG_FOLDER / f"{name}.yaml").absolute()
+    return name if by_name else shlex.quote(path.as_posix())
+
+
+def load_suite(name: str | Path) -> Suite:
+    """Read and check a suite. Raises KdbenchError with file, place and nearest valid choice.
+
+    `extends: NAME` takes the sections that are not given here from NAME.yaml beside it; one that is null here is left
+    out.
+    """
+    path = suite_path(name)
+    tree = yamlfile.read(path)
+    if isinstance(tree, dict) and "extends" in tree:
+        base_path = path.with_name(f"{_name(tree.pop('extends'), f'{path}: extends')}.yaml")
+        if not base_path.is_file():
+            raise unknown("suite", base_path.stem, (p.stem for p in path.parent.glob("*.yaml")), f"{path}: extends")
+        base = yamlfile.read(base_path)
+        if not isinstance(base, dict) or "extends" in base:
+            raise KdbenchError(f"{path}: extends: the base must be a suite that extends no other")
+        tree = {key: value for key, value in (base | tree).items() if value is not None}
+    return dataclasses.replace(check_suite(tree, path.stem, str(path)), path=path)
+
+
+def check_suite(tree: Any, name: str, where: str) -> Suite:
+    """A parsed YAML tree -> Suite."""
+    tree = _mapping(tree, where)
+    _name(name, where, reserved={"data", "reference"})
+    for key in tree:
+        if key not in _OPTIONS | _SECTIONS:
+            raise _unknown_key(key, _OPTIONS | _SECTIONS, where)
+    for key in _SECTIONS - {"methods", "tune", "claims"}:
+        if tree.get(key) in _NOTHING:
+            raise KdbenchError(f"{where}: the section {key!r} is missing or empty")
+
+    data = {n: _data(n, v, f"{where}: data.{n}") for n, v in _named(tree["data"], f"{where}: data")}
+    recipes = {n: _recipe(n, v, f"{where}: recipes.{n}") for n, v in _named(tree["recipes"], f"{where}: recipes")}
+    models = {
+        n: _model(n, v, data, recipes, f"{where}: models.{n}") for n, v in _named(tree["models"], f"{where}: models")
+    }
+    for model in models.values():
+        _check_fit(recipes[model.recipe], data[model.data], f"{where}: recipes.{model.recipe}")
+    methods = {
+        n: _method(n, v, f"{where}: methods.{n}") for n, v in _named(tree.get("methods", {}), f"{where}: methods")
+    }
+    seeds = _seeds(tree["seeds"], where)
+    blocks = tuple(
+        _block(n, v, data, models, methods, seeds, f"{where}: blocks.{n}")
+        for n, v in _named(tree["blocks"], f"{where}: blocks")
+    )
+    tune = None
+    if "tune" in tree:
+        tune = _tune(tree["tune"], blocks, seeds, f"{where}: tune")
+        blocks = tuple(_with_tuned(block, tune, models, f"{where}: blocks.{block.name}") for block in blocks)
+    claimable = {*methods, *method_names(), *(m.id for block in blocks for m in block.methods)}
+    claims = tuple(
+        _claim(n, v, claimable, f"{where}: claims.{n}") for n, v in _named(tree.get("claims", {}), f"{where}: claims")
+    )
+    suite = _dataclass(
+        Suite,
+        {key: tree[key] for key in _OPTIONS if key in tree},
+        where,
+        name=name,
+        blocks=blocks,
+        seeds=seeds,
+        data=data,
+        recipes=recipes,
+        models=models,
+        tune=tune,
+        claims=claims,
+    )
+    for key in ("threads", "seeds_per_job", "methods_per_job", "minutes_per_job", "memory_mb", "jobs_per_gpu"):
+        value = getattr(suite, key)
+        if value is not None and value < 1:
+            raise KdbenchError(f"{where}: {key}: must be at least 1, got {value}")
+    if min(suite.seeds_per_job, len(seeds)) * (len(str(max(seeds))) + 1) > 150:
+        raise KdbenchError(f"{where}: seeds_per_job: {suite.seeds_per_job} such seeds do not fit into a file's name")
+    if suite.checkpoint_seconds < 0:
+        raise KdbenchError(f"{where}: checkpoint_seconds: must not be negative")
+    return suite
+
+
+def _data(name: str, tree: Any, where: str) -> DataSpec:
+    args = dict(_mapping(tree, where))
+    if "source" not in args:
+        raise KdbenchError(f"{where}: the key 'source' is missing")
+    source = _text(args.pop("source"), f"{where}.source")
+    try:
+        known = source_params(source)
+    except KdbenchError as error:
+        raise KdbenchError(f"{where}: {error}") from None
+    return DataSpec(name, source, _checked(args, known, where))
+
+
+def _recipe(name: str, tree: Any, where: str) -> Recipe:
+    recipe = _dataclass(Recipe, _mapping(tree, where), where, name=name)
+    if (recipe.epochs is None) == (recipe.steps is None):
+        raise KdbenchError(f"{where}: give exactly one of epochs and steps")
+    for key in ("lr", "batch_size", "epochs", "steps"):
+        value = getattr(recipe, key)
+        if value is not None and value <= 0:
+            raise KdbenchError(f"{where}: {key}: must be positive, got {value}")
+    for key in ("weight_decay", "min_lr", "crop", "clip_grad", "color_jitter", "mixup", "cutmix"):
+        value = getattr(recipe, key)
+        if value is not None and value < 0:
+            raise KdbenchError(f"{where}: {key}: must not be negative, got {value}")
+    for key in ("warmup", "label_smoothing", "momentum", "resized_crop"):
+        if not 0 <= getattr(recipe, key) < 1:
+            raise KdbenchError(f"{where}: {key}: must lie in [0, 1), got {getattr(recipe, key)}")
+    for key, most in (("erasing", 1), ("rand_augment", 30)):
+        if not 0 <= getattr(recipe, key) <= most:
+            raise KdbenchError(f"{where}: {key}: must lie in [0, {most}], got {getattr(recipe, key)}")
+    if list(recipe.milestones) != sorted({m for m in recipe.milestones if 0 < m < 1}):
+        raise KdbenchError(
+            f"{where}: milestones: expected rising shares of all steps, between 0 and 1, got {list(recipe.milestones)}"
+        )
+    if recipe.milestones and recipe.min_lr:
+        raise KdbenchError(f"{where}: give one of milestones and min_lr, the floor of a cosine")
+    if recipe.crop and recipe.resized_crop:
+        raise KdbenchError(f"{where}: give one of crop and resized_crop")
+    if (recipe.mixup or recipe.cutmix) and recipe.batch_size < 2:
+        raise KdbenchError(f"{where}: mixup and cutmix mix samples of a batch, so batch_size must be at least 2")
+    return recipe
+
+
+def _check_fit(recipe: Recipe, data: DataSpec, where: str) -> None:
+    """Refuse a crop or a batch that is larger than the data; sources that find out from files are left to training.
+
+    Sources call the side of their images `size`; their training samples are `train`, or counted in COUNTS.
+    """
+    known = {key: p.default for key, p in source_params(data.source).items()} | data.args
+    side, train = known.get("size"), known.get("train", _constant(data.source, "COUNTS", {}).get("train"))
+    if side is not None and recipe.crop >= side:
+        raise KdbenchError(f"{where}.crop: must be below {side}, the size of data {data.name}, got {recipe.crop}")
+    if train is not None and recipe.batch_size > train:
+        raise KdbenchError(
+            f"{where}.batch_size: must be at most {train}, the training samples of data {data.name}, "
+            f"got {recipe.batch_size}"
+        )
+
+
+def _model(name: str, tree: Any, data: dict, recipes: dict, where: str) -> ModelSpec:
+    model = _dataclass(ModelSpec, _mapping(tree, where), where, name=name)
+    if name == "none" or "--" in name:
+        raise KdbenchError(f"{where}: a model's name must not be 'none' nor hold '--'")
+    if model.data not in data:
+        raise unknown("data set", model.data, data, where)
+    if model.recipe not in recipes:
+        raise unknown("recipe", model.recipe, recipes, where)
+    modalities = source_modalities(data[model.data].source)
+    if model.input not in modalities:
+        raise unknown("input", model.input, modalities, where)
+    if re.search("[.:]", model.timm):
+        network = re.split("[/:]", model.timm)[-1].split(".")[0]
+        raise KdbenchError(
+            f"{where}.timm: {model.timm} names pretrained weights, but {_AT_RANDOM}; "
+            f"for the network alone, write {network}"
+        )
+    registered, classes = timm_index()
+    own = own_networks()
+    module = "networks" if model.timm in own else registered.get(model.timm) or classes.get(model.timm)
+    if module is None:
+        raise unknown("timm model", model.timm, [*registered, *classes, *own], where)
+    known = () if model.timm in own else timm_arguments(module, None if model.timm in registered else model.timm)
+    for key in model.args:
+        if key in {"num_classes", "in_chans", "img_size"}:
+            raise KdbenchError(f"{where}.args: {key!r} is set by kdbench")
+        if key not in known:
+            raise _unknown_key(key, known, f"{where}.args", f"argument of {model.timm}")
+    width, heads = model.args.get("embed_dim"), model.args.get("num_heads")
+    # timm's other transformers may give their heads a width of their own.
+    is_vit = module in ("vision_transformer", "deit") and isinstance(width, int) and isinstance(heads, int)
+    if is_vit and (heads < 1 or width % heads):
+        raise KdbenchError(f"{where}.args: embed_dim {width} cannot be divided among num_heads {heads}")
+    if model.args.get("patch_drop_rate"):
+        raise KdbenchError(
+            f"{where}.args: patch_drop_rate must be 0: timm's stage maps are wrong when patches are dropped"
+        )
+    if model.family is None and module not in _FAMILY_OF_MODULE:
+        raise KdbenchError(f"{where}: timm's {module} is of no family known here; add family: cnn, vit or mlp")
+    return dataclasses.replace(model, family=model.family or _FAMILY_OF_MODULE[module])
+
+
+def _method(name: str, tree: Any, where: str) -> MethodSpec:
+    args = dict(_mapping(tree if tree is not None else {}, where))
+    label = args.pop("label", None)
+    if label is not None:
+        _text(label, f"{where}.label")
+    method = _text(args.pop("method", name), f"{where}.method")
+    known = _params_of(method, where)
+    info = method_info(method)
+    preset = args.pop("preset", None)
+    if preset is not None and _text(preset, f"{where}.preset") not in info.presets:
+        raise unknown("preset", preset, info.presets, where)
+    given = info.presets.get(preset, {}) | args
+    params = {key: p.default for key, p in known.items()} | _checked(given, known, where)
+    check_params(method, params, where)
+    if info.group not in GROUPS:
+        raise unknown("GROUP", info.group, GROUPS, str(info.path))
+    title = info.title + info.mark + ("+KD" if params.get("kd_weight") and info.group in ADDED_KD else "")
+    label = label or preset
+    return MethodSpec(name, method, params, f"{title} ({label})" if label else title, info.group, info.footnote)
+
+
+def _block(name: str, tree: Any, data: dict, models: dict, methods: dict, seeds: tuple[int, ...], where: str) -> Block:
+    tree = _mapping(tree, where)
+    for key in tree:
+        if key not in (keys := ("title", "data", "pairs", "methods", "seeds", "readings", "table")):
+            raise _unknown_key(key, keys, where)
+    for key in ("data", "pairs", "methods"):
+        if tree.get(key) in _NOTHING:
+            raise KdbenchError(f"{where}: the key {key!r} is missing or empty")
+    if _text(tree["data"], f"{where}.data") not in data:
+        raise unknown("data set", tree["data"], data, where)
+    pairs = tuple(
+        _pair(text, tree["data"], models, f"{where}.pairs") for text in _list(tree["pairs"], f"{where}.pairs")
+    )
+    names = _list(tree["methods"], f"{where}.methods")
+    specs = tuple(_method_of_block(m, methods, f"{where}.methods") for m in names)
+    for items, kind in ((pairs, "pair"), (specs, "method")):
+        ids = [item.id for item in items]
+        if repeated := sorted({i for i in ids if ids.count(i) > 1}):
+            raise KdbenchError(f"{where}: {kind} {repeated[0]!r} is listed twice")
+    chosen = _seeds(tree["seeds"], where) if "seeds" in tree else seeds
+    for seed in chosen:
+        if seed not in seeds:
+            raise unknown("seed", seed, seeds, f"{where}: seeds (the suite's are {', '.join(map(str, seeds))})")
+    names_of_readings = [] if tree.get("readings") in _NOTHING else _list(tree["readings"], f"{where}.readings")
+    readings = tuple(
+        _readings(spec, f"{where}.readings")
+        for spec in (_method_of_block(m, methods, f"{where}.readings") for m in names_of_readings)
+    )
+    block = Block(name, str(tree.get("title", name)), tree["data"], pairs, specs, chosen, readings)
+    return _with_table(block, tree["table"], f"{where}.table") if "table" in tree else block
+
+
+def _with_table(block: Block, tree: Any, where: str) -> Block:
+    """What the table of a block shows: `rows` (methods), `columns` (pairs), `baselines` (methods)."""
+    methods = {m.id: m.id for m in block.methods}
+    pairs = {f"{p.teacher} -> {p.student}": p.id for p in block.pairs}
+    known = {"rows": methods, "columns": pairs, "baselines": methods}
+    picked = {}
+    for key, values in _mapping(tree, where).items():
+        if key not in known:
+            raise _unknown_key(key, known, where)
+        for value in _list(values, f"{where}.{key}"):
+            if _text(value, f"{where}.{key}") not in known[key]:
+                raise unknown("pair" if key == "columns" else "method", value, known[key], f"{where}.{key}")
+        picked[key] = tuple(known[key][value] for value in values)
+    block = dataclasses.replace(block, **picked)
+    for baseline in picked.get("baselines", ()):
+        if baseline not in {m.id for m in block.shown.methods}:
+            raise KdbenchError(f"{where}.baselines: {baseline!r} is not among the rows")
+    return block
+
+
+def _readings(spec: MethodSpec, where: str) -> tuple[MethodSpec, tuple[MethodSpec, ...]]:
+    """A method and one spec for each combination of what its sources leave open."""
+    open_choices = method_info(spec.method).readings
+    if not open_choices:
+        raise KdbenchError(f"{where}: {spec.method!r} has one reading only: its file has no READINGS")
+    result = []
+    for values in itertools.product(*open_choices.values()):
+        params = spec.params | dict(zip(open_choices, values, strict=True))
+        check_params(spec.method, params, where)
+        words = ", ".join(map(str, values))
+        result.append(
+            dataclasses.replace(
+                spec, id=f"{spec.id}@{'-'.join(map(str, values))}", params=params, label=words, variant_of=spec.id
+            )
+        )
+    return spec, tuple(result)
+
+
+def _tune(tree: Any, blocks: tuple[Block, ...], seeds: tuple[int, ...], where: str) -> Tune:
+    args = dict(_mapping(tree, where))
+    texts = _list(args.pop("pairs", None), f"{where}.pairs")
+    known = {f"{p.teacher} -> {p.student}": p for block in blocks for p in block.pairs}
+    pairs = []
+    for text in texts:
+        normal = " -> ".join(part.strip() for part in str(text).split("->"))
+        if normal not in known:
+            raise unknown("pair", normal, known, f"{where}.pairs")
+        pairs.append(known[normal])
+    tune = _dataclass(Tune, args, where, pairs=tuple(pairs))
+    if tune.seed in seeds or tune.seed < 0:
+        raise KdbenchError(f"{where}.seed: must be a whole number that is not among the reported seeds {list(seeds)}")
+    if len(set(tune.factors)) < max(2, len(tune.factors)) or min(tune.factors) <= 0:
+        raise KdbenchError(f"{where}.factors: expected two or more different positive numbers, got {tune.factors}")
+    return tune
+
+
+def _claim(name: str, tree: Any, methods: set[str], where: str) -> Claim:
+    """Its methods need not meet in a block: a suite that extends another may take the claims and drop a block."""
+    claim = _dataclass(Claim, _mapping(tree, where), where, name=name)
+    for method in (claim.method, claim.control):
+        if method not in methods:
+            raise unknown("method", method, methods, where)
+    if claim.method == claim.control:
+        raise KdbenchError(f"{where}: {claim.method!r} is its own control")
+    return claim
+
+
+def tuning_pair(tune: Tune, models: dict[str, ModelSpec], pair: Pair) -> Pair | None:
+    """The pair on which the weights for this one are chosen: same data, same student family, both across modalities
+    or both within one."""
+
+    def kind(p: Pair) -> tuple:
+        teacher, student = models[p.teacher], models[p.student]
+        return student.data, student.family, teacher.input == student.input
+
+    return next((p for p in tune.pairs if kind(p) == kind(pair)), None)
+
+
+def _with_tuned(block: Block, tune: Tune, models: dict[str, ModelSpec], where: str) -> Block:
+    """The block with a tuned twin after each method that has a main weight; a block without a tuning pair as it is."""
+    found = {pair.id: tuning_pair(tune, models, pair) for pair in block.pairs}
+    if not any(found.values()):
+        return block
+    for pair in block.pairs:
+        if found[pair.id] is None:
+            raise KdbenchError(
+                f"{where}: no pair in tune.pairs can choose weights for {pair.teacher} -> {pair.student}: it takes one "
+                f"with a {models[pair.student].family} student on the same data"
+            )
+    methods: list[MethodSpec] = []
+    for spec in block.methods:
+        methods.append(spec)
+        weight = method_info(spec.method).main_weight
+        if weight and spec.needs_teacher and spec.params[weight]:
+            methods.append(
+                dataclasses.replace(
+                    spec, id=f"{spec.id}-tuned", label=f"{spec.label}, tuned", tuned_from=spec.id, variant_of=spec.id
+                )
+            )
+    rows = block.rows and (*block.rows, *(m.id for m in methods if m.tuned_from in block.rows))
+    return dataclasses.replace(block, methods=tuple(methods), rows=rows)
+
+
+def _pair(text: Any, data: str, models: dict, where: str) -> Pair:
+    if not isinstance(text, str) or text.count("->") != 1:
+        raise KdbenchError(f"{where}: expected 'teacher -> student', got {text!r}")
+    teacher, student = (part.strip() for part in text.split("->"))
+    for role, name in (("teacher", teacher), ("student", student)):
+        if name not in models:
+            raise unknown(role, name, models, where)
+        if models[name].data != data:
+            raise KdbenchError(f"{where}: {role} {name!r} reads {models[name].data!r}, but this block is on {data!r}")
+    return Pair(teacher, student)
+
+
+def _method_of_block(name: Any, methods: dict, where: str) -> MethodSpec:
+    if not isinstance(name, str):
+        raise KdbenchError(f"{where}: expected the name of a method, got {name!r}")
+    if name in methods:
+        return methods[name]
+    if name not in method_names():
+        raise unknown("method", name, [*methods, *method_names()], where)
+    return _method(name, {}, where)
+
+
+def _seeds(tree: Any, where: str) -> tuple[int, ...]:
+    seeds = _list(tree, f"{where}: seeds")
+    if not all(isinstance(s, int) and not isinstance(s, bool) and 0 <= s < 2**31 for s in seeds):
+        raise KdbenchError(f"{where}: seeds: expected whole numbers from 0, got {tree!r}")
+    if len(set(seeds)) < len(seeds):
+        raise KdbenchError(f"{where}: seeds: a seed is listed twice in {tree!r}")
+    return tuple(seeds)
+
+
+def _mapping(tree: Any, where: str) -> dict:
+    if not isinstance(tree, dict) or not all(isinstance(k, str) for k in tree):
+        raise KdbenchError(f"{where}: expected keys and values, got {tree!r}"[:300])
+    return tree
+
+
+def _list(tree: Any, where: str) -> list:
+    if not isinstance(tree, list) or not tree:
+        raise KdbenchError(f"{where}: expected a list, got {tree!r}"[:300])
+    return tree
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise KdbenchError(f"{where}: expected text, got {value!r}"[:300])
+    return value
+
+
+def _named(tree: Any, where: str) -> list[tuple[str, Any]]:
+    return [(_name(name, where), value) for name, value in _mapping(tree, where).items()]
+
+
+def _name(name: str, where: str, reserved: set[str] = frozenset()) -> str:
+    if not _NAME.fullmatch(_text(name, where)) or ".." in name or name in reserved:
+        raise KdbenchError(
+            f"{where}: {name[:80]!r} cannot be a name (up to 64 letters, digits, '.', '_' and '-'; it names a folder)"
+        )
+    return name
+
+
+def _unknown_key(key: str, known: Iterable[str], where: str, kind: str = "key") -> KdbenchError:
+    if _LOADS_WEIGHTS.fullmatch(key):
+        return KdbenchError(f"{where}: {key}: {_AT_RANDOM}; leave it out")
+    return unknown(kind, key, known, where)
+
+
+def _checked(args: dict, known: dict[str, Parameter], where: str) -> dict[str, Any]:
+    for key in args:
+        if key not in known:
+            raise _unknown_key(key, known, where)
+    return {key: known[key].check(value, f"{where}.{key}") for key, value in args.items()}
+
+
+def _params_of(method: Any, where: str) -> dict[str, Parameter]:
+    try:
+        return method_info(str(method)).params
+    except KdbenchError as error:
+        raise KdbenchError(f"{where}: {error}") from None
+
+
+def _dataclass(cls: type, tree: dict, where: str, **fixed: Any) -> Any:
+    """Build a dataclass of types.py from YAML: unknown keys, missing keys and wrong types are refused."""
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.name not in fixed}
+    for key in tree:
+        if key not in fields:
+            raise _unknown_key(key, fields, where)
+    values = {}
+    for key, f in fields.items():
+        if key not in tree:
+            if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING:
+                raise KdbenchError(f"{where}: the key {key!r} is missing")
+            continue
+        place = f"{where}: {key}" if cls is Suite else f"{where}.{key}"
+        if f.type.startswith("dict"):
+            values[key] = _mapping(tree[key], place)
+        else:
+            values[key] = Parameter(f.type, None).check(tree[key], place)
+        choices = _CHOICES.get((cls.__name__, key))
+        if choices and values[key] not in choices:
+            raise unknown("value", values[key], [c for c in choices if c], place)
+    return cls(**values, **fixed)
+
+
+def source_modalities(source: str) -> tuple[str, ...]:
+    """Names of the arrays that a data source gives for every sample: its constant MODALITIES."""
+    return _constant(source, "MODALITIES", ("image",))
+
+
+def _constant(source: str, name: str, otherwise: Any) -> Any:
+    """A constant of a data source's file, where it has that."""
+    tree = parsed(SOURCES / f"{source}.py")
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == name:
+            return ast.literal_eval(node.value)
+    return otherwise

@@ -1,0 +1,1 @@
+"""WHAT PEOPLE READ: statistics, tables, figures, pages. No torch."""

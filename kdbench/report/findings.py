@@ -1,0 +1,356 @@
+"""`kdbench findings SUITE`: what a suite found, in tables and sentences made from its committed runs and nothing else.
+
+Whoever has results/reference/SUITE/runs.csv can make the page docs/results-SUITE.md again, and a test does. Its words
+are chosen by intervals and tests, so that nobody can write more than the numbers say.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from kdbench.plan.jobs import SCRATCH
+from kdbench.plan.paths import reference_folder
+from kdbench.plan.suite import typed
+from kdbench.report import stats, tables
+from kdbench.report.page import Cell, Document, Group, Row, Section, Table, markdown
+from kdbench.terminal import compare
+from kdbench.types import Block, Claim, KdbenchError, Pair, Suite
+
+Claims = list[tables.ClaimResult]
+
+
+def reference_page(suite: Suite) -> str:
+    """The page of a suite's committed runs, as Markdown. Raises KdbenchError where there are none."""
+    path = reference_folder(suite) / "runs.csv"
+    if not path.exists():
+        raise KdbenchError(f"{path} does not exist; freeze the suite first: kdbench reference {typed(suite)}")
+    return markdown(page(suite, compare.read_runs(path)))
+
+
+def page(suite: Suite, frame: pd.DataFrame) -> Document:
+    """The page of a suite from its runs, in the columns of results.all_runs.
+
+    Raises KdbenchError where the suite plans a run that the frame does not have.
+    """
+    blocks = [(block.shown, _own(suite, block.shown, frame)) for block in suite.blocks]
+    claims = {b.name: [] if _one_seed(b) else tables.claim_results(suite, b, own) for b, own in blocks}
+    sections = [_about(suite, claims)]
+    for block, own in blocks:
+        title = f"{block.title} ({block.name})"
+        if _one_seed(block):
+            sections.append(Section(title, (*_facts(block, own), *_one_seed_parts(block, own))))
+            continue
+        sections.append(Section(title, (*_facts(block, own), *_verdict_parts(block, own))))
+        for name, parts in (
+            ("by kind of pair", _kind_parts(suite, block, own)),
+            ("claims and controls", _claim_parts(block, claims[block.name])),
+            ("noise", _noise_parts(block, own)),
+        ):
+            if parts:
+                sections.append(Section(f"{block.title}: {name}", tuple(parts)))
+    made = f"Made from {reference_folder(suite) / 'runs.csv'} by: kdbench findings {typed(suite)}"
+    banner = (suite.banner,) if suite.banner else ()
+    return Document(f"Findings: {suite.title or suite.name}", banner, tuple(sections), (made,))
+
+
+def _own(suite: Suite, block: Block, frame: pd.DataFrame) -> pd.DataFrame:
+    """The runs of a block's table, and those of scratch, which tells headline pairs whether it is shown or not."""
+    ids = [m.id for m in block.methods]
+    pairs = [p.id for p in block.pairs]
+    own = frame[(frame["block"] == block.name) & frame["pair"].isin(pairs) & frame["method"].isin([*ids, SCRATCH])]
+    there = set(zip(own["pair"], own["method"], own["seed"].astype(str), strict=True))
+    for pair, method, seed in itertools.product(pairs, ids, block.seeds):
+        if (pair, method, str(seed)) not in there:
+            raise KdbenchError(
+                f"the runs have no {pair}/{method} seed {seed} of block {block.name}: they come from another version "
+                f"of the suite; run: kdbench reference {typed(suite)}"
+            )
+    return own
+
+
+def _one_seed(block: Block) -> bool:
+    return len(block.seeds) == 1
+
+
+# ------------------------------------------------------------------------------------------------------- what was run
+
+
+def _about(suite: Suite, claims: dict[str, Claims]) -> Section:
+    parts = [
+        "Differences are points of test accuracy of the last epoch, averaged over the headline pairs within a seed, "
+        "with a 95 % t interval over seeds in brackets. Verdicts are adjusted for the number of methods (Holm, 5 %); "
+        "claims and kinds of pairs are not."
+    ]
+    if not suite.tune:
+        parts.append("No method was tuned to these data: a loss of another weight may stand elsewhere.")
+    results = [result for of_block in claims.values() for result in of_block]
+    tests = sum(np.isfinite(result.verdict["p"]) for result in results)
+    if tests:
+        parts.append(
+            f"This page makes {_count(tests, 'test')} of claims. Chance alone calls a method better or worse than a "
+            "control that is just as good in one test of twenty."
+        )
+    held = {result.claim.name for result in results}
+    if lacking := [claim.name for claim in suite.claims if claim.name not in held]:
+        parts.append(f"No block with two seeds or more has method and control of: {', '.join(lacking)}.")
+    return Section("", tuple(parts))
+
+
+def _facts(block: Block, frame: pd.DataFrame) -> list[str]:
+    """What was trained, where and when, what of it does not count, and which pairs have something to distil."""
+    runs = frame.drop_duplicates("key")  # a run without a teacher stands under every pair of its student
+    done = int((runs["status"] == "finished").sum())
+    counts = ((len(block.methods), "method"), (len(block.pairs), "pair"), (len(block.seeds), "seed"))
+    lines = [f"{', '.join(_count(n, noun) for n, noun in counts)}; {done} of {_count(len(runs), 'run')} finished."]
+    days = sorted({str(time)[:10] for time in _told(frame, "finished_at")})
+    if days:
+        when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
+        lines.append(f"Trained {when} on {'; '.join(sorted(set(_told(frame, 'hardware'))))}.")
+    gains = stats.headline_pairs(frame)
+    for kind, meaning in (
+        ("headline", f"Headline pairs (teacher at least {stats.HEADLINE_POINTS:g} points above scratch on validation)"),
+        ("weak", "Weak teachers, in no difference"),
+        ("undecided", "Teacher or scratch unknown, in no difference"),
+    ):
+        if own := [_arrow(p) for p in block.pairs if gains.loc[p.id, "kind"] == kind]:
+            lines.append(f"{meaning}, {len(own)} of {len(block.pairs)}: {', '.join(own)}.")
+    lost = [
+        f"{_label(block, method)} on {_arrow(next(p for p in block.pairs if p.id == pair))} {status}, "
+        f"{_count(len(rows), 'seed')}"
+        for (status, method, pair), rows in frame[frame["status"] != "finished"].groupby(
+            ["status", "method", "pair"], sort=False
+        )
+    ]
+    return [*lines, f"Without a result: {'; '.join(lost)}."] if lost else lines
+
+
+def _label(block: Block, method: str) -> str:
+    """Scratch may be among the runs without being among the rows."""
+    return next((m.label for m in block.methods if m.id == method), method)
+
+
+def _told(frame: pd.DataFrame, column: str) -> list[str]:
+    return [text for text in frame[column].dropna() if text]
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
+def _arrow(pair: Pair) -> str:
+    return f"{pair.teacher} → {pair.student}"
+
+
+def _one_seed_parts(block: Block, frame: pd.DataFrame) -> list[str | Table]:
+    """The accuracies in order, without a difference, an interval or a winner."""
+    tests = stats.wide(frame)[[m.id for m in block.methods]]
+    order = pd.DataFrame({"pairs": tests.count(), "mean": tests.mean()})
+    # Whole rows first: an average over fewer pairs is an average over other pairs.
+    order = order.sort_values(["pairs", "mean"], ascending=False, kind="stable")
+    rows = tuple(
+        Row(
+            Cell(_label(block, method)),
+            (Cell(f"{row['mean']:.1f}" if row["pairs"] else "—"), Cell(f"{row['pairs']:.0f} of {len(block.pairs)}")),
+        )
+        for method, row in order.iterrows()
+    )
+    return [
+        Table("Mean test accuracy over all pairs, %", "Method", (("accuracy",), ("pairs",)), (Group("", rows),)),
+        "One seed ranks nothing: another seed would give other networks, and no interval or test can tell how far the "
+        "order above would change.",
+    ]
+
+
+# --------------------------------------------------------------------------------------------------------- the verdict
+
+
+def _verdict_parts(block: Block, frame: pd.DataFrame) -> list[str | Table]:
+    """One table of all methods against each baseline, and a sentence a baseline."""
+    baselines = tables.baselines_of(block)
+    if not baselines:
+        return ["This block has neither KD nor scratch beside another method, so there is nothing to hold one against."]
+    missing = [] if "kd" in baselines else ["This block has no plain KD, so nothing is held against it."]
+    verdicts = {b: stats.verdict(frame, b, [m.id for m in tables.rivals_of(block, b)]) for b in baselines}
+    notes: dict[str, str] = {}
+
+    def cell(baseline: str, method: str) -> Cell:
+        if method not in verdicts[baseline].index:
+            return Cell("")
+        v = verdicts[baseline].loc[method]
+        difference = tables.difference_cell(v, notes)
+        why = tables.note_letters(notes, [v["reason"]]) if v["reason"] else _incomplete(v["n"], v["seeds"], notes)
+        why += _left_out(v["pairs"], v["headline"], notes)
+        return Cell(f"{difference.text} {v['verdict']}", letters=tuple(dict.fromkeys((*difference.letters, *why))))
+
+    groups = tables.by_group(
+        block.methods, lambda m: Row(Cell(m.label), tuple(cell(baseline, m.id) for baseline in baselines))
+    )
+    columns = tuple((f"against {_label(block, b)}",) for b in baselines)
+    table = Table("Verdict over headline pairs, points", "Method", columns, groups, tables.note_list(notes))
+    return [*missing, table, *(tables.verdict_sentence(block, verdicts[b], b) for b in baselines)]
+
+
+def _incomplete(n: int, seeds: int, notes: dict[str, str]) -> tuple[str, ...]:
+    return tables.note_letters(notes, [f"{n} of {seeds} seeds complete"]) if n < seeds else ()
+
+
+def _left_out(pairs: int, headline: int, notes: dict[str, str]) -> tuple[str, ...]:
+    return (
+        tables.note_letters(notes, [f"over {pairs} of {headline} pairs, n/a on the others"]) if pairs < headline else ()
+    )
+
+
+# ------------------------------------------------------------------------------------------------------- kinds of pairs
+
+
+def kinds(suite: Suite, block: Block) -> dict[str, list[str]]:
+    """Kind -> ids of its pairs, for each trait in which the pairs of a block differ. Kinds of two traits overlap, but
+    no two are the same pairs."""
+    models = suite.models
+
+    def heterogeneous(pair: Pair) -> str:
+        teacher, student = models[pair.teacher], models[pair.student]
+        same = (teacher.family, teacher.input) == (student.family, student.input)
+        return "homogeneous pairs" if same else "heterogeneous pairs"
+
+    traits: tuple[Callable[[Pair], str], ...] = (
+        heterogeneous,
+        lambda pair: f"{tables.FAMILIES[models[pair.student].family]} students",
+        lambda pair: tables.readers(suite, pair),
+    )
+    result: dict[str, list[str]] = {}
+    for trait in traits:
+        found: dict[str, list[str]] = {}
+        for pair in block.pairs:
+            found.setdefault(trait(pair), []).append(pair.id)
+        if len(found) > 1:
+            result |= {kind: ids for kind, ids in found.items() if ids not in result.values()}
+    return result
+
+
+def _kind_parts(suite: Suite, block: Block, frame: pd.DataFrame) -> list[str | Table]:
+    parts: list[str | Table] = []
+    for baseline in tables.baselines_of(block):
+        if baseline != SCRATCH:
+            parts += _kinds_against(suite, block, frame, baseline)
+    return parts
+
+
+def _kinds_against(suite: Suite, block: Block, frame: pd.DataFrame, baseline: str) -> list[str | Table]:
+    """Differences to a baseline by kind of pair, and which method is best of a kind, if that can be told."""
+    rivals, name = [m.id for m in tables.rivals_of(block, baseline)], _label(block, baseline)
+    notes: dict[str, str] = {}
+    columns, found, sentences = [], [], []
+    for kind, pairs in kinds(suite, block).items():
+        own = frame[frame["pair"].isin(pairs)]
+        headline = int((stats.headline_pairs(own)["kind"] == "headline").sum())
+        if not headline:
+            sentences.append(f"{_start(kind)}: no headline pair.")
+            continue
+        means, counted = stats.headline_differences(own, baseline, rivals)
+        # The baseline's difference to itself, in the seeds in which there is anything to hold against it.
+        means[baseline] = pd.Series(0.0, means.index).where(means.notna().any(axis=1))
+        counted[baseline] = headline
+        # A method that is n/a on some pairs is averaged over other pairs than the rest.
+        comparable = means[[m for m in means if counted[m] == headline and means[m].count() > 1]]
+        best = stats.near_best(comparable)
+        columns.append((kind, f"({_count(headline, 'pair')})"))
+        found.append((means, counted, headline, best))
+        sentences.append(_best_sentence(block, kind, comparable, best, [m for m in means if m not in comparable]))
+    if not found:
+        return sentences
+
+    def cell(method: str, means: pd.DataFrame, counted: dict[str, int], headline: int, best: set[str]) -> Cell:
+        if method == baseline:
+            return Cell("0.0", method in best)
+        interval = stats.paired_t_interval(means[method])
+        if not interval.n:
+            return Cell("—")
+        text, letters = tables.with_interval(*interval, notes)
+        letters += _incomplete(interval.n, len(means), notes) + _left_out(counted[method], headline, notes)
+        return Cell(text, method in best, letters)
+
+    methods = [m for m in block.methods if m.id in (*rivals, baseline)]
+    groups = tables.by_group(methods, lambda m: Row(Cell(m.label), tuple(cell(m.id, *column) for column in found)))
+    title = f"Difference to {name} by kind of pair, points"
+    how = (
+        "Bold: not separated from the best of its column. A method is called the best of a kind only where the "
+        "interval of its difference to each of the others excludes 0."
+    )
+    return [Table(title, "Method", tuple(columns), groups, tables.note_list(notes)), how, *sentences]
+
+
+def _best_sentence(block: Block, kind: str, comparable: pd.DataFrame, best: set[str], others: Sequence[str]) -> str:
+    if not best:
+        return f"{_start(kind)}: too few complete seeds to compare methods."
+    # All of the best by falling mean, which is not a ranking.
+    labels = [
+        _label(block, m) for m in comparable.mean().sort_values(ascending=False, kind="stable").index if m in best
+    ]
+    uncompared = tables.joined(_label(block, m) for m in others)
+    lacking = f" Not compared, for want of pairs or seeds: {uncompared}." if others else ""
+    if len(labels) == 1:
+        return f"{_start(kind)}: {labels[0]} is the best.{lacking}"
+    return f"{_start(kind)}: not separated: {tables.joined(labels)}.{lacking}"
+
+
+def _start(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+# ------------------------------------------------------------------------------------------------------------- claims
+
+
+def _claim_parts(block: Block, claims: Claims) -> list[str | Table]:
+    if not claims:
+        return []
+    return [tables.claims_table(block, claims), *(_answer(block, *result) for result in claims)]
+
+
+def _answer(block: Block, claim: Claim, students: str, frame: pd.DataFrame, v: pd.Series) -> str:
+    """What the interval of method minus control says to the claim's question."""
+    method, control = _label(block, claim.method), _label(block, claim.control)
+    asked = f"{claim.question} {_start(students)}:" if students else claim.question
+    if not np.isfinite(v["p"]):
+        return f"{asked} Cannot be told: {v['reason']}."
+    difference, _ = tables.with_interval(v["difference"], v["low"], v["high"], v["n"], {})
+    if v["low"] > 0:
+        return f"{asked} {method} is better than its control {control}: {difference} points."
+    if v["high"] < 0:
+        return f"{asked} {method} is worse than its control {control}: {difference} points."
+    found = stats.detectable(frame, claim.control, [claim.method])
+    return (
+        f"{asked} Undecided after {v['n']} seeds: {method} minus {control} is {difference} points. The smallest true "
+        f"difference that so many seeds find with 80 % power is {found.verdict:.1f} points."
+    )
+
+
+# -------------------------------------------------------------------------------------------------------------- noise
+
+
+def _noise_parts(block: Block, frame: pd.DataFrame) -> list[str]:
+    """How far seeds alone move a cell, a difference and a verdict, and what could be found."""
+    tests = stats.wide(frame.drop_duplicates("key"))[[m.id for m in block.methods]]
+    lines = [f"Standard deviation over seeds, pooled: {_points(_cell_sd(tests))} for the accuracy of one cell."]
+    for baseline in tables.baselines_of(block):
+        rivals = [m.id for m in tables.rivals_of(block, baseline)]
+        cells = stats.differences(frame, baseline)[rivals]
+        means, _ = stats.headline_differences(frame, baseline, rivals)
+        lines.append(
+            f"For the difference to {_label(block, baseline)}: {_points(_cell_sd(cells))} in one cell, "
+            f"{_points(stats.pooled_sd(means[m] for m in means))} averaged over the headline pairs. "
+            f"{tables.detectable_sentence(frame, baseline, rivals)}"
+        )
+    return lines
+
+
+def _cell_sd(values: pd.DataFrame) -> float | None:
+    return stats.pooled_sd(rows[method] for _, rows in values.groupby("pair") for method in rows)
+
+
+def _points(sd: float | None) -> str:
+    return "an unknown number of points" if sd is None else f"{sd:.1f} points"

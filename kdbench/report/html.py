@@ -1,0 +1,239 @@
+"""`kdbench report`: a suite as one HTML page that needs nothing else, with what lies behind every cell.
+
+The page is report.html with the suite's data put into it as JSON; its script builds all elements from text, so that no
+name is ever read as markup. Numbers are those of tables.py: the page shows the same tables as SUITE.md.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from kdbench.files import write_text
+from kdbench.plan.jobs import Plan
+from kdbench.plan.paths import home
+from kdbench.report import stats, tables
+from kdbench.report.page import Cell, Group, Row, Section, Table
+from kdbench.results.frames import histories
+from kdbench.results.today import Today
+from kdbench.run.outputs import block_reports
+from kdbench.types import Block, MethodSpec
+
+TEMPLATE = Path(__file__).with_name("report.html")
+FIGURES = {
+    "accuracy": "Paired differences, method by method",
+    "stages": "How alike teacher and student are, by stage and frequency band",
+    "channels": "Agreement of two modalities, by channel frequency",
+    "learning": "Learning curves",
+}
+VERDICTS = ("better", "worse", "not separated", "no test")
+MAX_SVG = 1_000_000
+"""Bytes of an SVG above which a figure is embedded as PNG."""
+MAX_POINTS = 100
+"""Points of one learning curve on the page; longer ones are thinned."""
+
+
+def write_report(plan: Plan, path: Path) -> Path:
+    """Write the page of a suite, finished or not; what is missing is marked.
+
+    Raises KdbenchError where the page cannot be written or a data set is damaged.
+    """
+    write_text(path, page(_data(plan, block_reports(plan))))
+    return path
+
+
+def page(data: Mapping[str, Any]) -> str:
+    """The HTML of the data. Only its own style and script are allowed to work, and no request to leave."""
+    text = TEMPLATE.read_text(encoding="utf-8")
+    policy = {"default-src": "'none'", "img-src": "data:", "base-uri": "'none'", "form-action": "'none'"}
+    for tag in ("style", "script"):
+        content = re.search(f"<{tag}>(.*?)</{tag}>", text, re.S)[1]
+        digest = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        policy[f"{tag}-src"] = f"'sha256-{digest}'"
+    parts = {
+        "policy": "; ".join(f"{name} {value}" for name, value in policy.items()),
+        "title": html.escape(data["title"]),
+        # A "<" could end the element that holds the JSON.
+        "data": json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
+    }
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], text)
+
+
+def _data(plan: Plan, blocks: Sequence[tuple[Block, pd.DataFrame, Mapping, Mapping]]) -> dict[str, Any]:
+    documents = [tables.describe(plan.suite, [described]) for described in blocks]
+    return {
+        "title": documents[0].title,
+        "suite": plan.suite.name,
+        "banner": list(dict.fromkeys(line for document in documents for line in document.banner)),
+        "how": documents[0].sections[0].parts[0],
+        "blocks": [
+            _block(plan, block, document.sections[1:]) for (block, *_), document in zip(blocks, documents, strict=True)
+        ],
+        "details": {key: detail for block, frame, *_ in blocks for key, detail in _details(plan, block, frame)},
+        "footer": list(dict.fromkeys(line for document in documents for line in document.footer)),
+    }
+
+
+def _block(plan: Plan, block: Block, sections: Sequence[Section]) -> dict[str, Any]:
+    """Sections come as in the tables: the pairs, by what their teachers are worth, and last the verdict."""
+    return {
+        "title": block.title,
+        "verdicts": list(_verdicts(sections[-1])),
+        "sections": [{"title": s.title, "parts": list(_parts(block, s))} for s in sections],
+        "figures": list(_figures(plan, block)),
+    }
+
+
+def _verdicts(section: Section) -> Iterator[dict[str, Any]]:
+    """Who is better, worse or not separated, from each table of verdicts and the two sentences below it."""
+    for table, _, detectable in zip(section.parts, section.parts[1:], section.parts[2:], strict=False):
+        if isinstance(table, Table) and table.columns[-1] == ("verdict",):
+            kinds: dict[str, list[str]] = {}
+            for row in (row for group in table.groups for row in group.rows):
+                kinds.setdefault(row.cells[-1].text, []).append(row.label.text)
+            lists = [{"kind": kind, "methods": kinds[kind]} for kind in VERDICTS if kind in kinds]
+            yield {"title": table.title, "lists": lists, "detectable": detectable}
+
+
+# ------------------------------------------------------------------------------------------------------ tables to JSON
+
+
+def _parts(block: Block, section: Section) -> Iterator[dict[str, Any]]:
+    """Paragraphs, and tables; those of the same pairs one behind the other share a place, between which one chooses."""
+    for same, parts in itertools.groupby(section.parts, key=lambda part: _pairs(block, part)):
+        if same:
+            yield {"tables": [_table(table, block, same) for table in parts]}
+        else:
+            yield from ({"text": p} if isinstance(p, str) else {"tables": [_table(p)]} for p in parts)
+
+
+def _pairs(block: Block, part: str | Table) -> list[str] | None:
+    """The pairs of the columns of a table of pairs; None for anything else."""
+    known = {(f"{pair.teacher} →", pair.student): pair.id for pair in block.pairs}
+    found = [] if isinstance(part, str) else [known.get(column[-2:]) for column in part.columns]
+    return found if found and all(found) else None
+
+
+def _table(table: Table, block: Block | None = None, pairs: Sequence[str] = ()) -> dict[str, Any]:
+    """Texts, beside each the number that it sorts by, where it has one, and the cell that it opens.
+
+    block, pairs: for a table of pairs; its rows open where their label is a method's.
+    """
+    groups = [m.group for m in block.methods] if block else []
+    methods = sorted(block.methods, key=lambda m: groups.index(m.group)) if block else []
+    lines = [(group, row) for group in table.groups for row in group.rows]
+    labels = [row.label.text for _, row in lines]
+    rows = []
+    for i, (group, row) in enumerate(lines):
+        cells = [_cell(row.label), *(_cell(cell) | _number(cell.text) for cell in row.cells)]
+        # Methods of one label stand in the order of the groups; where one of them is left out, none can be told.
+        namesakes = [m for m in methods if m.label == labels[i]]
+        if namesakes and len(namesakes) == labels.count(labels[i]):
+            for cell, pair in zip(cells[1:], pairs, strict=True):
+                cell["open"] = _key(block, pair, namesakes[labels[:i].count(labels[i])])
+        rows.append({"group": group.title, "cells": cells, "fixed": bool(block) and group.title == "Teacher"})
+    columns = [[table.corner], *table.columns]
+    return {"title": table.title, "columns": columns, "rows": rows, "footnotes": table.footnotes}
+
+
+def _cell(cell: Cell) -> dict[str, Any]:
+    return {"text": cell.text, "bold": cell.bold, "letters": ",".join(cell.letters)}
+
+
+def _number(text: str) -> dict[str, float]:
+    """The number that a text begins with."""
+    found = re.match(r"(?:< )?([+−]?[\d,]*\.?\d+)", text)
+    return {"sort": float(found[1].replace("−", "-").replace(",", ""))} if found else {}
+
+
+def _key(block: Block, pair: str, method: MethodSpec) -> str:
+    return f"{block.name}/{pair}/{method.id}"
+
+
+# -------------------------------------------------------------------------------------------------------- behind a cell
+
+
+def _details(plan: Plan, block: Block, frame: pd.DataFrame) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What each cell opens: notes, seeds, learning curves, config."""
+    notes, tests = tables.cells(block, frame)["notes"], stats.wide(frame)
+    runs = dict(iter(frame.groupby(["pair", "method"])))
+    curves = dict(iter(histories(Today(plan), block).groupby(["pair", "method", "seed"])))
+    for pair in block.pairs:
+        for method in block.methods:
+            drawn = {seed: curves.get((pair.id, method.id, seed)) for seed in block.seeds}
+            yield (
+                _key(block, pair.id, method),
+                {
+                    "title": f"{method.label}: {pair.teacher} → {pair.student}",
+                    "notes": [*notes[pair.id, method.id], *filter(None, [method.footnote])],
+                    "seeds": _table(_seeds(block, runs[pair.id, method.id], tests.loc[pair.id])),
+                    "curves": [{"seed": s, "points": _points(c)} for s, c in drawn.items() if c is not None],
+                    "config": plan.run_of(pair, method, block.seeds[0]).config,
+                },
+            )
+
+
+def _seeds(block: Block, runs: pd.DataFrame, tests: pd.DataFrame) -> Table:
+    """The runs of a cell, one a row; `tests` are the accuracies of its pair, a row a seed and a column a method."""
+    labels = {m.id: m.label for m in block.methods}
+    baselines = [b for b in ("kd", "scratch") if b in labels and b != runs["method"].iloc[0]]
+    percent = {"val": "validation, %", "test": "test, %", "teacher_test": "teacher's test, %"}
+    values = [stats.numbers(runs, name) for name in percent]
+    values += [
+        tests[runs["method"].iloc[0]].sub(tests[b]).reindex(runs["seed"]).set_axis(runs.index) for b in baselines
+    ]
+    forms = [".2f"] * len(percent) + ["+.2f"] * len(baselines)
+    rows = []
+    for i, seed, status, seconds in zip(
+        runs.index, runs["seed"], runs["status"], stats.numbers(runs, "seconds"), strict=True
+    ):
+        texts = [status, *(_text(v[i], form) for v, form in zip(values, forms, strict=True)), _text(seconds, ",.1f")]
+        rows.append(Row(Cell(str(seed)), tuple(map(Cell, texts))))
+    titles = ["status", *percent.values(), *(f"minus {labels[b]}, points" for b in baselines), "seconds"]
+    return Table("Seeds", "Seed", tuple((title,) for title in titles), (Group("", tuple(rows)),))
+
+
+def _text(value: float, form: str) -> str:
+    return format(value, form).replace("-", "−") if np.isfinite(value) else "—"
+
+
+def _points(curve: pd.DataFrame) -> list[list[float | None]]:
+    """(step, validation, test) of evenly spread epochs; the last one, which counts, is always there."""
+    kept = np.unique(np.linspace(0, len(curve) - 1, min(len(curve), MAX_POINTS)).round().astype(int))
+    values = curve.iloc[kept][["step", "val_accuracy", "test_accuracy"]].astype(float).to_numpy()
+    return [[round(v, 2) if np.isfinite(v) else None for v in point] for point in values.tolist()]
+
+
+# -------------------------------------------------------------------------------------------------------------- figures
+
+
+def _figures(plan: Plan, block: Block) -> Iterator[dict[str, Any]]:
+    """The block's figures as they lie in the suite's folder; one older than a result says so."""
+    drawn_of = [run.result for run in plan.runs().values() if run.result.exists()]
+    newest = max((path.stat().st_mtime for path in drawn_of), default=0.0)
+    for kind, path in sorted(_drawn(plan, block).items(), key=lambda item: [*FIGURES, item[0]].index(item[0])):
+        media = "image/svg+xml" if path.suffix == ".svg" else "image/png"
+        source = f"data:{media};base64,{base64.b64encode(path.read_bytes()).decode()}"
+        yield {"title": FIGURES.get(kind, kind), "source": source, "old": path.stat().st_mtime < newest}
+
+
+def _drawn(plan: Plan, block: Block) -> dict[str, Path]:
+    """{kind: file} of the figures BLOCK-KIND, as SVG where it is not too large."""
+    found = {}
+    for svg in sorted((home(plan.suite) / "figures").glob("*.svg")):
+        # One block's name may begin with another's.
+        owners = [b.name for b in plan.suite.blocks if svg.stem.startswith(f"{b.name}-")]
+        if max(owners, key=len, default=None) == block.name:
+            small = svg.stat().st_size <= MAX_SVG
+            found[svg.stem.removeprefix(f"{block.name}-")] = svg if small else svg.with_suffix(".png")
+    return found

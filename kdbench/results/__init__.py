@@ -1,0 +1,1 @@
+"""WHAT LIES ON DISK: records of runs, and which of them count today."""

@@ -1,0 +1,118 @@
+"""All runs of a block -> one DataFrame."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from kdbench.data.packed import load_packed
+from kdbench.plan.jobs import Run
+from kdbench.plan.paths import data_folder
+from kdbench.types import Block, KdbenchError, MethodSpec, Pair
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+from kdbench.results.provenance import hardware_line
+from kdbench.results.record import FINISHED, MISSING, retrain_command
+from kdbench.results.today import Today
+
+
+def collect(today: Today, block: Block, methods: Sequence[MethodSpec] | None = None) -> pd.DataFrame:
+    """One row per (pair, method, seed) that the block plans, whether there is a result or not.
+
+    Columns: pair, teacher, student, method, seed, status, reason, val, test, best_test (percent), best_test_epoch,
+    epochs, val_nll, test_nll, agreement (percent), teacher_val, teacher_test, seconds, peak_memory_mb,
+    extra_parameters, student_parameters, notes, label, key, finished_at, hardware, versions ({package: version}). A
+    method without a teacher stands under every pair of its student.
+
+    methods: in place of the block's rows.
+    """
+    import pandas as pd
+
+    rows = []
+    for pair in block.pairs:
+        for method in methods or block.methods:
+            for seed in block.seeds:
+                rows.append(_row(today, pair, today.plan.run_of(pair, method, seed)))
+    return pd.DataFrame(rows)
+
+
+def _row(today: Today, pair: Pair, run: Run) -> dict[str, Any]:
+    row: dict[str, Any] = {"pair": pair.id, "teacher": pair.teacher, "student": pair.student}
+    row |= {"method": run.method.id, "label": run.method.label, "seed": run.seed, "key": run.key}
+    with contextlib.suppress(KdbenchError):
+        teacher = today.teacher(pair.teacher, run.seed)["accuracy"]
+        row |= {"teacher_val": teacher["val"], "teacher_test": teacher["test"]}
+    try:
+        record = today.record(run)
+    except KdbenchError as reason:
+        return row | {"status": MISSING, "reason": str(reason), "notes": [], "versions": None}
+    row |= {"status": record["status"], "reason": record.get("reason"), "notes": record.get("notes", [])}
+    accuracy, cost, nll = (record.get(k) or {} for k in ("accuracy", "cost", "nll"))
+    row |= {k: accuracy.get(k) for k in ("val", "test", "best_test", "best_test_epoch")}
+    row |= {"val_nll": nll.get("val"), "test_nll": nll.get("test")}
+    row |= {k: cost.get(k) for k in ("seconds", "peak_memory_mb", "extra_parameters", "student_parameters")}
+    row["epochs"] = len(record.get("history", []))
+    row["agreement"] = (record.get("agreement") or {}).get("test")
+    row |= {"finished_at": record.get("finished_at"), "hardware": hardware_line(record["hardware"])}
+    row["versions"] = record["versions"]
+    return row
+
+
+def correct_images(today: Today, block: Block, frame: pd.DataFrame) -> dict[tuple[str, str], np.ndarray]:
+    """(pair, method) -> which test images the run of the block's only seed gets right, bool (N,), where it finished.
+
+    frame: of `collect`.
+    """
+    done = set(frame.loc[frame["status"] == FINISHED, ["pair", "method"]].itertuples(index=False, name=None))
+    labels = load_packed(data_folder(today.plan.suite, block.data)).labels("test")
+    found = {}
+    for pair in block.pairs:
+        for method in block.methods:
+            run = today.plan.run_of(pair, method, block.seeds[0])
+            if (pair.id, method.id) in done:
+                found[pair.id, method.id] = _predicted(run, len(labels)) == labels
+    return found
+
+
+def _predicted(run: Run, count: int) -> np.ndarray:
+    """The class a run gives each of the `count` test images, int64 (N,)."""
+    import numpy as np
+
+    path = run.stem.with_suffix(".npz")
+    try:
+        with np.load(path, allow_pickle=False) as predictions:
+            logits = predictions["test_logits"]
+        if logits.ndim != 2 or len(logits) != count or logits.dtype.kind != "f":
+            raise ValueError(f"test_logits is {logits.dtype} {logits.shape}, and there are {count} test images")
+    except Exception as error:  # numpy and zipfile fail on a damaged file in many ways
+        raise KdbenchError(f"{path} is missing or damaged ({error}); {retrain_command(run.result)}") from None
+    return logits.argmax(axis=1)
+
+
+def all_runs(today: Today) -> pd.DataFrame:
+    """One row per planned run of every block, readings of reconstructed methods among them: the columns of `collect`
+    without notes and versions, after `block`."""
+    import pandas as pd
+
+    frames = {block.name: collect(today, block, block.trained) for block in today.plan.suite.blocks}
+    return pd.concat(frames, names=["block", None]).reset_index("block").drop(columns=["notes", "versions"])
+
+
+def histories(today: Today, block: Block) -> pd.DataFrame:
+    """Learning curves of a block's runs: columns pair, method, seed, epoch, step, val_accuracy, test_accuracy."""
+    import pandas as pd
+
+    rows = []
+    for pair in block.pairs:
+        for method in block.methods:
+            for seed in block.seeds:
+                run = today.plan.run_of(pair, method, seed)
+                rows += [
+                    {"pair": pair.id, "method": method.id, "seed": seed}
+                    | {k: h[k] for k in ("epoch", "step", "val_accuracy", "test_accuracy")}
+                    for h in (today.has(run) or {}).get("history", [])
+                ]
+    return pd.DataFrame(rows, columns=["pair", "method", "seed", "epoch", "step", "val_accuracy", "test_accuracy"])

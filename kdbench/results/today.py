@@ -1,0 +1,150 @@
+"""Does this result count today? One answer, for training, tables and figures alike.
+
+A result counts under the key that the plan gives it today (config and versions of code), with the threads, data,
+teacher and tuned weight of today. Anything else is stale, with the reason.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from kdbench.files import read_json, sha256_file
+from kdbench.plan.jobs import Plan, Run
+from kdbench.plan.paths import data_folder, tuned_file
+from kdbench.plan.suite import tuning_pair, typed
+from kdbench.results.record import FINISHED, read_run, retrain_command
+from kdbench.types import Block, KdbenchError
+
+BULKY = ("config", "diagnostics")
+"""Parts of a record that only `kdbench show` prints: not kept, since a suite has thousands of runs."""
+
+
+class Stale(KdbenchError):
+    """A result that is missing or does not count today, as opposed to one that is damaged."""
+
+
+class Today:
+    """What the results of a plan are worth now. Each file is read once: for one command, or one turn at a lock."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self._data: dict[str, str | None] = {}
+        self._keyed: dict[tuple[Path, str], dict[str, Any] | KdbenchError] = {}
+        self._teachers: dict[tuple[str, int], dict[str, Any] | KdbenchError] = {}
+        self._choices: dict[tuple[str, str], dict[str, Any]] | None = None
+
+    def data(self, name: str) -> str | None:
+        """Checksum of a packed data set; None where it is not packed. Raises KdbenchError for a damaged one."""
+        if name not in self._data:
+            meta = data_folder(self.plan.suite, name) / "meta.json"
+            self._data[name] = read_json(meta, "sha256")["sha256"] if meta.exists() else None
+        return self._data[name]
+
+    def keyed(self, run: Run) -> dict[str, Any]:
+        """The run's record if it has today's key and threads, whatever it was trained with.
+
+        Raises Stale with the reason, and KdbenchError for a damaged file.
+        """
+        place = run.result, run.key
+        if place not in self._keyed:
+            try:
+                self._keyed[place] = _keyed(run)
+            except KdbenchError as error:
+                self._keyed[place] = error
+        return _or_raise(self._keyed[place])
+
+    def has(self, run: Run) -> dict[str, Any] | None:
+        """`keyed` for readers that take what there is: None in place of an error."""
+        try:
+            return self.keyed(run)
+        except KdbenchError:
+            return None
+
+    def record(self, run: Run, weights: bool = False) -> dict[str, Any]:
+        """The run's record if it counts. weights: only if its weights are whole too.
+
+        Raises Stale with the reason, and KdbenchError for a damaged file, which is never trained over in silence.
+        """
+        record = self.keyed(run)
+        if record["hashes"].get("data") != self.data(run.data):
+            raise Stale("its result comes from other data")
+        if run.pair.teacher:
+            try:
+                teacher = self.teacher(run.pair.teacher, run.seed)["hashes"]["weights"]
+            except KdbenchError:
+                teacher = None
+            if teacher is None or record["hashes"].get("teacher") != teacher:
+                raise Stale("its result comes from another teacher")
+        if record.get("tuned") != self.weight(run):
+            raise Stale("its weight is not the one that tuning chose")
+        if weights and record["status"] == FINISHED and not _are_whole(run, record):
+            raise Stale("its weights are missing or damaged")
+        return record
+
+    def teacher(self, model: str, seed: int) -> dict[str, Any]:
+        """Record of a trained teacher whose weights are whole. Raises KdbenchError that says what to run."""
+        if (model, seed) not in self._teachers:
+            try:
+                self._teachers[model, seed] = self._teacher(model, seed)
+            except KdbenchError as error:
+                self._teachers[model, seed] = error
+        return _or_raise(self._teachers[model, seed])
+
+    def _teacher(self, model: str, seed: int) -> dict[str, Any]:
+        run = self.plan.teacher(model, seed)
+        try:
+            record = self.record(run)
+        except Stale as reason:
+            command = f"run: kdbench teacher {typed(self.plan.suite)} {model}"
+            raise KdbenchError(f"teacher {model} of seed {seed}: {reason}; {command}") from None
+        if record["status"] != FINISHED:
+            raise KdbenchError(f"teacher {model} of seed {seed}: {record['status']} ({record.get('reason')})")
+        if not _are_whole(run, record):
+            weights = run.stem.with_suffix(".safetensors")
+            raise KdbenchError(f"{weights} is missing or damaged; {retrain_command(run.result)}")
+        return record
+
+    def weight(self, run: Run) -> dict[str, float] | None:
+        """{parameter: value} that tuning chose for a tuned run; None for any other, and where nothing is chosen yet."""
+        if not run.method.tuned_from:
+            return None
+        suite = self.plan.suite
+        choice = self._chosen().get((tuning_pair(suite.tune, suite.models, run.pair).id, run.method.tuned_from))
+        return choice and {choice["parameter"]: choice["value"]}
+
+    def choices(self, block: Block) -> list[dict[str, Any]]:
+        """What tuning chose for the tuned rows of a block."""
+        suite = self.plan.suite
+        twins = [m.tuned_from for m in block.methods if m.tuned_from]
+        pairs = [tuning_pair(suite.tune, suite.models, p).id for p in block.pairs] if twins else []
+        return [c for (pair, method), c in self._chosen().items() if pair in pairs and method in twins]
+
+    def _chosen(self) -> dict[tuple[str, str], dict[str, Any]]:
+        if self._choices is None:
+            path = tuned_file(self.plan.suite)
+            found = read_json(path, "choices")["choices"] if self.plan.suite.tune and path.exists() else []
+            self._choices = {(choice["pair"], choice["method"]): choice for choice in found}
+        return self._choices
+
+
+def _keyed(run: Run) -> dict[str, Any]:
+    if not run.result.exists():
+        raise Stale("not trained yet")
+    record = read_run(run.result)
+    if record["key"] != run.key or record["hardware"]["threads"] != run.threads:
+        if "code_sha256" in record.get("config", {}):
+            raise Stale("its result was trained before keys went by version (kdbench 0.1, November 2026)")
+        raise Stale("its result comes from another config or version of the code")
+    return {key: value for key, value in record.items() if key not in BULKY}
+
+
+def _are_whole(run: Run, record: dict[str, Any]) -> bool:
+    weights = run.stem.with_suffix(".safetensors")
+    return weights.exists() and sha256_file(weights) == record["hashes"].get("weights")
+
+
+def _or_raise(found: dict[str, Any] | KdbenchError) -> dict[str, Any]:
+    if isinstance(found, KdbenchError):
+        raise found
+    return found

@@ -1,0 +1,1 @@
+"""WHAT A JOB DOES: one function a rule of the workflow."""

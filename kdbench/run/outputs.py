@@ -1,0 +1,140 @@
+"""Tables, figures and references of a suite, from what lies on disk."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdbench.data.packed import load_packed
+from kdbench.files import atomic, read_json, write_text
+from kdbench.plan.jobs import Plan
+from kdbench.plan.paths import TABLES, data_folder, home, reference_folder, tuned_file
+from kdbench.plan.suite import typed
+from kdbench.results import provenance
+from kdbench.results.frames import all_runs, collect, correct_images, histories
+from kdbench.results.record import MISSING
+from kdbench.results.today import Today
+from kdbench.types import Block, KdbenchError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def run_table(plan: Plan, *, partial: bool = False) -> list[Path]:
+    """Write tables/SUITE.md, .tex, .html and .csv. Raises KdbenchError when runs are missing, unless `partial`."""
+    from kdbench.report import tables
+
+    blocks = block_reports(plan)
+    for block, frame, _, context in blocks:
+        for runs in (frame, *(found for *_, found in context["readings"])):
+            missing = runs[runs.status == MISSING]
+            if partial or not len(missing):
+                continue
+            first, suite = missing.iloc[0], typed(plan.suite)
+            raise KdbenchError(
+                f"{len(missing)} of {len(runs)} cells of block {block.name} have no result; the first is {first.pair}/"
+                f"{first.method} seed {first.seed}: {first.reason}; run snakemake (where it says that there is nothing "
+                f"to do: kdbench distill {suite} {first.pair}), or: kdbench table {suite} --partial"
+            )
+    return tables.write_tables(plan.suite, blocks, TABLES)
+
+
+def block_reports(plan: Plan) -> list[tuple[Block, pd.DataFrame, dict[str, Any], dict[str, Any]]]:
+    """What tables and reports are made of: (block, frame of its runs, anchors of its data, context), block by block.
+
+    A data set that is not packed yet has no anchors. context: date, hardware, versions, data, readings, tuned, and
+    `correct` where there is one seed only.
+    """
+    today, blocks = Today(plan), []
+    footer = _context(today)
+    for block in plan.suite.blocks:
+        folder = data_folder(plan.suite, block.data)
+        packed_already = (folder / "meta.json").exists()
+        nothing = {"anchors": {}, "counts": {}, "class_names": [], "notes": []}
+        meta = load_packed(folder).meta if packed_already else nothing
+        frame = collect(today, block)
+        context = {
+            **footer,
+            "data": {"counts": meta["counts"], "classes": len(meta["class_names"]), "notes": meta["notes"]},
+            "readings": [(method, own, collect(today, block, own)) for method, own in block.readings],
+            "tuned": today.choices(block),
+        }
+        if len(block.seeds) == 1 and packed_already:
+            context["correct"] = correct_images(today, block, frame)
+        blocks.append((block, frame, meta["anchors"], context))
+    return blocks
+
+
+def run_figures(plan: Plan, folder: Path) -> list[Path]:
+    """Draw every figure of the suite into `folder`: BLOCK-KIND, and BLOCK/by-pair and by-method one by one."""
+    from kdbench.report import figures
+
+    today, written = Today(plan), []
+    for block in plan.suite.blocks:
+        frame, curves = collect(today, block), histories(today, block)
+        written += figures.verdict_figure(plan.suite, block, frame, folder / f"{block.name}-verdict")
+        written += figures.accuracy_figure(plan.suite, block, frame, folder / f"{block.name}-accuracy")
+        written += figures.learning_figure(plan.suite, block, curves, folder / f"{block.name}-learning")
+        written += figures.cost_figure(plan.suite, block, frame, folder / f"{block.name}-cost")
+        documents = {
+            kind: [read_json(job.output) for job in plan.of(kind) if job.block == block.name]
+            for kind in ("stages", "channels")
+        }
+        for kind, name, draw in (
+            ("stages", "stages", figures.stage_figure),
+            ("stages", "similarity", figures.summary_figure),
+            ("channels", "channels", figures.channel_figure),
+        ):
+            if documents[kind]:
+                written += draw(plan.suite, block, documents[kind], folder / f"{block.name}-{name}")
+        if documents["stages"]:
+            written += figures.stage_views(plan.suite, block, documents["stages"], folder / block.name)
+        if any(document["spectra"] for document in documents["stages"]):
+            written += figures.spectra_figure(plan.suite, block, documents["stages"], folder / f"{block.name}-spectra")
+    return written
+
+
+def run_reference(plan: Plan) -> list[Path]:
+    """Freeze a finished suite as results to stand by, under results/reference/SUITE and tables/reference.
+
+    Takes every run's numbers (runs.csv), the tuned weights, the figures as PNG and the tables.
+    Raises KdbenchError when a run is missing.
+    """
+    tables = run_table(plan)
+    folder = reference_folder(plan.suite)
+    write_text(folder / "runs.csv", all_runs(Today(plan)).to_csv(index=False, lineterminator="\n"))
+    copies = {path: TABLES / "reference" / path.name for path in tables}
+    if plan.of("tune"):
+        copies[tuned_file(plan.suite)] = folder / "tuned.json"
+    copies |= {path: folder / "figures" / path.name for path in run_figures(plan, home(plan.suite) / "figures")}
+    written = [folder / "runs.csv"]
+    for source, target in copies.items():
+        if target.suffix != ".svg":
+            with atomic(target) as file:
+                file.write(source.read_bytes())
+            written.append(target)
+    return written
+
+
+def _context(today: Today) -> dict[str, Any]:
+    """What the footer of a table says of all runs that count, the teachers' among them, taken from their results."""
+    plan = today.plan
+    runs = [*plan.runs().values(), *(run for job in plan.of("teacher") for run in job.runs)]
+    records = [record for run in runs if (record := today.has(run))]
+    days = sorted(record["finished_at"][:10] for record in records)
+    names = dict.fromkeys(name for record in records for name in record["versions"])
+    return {
+        "date": " to ".join(dict.fromkeys([*days[:1], *days[-1:]])),
+        "hardware": _counted(provenance.hardware_line(record["hardware"]) for record in records),
+        "versions": {name: _counted(record["versions"].get(name, "unknown") for record in records) for name in names},
+    }
+
+
+def _counted(values: Iterable[Any]) -> str:
+    """The value that all runs share; where they differ, each with the number of its runs, the commonest first."""
+    counts = Counter(map(str, values)).most_common()
+    if len(counts) < 2:
+        return "".join(value for value, _ in counts)
+    return " and ".join(f"{value} ({n} run{'' if n == 1 else 's'})" for value, n in counts)

@@ -1,0 +1,189 @@
+"""A teacher or cohort job: find what is done, train the rest under a lock, write whole files."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdbench import checkpoint
+from kdbench.data.packed import load_packed
+from kdbench.files import atomic, sha256_file, write_json
+from kdbench.plan.jobs import Job, Plan, Run
+from kdbench.plan.paths import data_folder
+from kdbench.plan.suite import typed
+from kdbench.results import provenance
+from kdbench.results.record import load_weights, measured_cost, read_run, write_run
+from kdbench.results.today import Stale, Today
+from kdbench.types import KdbenchError
+
+if TYPE_CHECKING:
+    import torch
+
+    from kdbench.train.batches import Batches
+from kdbench.run.locks import locked, state_folder
+from kdbench.run.progress import Progress
+
+ONE_VERSION = ("torch", "timm")
+
+
+def run_training(
+    plan: Plan, job: Job, *, threads: int, seeds: list[int] | None = None, methods: list[str] | None = None
+) -> None:
+    """A teacher or cohort job: train what is not finished yet, seed by seed, then write the manifest.
+
+    seeds, methods: only these (by hand); the manifest is then left alone, since the job is not whole.
+    Raises KdbenchError for a missing teacher, another thread count, or a member that failed.
+    """
+    import torch
+
+    from kdbench.run import fit
+    from kdbench.train.batches import Batches
+
+    if threads != plan.suite.threads:
+        raise KdbenchError(
+            f"suite {plan.suite.name} computes with threads: {plan.suite.threads}, but this job got {threads}: results "
+            f"would differ in the last bit; give snakemake at least --cores {plan.suite.threads}, or edit the suite"
+        )
+    torch.set_num_threads(threads)
+    models = plan.suite.models
+    modalities = {models[m].input for m in (job.pair.teacher, job.pair.student) if m}
+    batches = None
+    for seed in dict.fromkeys(r.seed for r in job.runs if seeds is None or r.seed in seeds):
+        folder = state_folder(plan, job, seed)
+        # Some methods by hand leave the state of the whole cohort alone.
+        state_file = folder / ("checkpoint" if methods is None else "checkpoint-by-hand")
+        with locked(folder, f"{job.id} seed {seed}"):
+            today = Today(plan)  # under the lock: another process may have trained here
+            if todo := unfinished(today, job, [seed], methods):
+                if batches is None:
+                    pack = load_packed(data_folder(plan.suite, job.data), verify=True)
+                    if job.kind == "teacher":
+                        # Another suite may have packed these data.
+                        fit.check(plan, pack, fit.pairs_of(plan, job.data, job.pair.student))
+                    batches = Batches(pack, modalities, _device(plan.suite.device))
+                _train_seed(today, job, seed, todo, batches, state_file)
+            checkpoint.remove(state_file)
+    if seeds is None and methods is None:
+        write_manifest(job)
+
+
+def unfinished(today: Today, job: Job, seeds: list[int] | None = None, methods: list[str] | None = None) -> list[Run]:
+    """The runs of a teacher or cohort job that have no result yet from today's config, code, data and teacher.
+
+    seeds, methods: among these only. Raises KdbenchError for data or a teacher that is missing, for damaged results,
+    and where a run would be trained with another torch or timm than the others of its pair and seed.
+    """
+    if today.data(job.data) is None:
+        data = f"kdbench data {typed(today.plan.suite)} {job.data}"
+        raise KdbenchError(f"data set {job.data!r} is not packed yet; run: {data}")
+    todo = []
+    for seed in dict.fromkeys(run.seed for run in job.runs if seeds is None or run.seed in seeds):
+        hashes = _input_hashes(today, job, seed)
+        for run in job.runs:
+            if run.seed == seed and (methods is None or run.method.id in methods) and not _counts(today, run):
+                run = _with_tuned_weight(run, today)
+                todo.append(dataclasses.replace(run, input_hashes=" ".join(map(str, hashes.values()))))
+        if any(run.seed == seed for run in todo):
+            _check_versions(today, job, seed)
+    return todo
+
+
+def _counts(today: Today, run: Run) -> bool:
+    try:
+        return bool(today.record(run, weights=True))
+    except Stale:
+        return False
+
+
+def _check_versions(today: Today, job: Job, seed: int) -> None:
+    """One version of torch and timm a pair and seed: methods are compared there, run by run."""
+    here = {name: _release(provenance.versions()[name]) for name in ONE_VERSION}
+    for other in (other for other in today.plan.of("cohort") if other.pair == job.pair):
+        for run in (run for run in other.runs if run.seed == seed and _counts(today, run)):
+            for name, version in here.items():
+                theirs = _release(today.record(run)["versions"].get(name, "unknown"))
+                if theirs != version:
+                    raise KdbenchError(
+                        f"{run.pair.id} seed {seed} was trained with {name} {theirs}, and {version} is installed here: "
+                        f"its methods would differ by more than their loss; install {name}=={theirs}, or delete "
+                        f"{run.stem.parent.parent} to train this pair anew"
+                    )
+
+
+def _release(version: str) -> str:
+    """Without what it was built for: 2.13.0+cpu and 2.13.0+cu126 are one version."""
+    return version.partition("+")[0]
+
+
+def _input_hashes(today: Today, job: Job, seed: int) -> dict[str, str | None]:
+    """Checksums of the data and the teacher that the runs of a seed train with."""
+    teacher = today.teacher(job.pair.teacher, seed)["hashes"]["weights"] if job.pair.teacher else None
+    return {"data": today.data(job.data), "teacher": teacher}
+
+
+def write_manifest(job: Job) -> None:
+    """The one file a training job declares: which runs it stands for, how they ended, and what they took."""
+    records = [read_run(run.result) for run in job.runs]
+    runs = {
+        str(run.result): {"key": run.key, "status": record["status"]}
+        for run, record in zip(job.runs, records, strict=True)
+    }
+    write_json(job.output, {"job": job.id, "key": job.key, "runs": runs, "measured": measured_cost(records)})
+
+
+def _train_seed(today: Today, job: Job, seed: int, todo: list[Run], batches: Batches, state_file: Path) -> None:
+    from kdbench.train import engine
+
+    suite, device = today.plan.suite, batches.device
+    teacher = accuracy = None
+    if job.pair.teacher:
+        accuracy = today.teacher(job.pair.teacher, seed)["accuracy"]
+        weights = load_weights(today.plan.teacher(job.pair.teacher, seed))
+        teacher = engine.load_teacher(suite.models[job.pair.teacher], weights, batches, device, seed)
+    common = {
+        "hashes": _input_hashes(today, job, seed),
+        "teacher_accuracy": accuracy,
+        "versions": provenance.versions(),
+        "hardware": provenance.hardware(device, suite.threads),
+    }
+    say = Progress(f"{job.pair.student if job.kind == 'teacher' else job.pair.id} seed {seed}")
+    cohort = engine.Cohort(suite, batches, device, seed, teacher)
+    engine.train_cohort(cohort, todo, state_file, lambda outcome: _write_outcome(outcome, common), say)
+
+
+def _with_tuned_weight(run: Run, today: Today) -> Run:
+    """The run with the weight that tuning chose. Raises KdbenchError where it has not chosen yet."""
+    if not run.method.tuned_from:
+        return run
+    if not (weight := today.weight(run)):
+        raise KdbenchError(
+            f"{run.method.id} waits for the tuning of this suite; run: kdbench tune {typed(today.plan.suite)}"
+        )
+    method = dataclasses.replace(run.method, params=run.method.params | weight)
+    return dataclasses.replace(run, method=method, tuned=weight)
+
+
+def _write_outcome(outcome: Any, common: dict[str, Any]) -> None:
+    """Predictions and weights first, the JSON last: a result is whole or not there."""
+    import numpy as np
+    from safetensors.torch import save
+
+    run, hashes = outcome.run, dict(common["hashes"])
+    if outcome.weights:
+        with atomic(run.stem.with_suffix(".npz")) as file:
+            largest = np.finfo(np.float16).max
+            half = {s: v.clamp(-largest, largest).numpy().astype(np.float16) for s, v in outcome.logits.items()}
+            np.savez_compressed(file, **{f"{s}_logits": v for s, v in half.items()})
+        with atomic(run.stem.with_suffix(".safetensors")) as file:
+            file.write(save(outcome.weights))
+        hashes["weights"] = sha256_file(run.stem.with_suffix(".safetensors"))
+    write_run(run, {**common, **outcome.record, "hashes": hashes})
+
+
+def _device(wanted: str) -> torch.device:
+    import torch
+
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise KdbenchError("the suite says device: cuda, but torch finds none here (kdbench doctor tells more)")
+    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")

@@ -1,0 +1,48 @@
+"""The list of methods, for the terminal and for docs/methods.md: made from the methods' own text."""
+
+from __future__ import annotations
+
+from kdbench.plan.registry import MethodInfo, load_method, method_info, method_names
+from kdbench.plan.suite import GROUPS
+
+HEAD = """# Methods
+
+Made by `kdbench show methods` from the docstrings in kdbench/methods. † and ‡ mark what is not fully known from a
+paper or its code. The main weight is what `tune` varies ([suites.md](suites.md)).
+"""
+
+
+def page() -> str:
+    """Markdown: every method by group, with its source, defaults, presets and what it reads of the networks."""
+    infos = [method_info(name) for name in method_names()]
+    parts = [HEAD]
+    for group in GROUPS:
+        for info in (i for i in infos if i.group == group):
+            parts.append(_section(info))
+    return "\n".join(parts)
+
+
+def _section(info: MethodInfo) -> str:
+    method = load_method(info.name)
+    needs = ", ".join(sorted(method.needs(method.Params())))
+    first, _, rest = info.doc.partition("\n")
+    lines = [f"## {info.title}{info.mark} (`{info.name}`)", "", f"*{info.group}; reads {needs}.* {first}", ""]
+    if rest.strip():
+        lines += ["```text", rest.strip("\n"), "```", ""]
+    if info.footnote:
+        lines += [f"{info.mark} {info.footnote}.", ""]
+    if info.params:
+        defaults = ", ".join(f"`{k}: {_yaml(p.default)}`" for k, p in info.params.items())
+        lines += [f"Defaults: {defaults}.", ""]
+    weight = info.main_weight
+    told = f"`{weight}`, by default {info.params[weight].default}" if weight else "none, so that `tune` leaves it alone"
+    lines += [f"Main weight: {told}.", ""]
+    for name, preset in info.presets.items():
+        lines += [f"Preset `{name}`: {', '.join(f'`{k}: {_yaml(v)}`' for k, v in preset.items())}.", ""]
+    return "\n".join(lines)
+
+
+def _yaml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(list(value)) if isinstance(value, tuple) else str(value)

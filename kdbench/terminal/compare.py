@@ -1,0 +1,255 @@
+"""`kdbench compare A [B]`: do two results agree, cell by cell, as far as seeds can tell?
+
+A cell is reproduced where the difference of its two means is at most half the width of Welch's 95 % interval. A and B
+are two samples of seeds that share nothing, so the intervals here are not the paired ones of a table.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import math
+import re
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy import stats as st
+
+from kdbench.plan.jobs import make_plan
+from kdbench.plan.paths import reference_folder
+from kdbench.plan.suite import load_suite
+from kdbench.report import stats
+from kdbench.results.frames import all_runs
+from kdbench.results.record import DIVERGED, FINISHED, MISSING, UNSUPPORTED
+from kdbench.results.today import Today
+from kdbench.types import KdbenchError
+
+REPRODUCED, DIFFERS, UNJUDGED = "reproduced", "NOT REPRODUCED", "cannot be judged"
+CELL = ["block", "pair", "method"]
+_NEEDED = [*CELL, "label", "seed", "status", "test"]
+_STATES = {FINISHED, DIVERGED, UNSUPPORTED, MISSING}
+_EQUAL = 1e-9  # points; means closer than this are equal up to rounding
+
+
+def compare(name_a: str, name_b: str | None) -> bool:
+    """Print the comparison of two results; whether all cells that can be judged are reproduced.
+
+    Each is a suite (its results today) or a path to a runs.csv; B is by default the committed reference of suite A.
+    Raises KdbenchError where a result is not there or not whole, and where no cell can be judged.
+    """
+    a, b = load(name_a), load(name_b := name_b or str(reference(name_a)))
+    table = judge(a, b)
+    if not table["verdict"].isin([REPRODUCED, DIFFERS, UNJUDGED]).any():
+        raise KdbenchError(
+            f"{name_a} and {name_b} have no cell in common: the first one of A is {_first(a)}, of B {_first(b)}"
+        )
+    print(f"A: {name_a}\nB: {name_b}\n")
+    for block, rows in table.groupby("block", sort=False):
+        print("\n".join([block, *_aligned(rows), ""]))
+    print(summary(table))
+    if not table["verdict"].isin([REPRODUCED, DIFFERS]).any():
+        raise KdbenchError(f"no cell of {name_a} and {name_b} can be judged: it takes two finished seeds in both")
+    return not (table["verdict"] == DIFFERS).any()
+
+
+# ---------------------------------------------------------------------------------------------------- where runs are
+
+
+def reference(name: str) -> Path:
+    """The committed runs of a suite. Raises KdbenchError where there are none, and for a path that names no suite."""
+    if _is_csv(name):
+        raise KdbenchError(f"{name} has no reference of its own; name what to hold it against: kdbench compare A B")
+    path = reference_folder(load_suite(name)) / "runs.csv"
+    if not path.exists():
+        raise KdbenchError(
+            f"suite {name} has no reference ({path} does not exist); name one: kdbench compare {shlex.quote(name)} B"
+        )
+    return path
+
+
+def load(name: str) -> pd.DataFrame:
+    """One row a planned run: block, pair, method, label, seed, status, test (a number, or NaN where it has none)."""
+    return read_runs(Path(name))[_NEEDED] if _is_csv(name) else _collect(name)
+
+
+def _is_csv(name: str) -> bool:
+    return name.lower().endswith(".csv")
+
+
+def _collect(name: str) -> pd.DataFrame:
+    frame = all_runs(Today(make_plan(load_suite(name)))).reset_index(drop=True)
+    return frame.assign(test=stats.numbers(frame, "test"))[_NEEDED]
+
+
+def read_runs(path: Path) -> pd.DataFrame:
+    """A runs.csv as `kdbench reference` writes it or a spreadsheet saves it: every column as text but `test`, which is
+    a number or NaN.
+
+    Raises KdbenchError that names the file and the first thing in it that `kdbench reference` would not write."""
+    try:
+        text = re.sub(r"\Asep=.\r?\n?", "", _decoded(path.read_bytes()))  # a first line of Excel's
+        header = text.partition("\n")[0]
+        separator = max(",;\t", key=header.count)
+        # As text: pandas would take the status "n/a" for an absent value.
+        frame = pd.read_csv(io.StringIO(text), sep=separator, dtype=str, keep_default_na=False)
+    except FileNotFoundError:
+        raise KdbenchError(f"{path} does not exist") from None
+    except (OSError, ValueError) as error:
+        told = " ".join(str(error).split())
+        raise KdbenchError(f"{path} cannot be read as a table of runs: {told}") from None
+    if not isinstance(frame.index, pd.RangeIndex):
+        raise KdbenchError(f"{path} is no table of runs: its rows have more fields than its first line names")
+    lacking = [column for column in _NEEDED if column not in frame]
+    if lacking:
+        raise KdbenchError(f"{path} is no table of runs: it has no column {', '.join(lacking)}")
+    if frame.empty:
+        raise KdbenchError(f"{path} holds no run")
+    for status in set(frame["status"]) - _STATES:
+        raise KdbenchError(f"{path}: unknown status {status!r}; known: {', '.join(sorted(_STATES))}")
+    # Where the comma is the decimal sign, spreadsheets separate by another.
+    points = frame["test"] if separator == "," else frame["test"].str.replace(",", ".")
+    numbers = pd.to_numeric(points, errors="coerce").astype(float)
+    for text in frame["test"][numbers.isna()]:
+        if text.lower() not in ("", "nan"):
+            raise KdbenchError(f"{path}: a test accuracy is {text!r}, not a number")
+    for text in frame["test"][np.isfinite(numbers) & ~numbers.between(0, 100)]:
+        raise KdbenchError(f"{path}: a test accuracy is {text!r}, not a percentage")
+    twice = frame[frame.duplicated([*CELL, "seed"])]
+    if len(twice):
+        raise KdbenchError(f"{path}: two rows for {_first(twice)}, seed {twice.iloc[0]['seed']}")
+    return frame.assign(test=numbers)
+
+
+def _decoded(content: bytes) -> str:
+    """The text of a CSV as spreadsheets save it: UTF-8 with or without a mark, "Unicode text", or Windows' own.
+
+    Raises ValueError for a workbook and for what is none of these.
+    """
+    if content.startswith((b"PK\3\4", b"\xd0\xcf\x11\xe0")):
+        raise ValueError("it is a workbook; save it as CSV")
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("cp1252")
+
+
+def _first(frame: pd.DataFrame) -> str:
+    return "/".join(frame.iloc[0][CELL])
+
+
+# ---------------------------------------------------------------------------------------------------------- judgement
+
+
+def judge(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
+    """One row a cell of A or B, in their order: block, pair, method, label, a and b (Summary), difference (B minus A),
+    half (of the interval's width; NaN without one), diverged (runs in A, in B), verdict, remark."""
+    of_a, of_b = (dict(iter(frame.groupby(CELL, sort=False))) for frame in (a, b))
+    rows = []
+    for cell in dict.fromkeys((*of_a, *of_b)):
+        x, y = of_a.get(cell, a.iloc[:0]), of_b.get(cell, b.iloc[:0])
+        counted = [_counted(x), _counted(y)]
+        half = welch_half_width(*counted)
+        mean_a, mean_b = (stats.mean_sd(values) for values in counted)
+        difference = mean_b.mean - mean_a.mean if mean_a.n and mean_b.n else math.nan
+        verdict, remark = _verdict(x, y, mean_a.n, mean_b.n, difference, half)
+        rows.append(
+            dict(zip(CELL, cell, strict=True))
+            | {"label": (y if x.empty else x).iloc[0]["label"], "a": mean_a, "b": mean_b}
+            | {"difference": difference, "half": half, "diverged": (_diverged(x), _diverged(y))}
+            | {"verdict": verdict, "remark": "; ".join(filter(None, [remark, *_unfinished(x, y)]))}
+        )
+    return pd.DataFrame(rows)
+
+
+def welch_half_width(a: Sequence[float], b: Sequence[float]) -> float:
+    """Half the width of Welch's 95 % interval for the difference of two means.
+
+    NaN where there is none: below two values in one of them, and where neither has any spread.
+    """
+    if min(len(a), len(b)) < 2 or (max(a) - min(a) < _EQUAL and max(b) - min(b) < _EQUAL):
+        return math.nan
+    of_a, of_b = (np.var(x, ddof=1) / len(x) for x in (a, b))
+    freedom = (of_a + of_b) ** 2 / (of_a**2 / (len(a) - 1) + of_b**2 / (len(b) - 1))
+    return float(st.t.ppf(0.975, freedom) * np.sqrt(of_a + of_b))
+
+
+def _counted(rows: pd.DataFrame) -> list[float]:
+    """Test accuracies that count: of finished runs, and finite."""
+    return [v for v in rows["test"][rows["status"] == FINISHED] if math.isfinite(v)]
+
+
+def _verdict(x, y, n_a: int, n_b: int, difference: float, half: float) -> tuple[str, str]:
+    if x.empty or y.empty:
+        return f"only in {'B' if x.empty else 'A'}", ""
+    if min(n_a, n_b) < 2:
+        few = [f"n = {n} in {side}" for side, n in (("A", n_a), ("B", n_b)) if n < 2]
+        return UNJUDGED, " and ".join(few)
+    if math.isnan(half):
+        # Equal accuracies in every seed: a width of zero would claim certainty, unless the two are the very same.
+        return (REPRODUCED, "") if abs(difference) < _EQUAL else (UNJUDGED, "no spread in A nor in B")
+    return (REPRODUCED if abs(difference) <= half else DIFFERS), ""
+
+
+def _diverged(rows: pd.DataFrame) -> int:
+    return int((rows["status"] == DIVERGED).sum())
+
+
+def _unfinished(x: pd.DataFrame, y: pd.DataFrame) -> list[str]:
+    """What became of the runs that do not count."""
+    told = []
+    for side, rows in (("A", x), ("B", y)):
+        kinds = Counter(rows["status"][rows["status"] != FINISHED])
+        kinds["without a finite accuracy"] = len(rows) - kinds.total() - len(_counted(rows))
+        told += [f"{side}: {count} {kind}" for kind, count in kinds.items() if count]
+    return told
+
+
+# -------------------------------------------------------------------------------------------------------------- lines
+
+
+def summary(table: pd.DataFrame) -> str:
+    count = Counter(table["verdict"])
+    judged = count[REPRODUCED] + count[DIFFERS]
+    others = [f"{count[kind]} {kind}" for kind in (UNJUDGED, "only in A", "only in B") if count[kind]]
+    lines = [f"{count[REPRODUCED]} of {judged} cells reproduced" + "".join(f", {text}" for text in others) + "."]
+    if judged:
+        lines.append(
+            f"Chance alone would fail about {0.05 * judged:.1f} of {judged} (5 % each), and cells that share a teacher "
+            "or a run tend to fail together."
+        )
+    unequal = sum(
+        a != b for (a, b), verdict in zip(table["diverged"], table["verdict"], strict=True) if "only" not in verdict
+    )
+    if unequal:
+        lines.append(f"The number of diverged runs differs in {unequal} cell{'' if unequal == 1 else 's'}.")
+    return " ".join(lines)
+
+
+def _aligned(rows: pd.DataFrame) -> list[str]:
+    lines = [("pair", "method", "A", "B", "B - A", "half-width", "verdict")]
+    for row in rows.itertuples():
+        verdict = f"{row.verdict} ({row.remark})" if row.remark else row.verdict
+        numbers = (_number(row.difference, "+.2f"), _number(row.half, ".2f"))
+        lines.append((row.pair, row.label, _cell(row.a), _cell(row.b), *numbers, verdict))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [
+        "  ".join(["", *(text.ljust(width) for text, width in zip(line, widths, strict=True))]).rstrip()
+        for line in lines
+    ]
+
+
+def _cell(summary: stats.Summary) -> str:
+    if not summary.n:
+        return "-"
+    spread = "" if summary.sd is None else f" ± {summary.sd:.2f}"
+    return f"{summary.mean:.2f}{spread} ({summary.n})"
+
+
+def _number(value: float, form: str) -> str:
+    return "-" if math.isnan(value) else format(value, form)

@@ -1,0 +1,1 @@
+"""THE TRAINING: networks, batches and the one loop."""

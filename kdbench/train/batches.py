@@ -1,0 +1,173 @@
+"""The data set on the device, and the batches that every method of a cohort sees alike.
+
+The order depends on (seed, epoch) and the augmentation on (seed, epoch, step), nothing else: scratch, all methods of a
+pair and all pairs of a seed walk through the same samples in the same way. Random numbers are drawn on the CPU, so that
+they are the same on every device.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from kdbench.data.packed import Packed
+from kdbench.tensors import planar, to_device
+from kdbench.train.augment import (
+    COLOR_JITTER,
+    RAND_AUGMENT,
+    apply_each,
+    crop_and_flip,
+    draw_color_jitter,
+    draw_erasing,
+    draw_mixing,
+    draw_rand_augment,
+    draw_resized_crop,
+    erase,
+    mix,
+    resized_crop,
+)
+from kdbench.types import KdbenchError, Recipe
+
+
+def stream(*names: object) -> int:
+    """A seed that belongs to these names alone: independent streams for weights, order, augmentation and methods."""
+    return int.from_bytes(hashlib.sha256("/".join(map(str, names)).encode()).digest()[:8], "big") >> 1
+
+
+def generator(*names: object) -> torch.Generator:
+    return torch.Generator().manual_seed(stream(*names))
+
+
+def full_batches(train_size: int, batch_size: int) -> int:
+    """Of one epoch. Raises KdbenchError when there is not one."""
+    if train_size < batch_size:
+        raise KdbenchError(f"a batch of {batch_size} is larger than the training set of {train_size}")
+    return train_size // batch_size
+
+
+def check_recipe(recipe: Recipe, modalities: Mapping[str, Mapping[str, Any]]) -> None:
+    """Raises KdbenchError where a recipe asks for what the data of a cohort cannot have.
+
+    modalities: those that the cohort reads, each with `kind` and `shape` [H, W, C].
+    """
+    images = {m: facts["shape"] for m, facts in modalities.items() if facts["kind"] == "image"}
+    if recipe.cutmix and (len(images) < len(modalities) or len({tuple(shape[:2]) for shape in images.values()}) > 1):
+        read = ", ".join(f"{m} {list(facts['shape'])}" for m, facts in modalities.items())
+        raise KdbenchError(
+            f"recipe {recipe.name}: cutmix is for images of one size, but these models read {read}; use mixup"
+        )
+    for modality, (_, _, channels) in images.items():
+        if (recipe.color_jitter or recipe.rand_augment) and channels not in (1, 3):
+            raise KdbenchError(
+                f"recipe {recipe.name}: color_jitter and rand_augment are for images of 1 or 3 channels, but "
+                f"{modality} has {channels}"
+            )
+
+
+class Batches:
+    """One data set on one device as uint8, for the modalities that a cohort reads."""
+
+    def __init__(self, packed: Packed, modalities: set[str], device: torch.device) -> None:
+        self.device = device
+        self.classes = len(packed.meta["class_names"])
+        self._facts = {m: packed.meta["modalities"][m] for m in modalities}
+        self.shape = {m: tuple(facts["shape"]) for m, facts in self._facts.items()}
+        self._is_image = {m: facts["kind"] == "image" for m, facts in self._facts.items()}
+        self._statistics = {
+            m: [torch.tensor(packed.meta["modalities"][m][s], device=device).view(1, -1, 1, 1) for s in ("mean", "std")]
+            for m in modalities
+        }
+        self._pixels = {
+            (m, split): planar(torch.from_numpy(packed.array(m, split).copy()).permute(0, 3, 1, 2)).to(device)
+            for m in modalities
+            for split in ("train", "val", "test")
+        }
+        self._labels = {s: torch.from_numpy(packed.labels(s).copy()).to(device) for s in ("train", "val", "test")}
+
+    def size(self, split: str) -> int:
+        return len(self._labels[split])
+
+    def labels(self, split: str) -> Tensor:
+        """(N,) int64."""
+        return self._labels[split]
+
+    def steps_per_epoch(self, batch_size: int) -> int:
+        """Full batches only. Raises KdbenchError when there is not one."""
+        return full_batches(self.size("train"), batch_size)
+
+    def order(self, seed: int, epoch: int) -> Tensor:
+        """(N,) positions of the training samples, shuffled by (seed, epoch)."""
+        return torch.randperm(self.size("train"), generator=generator(seed, "order", epoch)).to(self.device)
+
+    def train(self, index: Tensor, recipe: Recipe, seed: int, step: int) -> tuple[dict[str, Tensor], Tensor]:
+        """One augmented batch: {modality: (B, C, H, W) float32, normalised}, target (B,) or (B, classes).
+
+        Each kind of augmentation has a stream of its own, from which all modalities draw the same. Raises KdbenchError
+        when the recipe does not fit the modalities.
+        """
+        check_recipe(recipe, self._facts)
+        inputs = {}
+        for modality in self.shape:
+            x = self._pixels[modality, "train"][index]
+            if self._is_image[modality]:
+                x = self._augmented(x, recipe, seed, step)
+            x = self._normalised(modality, x)
+            if self._is_image[modality] and recipe.erasing:
+                rng = generator(seed, "augmentation", step, "erasing")
+                x = erase(x, *(to_device(n, self.device) for n in draw_erasing(x.shape, recipe.erasing, rng)))
+            inputs[modality] = x
+        target = self._labels["train"][index]
+        mixing = recipe.mixup or recipe.cutmix
+        if recipe.label_smoothing or mixing:
+            target = (
+                F.one_hot(target, self.classes) * (1 - recipe.label_smoothing) + recipe.label_smoothing / self.classes
+            )
+        if mixing:
+            height, width, _ = next(iter(self.shape.values()))
+            rng = np.random.default_rng(stream(seed, "augmentation", step, "mixing"))
+            share, box = draw_mixing(recipe.mixup, recipe.cutmix, height, width, rng)
+            inputs = {modality: mix(x, share, box) for modality, x in inputs.items()}
+            target = mix(target, share)
+        return inputs, target
+
+    def _augmented(self, pixels: Tensor, recipe: Recipe, seed: int, step: int) -> Tensor:
+        """Images (B, C, H, W) uint8, augmented up to the normalisation."""
+        batch, _, height, width = pixels.shape
+
+        def rng(*operation: str) -> torch.Generator:
+            return generator(seed, "augmentation", step, *operation)
+
+        if recipe.resized_crop:
+            boxes = draw_resized_crop(batch, height, width, recipe.resized_crop, rng("resized_crop"))
+            pixels = resized_crop(pixels, to_device(boxes, self.device))
+        if recipe.crop or recipe.flip:
+            draws = rng()
+            shift = torch.randint(-recipe.crop, recipe.crop + 1, (2, batch), generator=draws)
+            flip = to_device(torch.rand(batch, generator=draws) < 0.5, self.device) if recipe.flip else None
+            pixels = crop_and_flip(pixels, to_device(shift, self.device), flip)
+        if recipe.rand_augment:
+            rounds = draw_rand_augment(batch, height, width, recipe.rand_augment, rng("rand_augment"))
+            for choice, magnitude in rounds:
+                pixels = apply_each(pixels, RAND_AUGMENT, choice, magnitude)
+        if recipe.color_jitter:
+            rounds = draw_color_jitter(batch, recipe.color_jitter, rng("color_jitter"))
+            for choice, magnitude in rounds:
+                pixels = apply_each(pixels, COLOR_JITTER, choice, magnitude)
+        return pixels
+
+    def evaluation(
+        self, modality: str, split: str, batch_size: int = 1024, limit: int | None = None
+    ) -> Iterator[Tensor]:
+        """The split (its first `limit` samples) in its own order, un-augmented: batches (B, C, H, W), normalised."""
+        for pixels in self._pixels[modality, split][:limit].split(batch_size):
+            yield self._normalised(modality, pixels)
+
+    def _normalised(self, modality: str, pixels: Tensor) -> Tensor:
+        mean, std = self._statistics[modality]
+        return (pixels.float() / 255 - mean) / std

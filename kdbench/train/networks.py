@@ -1,0 +1,154 @@
+"""Names -> networks: timm's, and those of kdbench/networks.py. Shapes are probed, never written down."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+    UnsupportedOperatorException,
+)
+from torch.utils.flop_counter import FlopCounterMode
+
+import kdbench.torchvision_ops  # noqa: F401
+from kdbench.signals import EVERYTHING, Reader, probe
+from kdbench.train.batches import stream
+from kdbench.train.cifar_networks import NETWORKS
+from kdbench.types import KdbenchError, ModelSpec
+
+
+def build(spec: ModelSpec, shape: tuple[int, int, int], classes: int, seed: int) -> nn.Module:
+    """A freshly initialised network.
+
+    spec: what the suite says. shape: (H, W, C) of one input as the data set packs it. The weights depend on
+    (seed, spec.name) alone, so every method of a pair starts from the same ones; torch's global RNG is left as it was.
+
+    Raises KdbenchError when timm refuses the arguments.
+    """
+    import timm
+
+    # On a CPU the fused kernel makes small ViTs slower: 418 against 1,108 images/s (width 32, 64 tokens, bf16).
+    timm.layers.set_fused_attn(torch.cuda.is_available())
+    height, width, channels = shape
+    args: dict[str, Any] = {**spec.args, "num_classes": classes, "in_chans": channels}
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(stream(seed, "weights", spec.name))  # of the CPU, not of a GPU too
+        try:
+            if spec.timm in NETWORKS:
+                model = NETWORKS[spec.timm](num_classes=classes, in_chans=channels)
+            elif timm.is_model(spec.timm):
+                if timm.get_pretrained_cfg(spec.timm).fixed_input_size:
+                    args["img_size"] = (height, width)
+                model = timm.create_model(spec.timm, **args)
+            else:
+                model = _from_class(spec, args, (height, width))
+        except KdbenchError:
+            raise
+        except Exception as error:  # timm and torch refuse in many ways
+            raise KdbenchError(
+                f"models.{spec.name}: timm cannot build {spec.timm} with {spec.args}: {_first_line(error)}"
+            ) from error
+        if spec.stem == "small":
+            _small_stem(model, spec)
+        if spec.pos_std is not None:
+            if getattr(model, "pos_embed", None) is None:
+                raise KdbenchError(f"models.{spec.name}: pos_std is set, but {spec.timm} has no position embedding")
+            nn.init.normal_(model.pos_embed, std=spec.pos_std)
+    return model
+
+
+def try_out(spec: ModelSpec, shape: tuple[int, int, int], classes: int, batch_size: int) -> None:
+    """Build and read a network as training will, so that one which does not fit its data is found before any trains.
+
+    shape: (H, W, C) of one input. The pass in training mode, at the whole batch size, is on fake tensors: shapes only,
+    no memory. Raises KdbenchError that names the model, what it was given and what torch or timm said.
+    """
+    height, width, channels = shape
+    model = build(spec, shape, classes, 0)
+    try:
+        _, last_activation = probe(model, shape, spec.family)
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            x = torch.empty(batch_size, channels, height, width)
+            logits = Reader(model.train(), EVERYTHING, last_activation)(x).logits
+    except (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException):
+        return  # it asks for values, which fake tensors do not have; its shapes were right up to there
+    except Exception as error:
+        raise KdbenchError(
+            f"models.{spec.name}: {spec.timm} with {spec.args} cannot be trained on inputs of {height}x{width} and "
+            f"{channels} channel(s) in batches of {batch_size}: {_first_line(error)}"
+        ) from error
+    if tuple(logits.shape) != (batch_size, classes):
+        raise KdbenchError(
+            f"models.{spec.name}: {spec.timm} gives logits of shape {list(logits.shape)} for {batch_size} samples of "
+            f"{classes} classes"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+
+
+def _from_class(spec: ModelSpec, args: dict[str, Any], size: tuple[int, int]) -> nn.Module:
+    """One of timm's classes by its name; a string among the arguments may name a class of the same module."""
+    from kdbench.plan.timm_names import timm_arguments, timm_index
+
+    module_name = timm_index()[1][spec.timm]
+    module = importlib.import_module(f"timm.models.{module_name}")
+    if "img_size" in timm_arguments(module_name, spec.timm):
+        args["img_size"] = size
+    classes = {k: v for k, v in vars(module).items() if isinstance(v, type) and issubclass(v, nn.Module)}
+    named = {k: classes.get(v, v) if isinstance(v, str) else v for k, v in args.items()}
+    try:
+        return getattr(module, spec.timm)(**named)
+    except Exception:
+        by_lower = {name.lower(): name for name in classes}
+        for key, value in named.items():
+            near = difflib.get_close_matches(value.lower(), by_lower, n=1, cutoff=0.7) if isinstance(value, str) else ()
+            if near:
+                raise KdbenchError(
+                    f"models.{spec.name}.args.{key}: timm's {module_name} has no class {value!r}; did you mean "
+                    f"{by_lower[near[0]]!r}?"
+                ) from None
+        raise
+
+
+def _small_stem(model: nn.Module, spec: ModelSpec) -> None:
+    if not isinstance(getattr(model, "conv1", None), nn.Conv2d) or not hasattr(model, "maxpool"):
+        raise KdbenchError(f"models.{spec.name}: stem: small is for timm's ResNet; {spec.timm} has another stem")
+    old = model.conv1
+    width = spec.args.get("stem_width", old.out_channels)
+    model.conv1 = nn.Conv2d(old.in_channels, width, 3, stride=1, padding=1, bias=False)
+    model.bn1 = type(model.bn1)(width)
+    model.maxpool = nn.Identity()
+    first = model.layer1[0]
+    first.conv1 = _with_inputs(first.conv1, width)
+    if first.downsample is not None:
+        first.downsample = nn.Sequential(
+            *(_with_inputs(m, width) if isinstance(m, nn.Conv2d) else m for m in first.downsample)
+        )
+    for conv in (m for m in (model.conv1, *first.modules()) if isinstance(m, nn.Conv2d)):
+        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+
+
+def _with_inputs(conv: nn.Conv2d, channels: int) -> nn.Conv2d:
+    """The same convolution for another number of input channels, freshly initialised."""
+    return nn.Conv2d(channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, bias=False)
+
+
+def parameter_count(module: nn.Module, trained_only: bool = False) -> int:
+    return sum(p.numel() for p in module.parameters() if p.requires_grad or not trained_only)
+
+
+def forward_operations(spec: ModelSpec, shape: tuple[int, int, int], classes: int) -> int:
+    """Additions and multiplications of a pass of one sample (H, W, C), as torch counts them in convolutions and matrix
+    products."""
+    model = build(spec, shape, classes, 0).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(1, shape[2], shape[0], shape[1]))
+    return counter.get_total_flops()
