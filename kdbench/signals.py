@@ -36,28 +36,28 @@ def stage_indices(model: nn.Module) -> list[int]:
 
 
 class Reader:
-    """Reads Signals off one network on one device."""
+    """Reads Signals off one network. Building one probes the network; `side` holds what was found."""
 
-    def __init__(self, model: nn.Module, needs: frozenset[str], last_activation: str | None) -> None:
-        """needs: fields of Signals. last_activation: name of the module that `probe` found, or None."""
+    def __init__(
+        self, model: nn.Module, shape: tuple[int, int, int], family: str, needs: frozenset[str] = EVERYTHING
+    ) -> None:
+        """model: a network on the CPU, which may move to another device afterwards; its weights, its statistics and the
+        global RNG stay as they were. shape: (H, W, C) of one input. needs: fields of Signals."""
         self.model = model
         self.needs = needs
-        self._stages = stage_indices(model) if needs & {"stages", "prefix"} else []
+        self._stages = stage_indices(model)
         self._prefix = bool(getattr(model, "num_prefix_tokens", 0)) and _takes_prefix(model)
         self._preact: Tensor | None = None
         self._read: list[Tensor] = []
+        hooks = [c.register_forward_pre_hook(self._keep_read) for c in _classifiers(model)]
+        self.side, last_activation = self._probe(shape, family)
+        if not needs & {"stages", "prefix"}:
+            self._stages = []
+        if not needs & {"pooled", "pooled_preact"}:
+            for hook in hooks:
+                hook.remove()
         if last_activation and "pooled_preact" in needs:
             model.get_submodule(last_activation).register_forward_pre_hook(self._keep_preact)
-        if needs & {"pooled", "pooled_preact"}:
-            for classifier in _classifiers(model):
-                classifier.register_forward_pre_hook(self._keep_read)
-
-    def _keep_preact(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        # Pooled at once: the activation may work in place.
-        self._preact = _one_vector(inputs[0])
-
-    def _keep_read(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self._read.append(_one_vector(inputs[0]))
 
     def __call__(self, x: Tensor, index: Tensor | None = None) -> Signals:
         """x: (B, C, H, W). index: (B,) positions in the training set, passed on."""
@@ -80,6 +80,49 @@ class Reader:
         preact, self._preact = self._preact, None
         preact = pooled if preact is None else preact
         return Signals(logits, stages, prefix, pooled, preact, index, inputs)
+
+    @torch.no_grad()
+    def _probe(self, shape: tuple[int, int, int], family: str) -> tuple[Side, str | None]:
+        """The Side of the network, and the name of the activation that its last map leaves, if any: from a fixed input
+        in evaluation mode."""
+        height, width, channels = shape
+        x = torch.linspace(-1, 1, 2 * channels * height * width).view(2, channels, height, width)
+        called: list[tuple[str, Tensor]] = []
+        hooks = [
+            module.register_forward_hook(lambda m, i, out, name=name: called.append((name, out)))
+            for name, module in self.model.named_modules()
+            if isinstance(module, _ACTIVATIONS) or type(module).__module__ == "timm.layers.activations"
+        ]
+        was_training = self.model.training
+        self.model.eval()
+        final = self.model.forward_features(x)
+        for hook in hooks:
+            hook.remove()
+        signals = self(x)
+        self.model.train(was_training)
+        name, out = called[-1] if called else (None, None)
+        ends_in_activation = out is not None and out.ndim == 4 and out.shape == final.shape and torch.equal(out, final)
+        last_activation = name if ends_in_activation else None
+        side = Side(
+            family=family,
+            stages=tuple(tuple(m.shape[1:]) for m in signals.stages or ()),
+            prefix=signals.prefix[0].shape[1] if signals.prefix else 0,
+            pooled=signals.pooled.shape[1],
+            pooled_preact=final.shape[1] if last_activation else signals.pooled.shape[1],
+        )
+        return side, last_activation
+
+    def _keep_preact(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        # Pooled at once: the activation may work in place.
+        self._preact = _one_vector(inputs[0])
+
+    def _keep_read(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self._read.append(_one_vector(inputs[0]))
+
+
+def read_logits(model: nn.Module, x: Tensor) -> Tensor:
+    """(B, classes) of x (B, C, H, W): the logits that a Reader shows, without building one."""
+    return _one_head(model.forward_head(model.forward_features(planar(x))))
 
 
 def _classifiers(model: nn.Module) -> list[nn.Module]:
@@ -105,37 +148,3 @@ def _one_head(logits: Tensor | tuple[Tensor, Tensor]) -> Tensor:
 
 def _takes_prefix(model: nn.Module) -> bool:
     return "return_prefix_tokens" in inspect.signature(model.forward_intermediates).parameters
-
-
-@torch.no_grad()
-def probe(model: nn.Module, shape: tuple[int, int, int], family: str) -> tuple[Side, str | None]:
-    """Facts of a network on inputs of shape (H, W, C), and the name of the activation that its last map leaves, if any.
-
-    One pass over a fixed input in evaluation mode; weights, statistics and the global RNG stay as they were.
-    """
-    height, width, channels = shape
-    x = torch.linspace(-1, 1, 2 * channels * height * width).view(2, channels, height, width)
-    called: list[tuple[str, Tensor]] = []
-    hooks = [
-        module.register_forward_hook(lambda m, i, out, name=name: called.append((name, out)))
-        for name, module in model.named_modules()
-        if isinstance(module, _ACTIVATIONS) or type(module).__module__ == "timm.layers.activations"
-    ]
-    was_training = model.training
-    model.eval()
-    final = model.forward_features(x)
-    for hook in hooks:
-        hook.remove()
-    signals = Reader(model, frozenset({"stages", "prefix", "pooled"}), None)(x)
-    model.train(was_training)
-    name, out = called[-1] if called else (None, None)
-    ends_in_activation = out is not None and out.ndim == 4 and out.shape == final.shape and torch.equal(out, final)
-    last_activation = name if ends_in_activation else None
-    side = Side(
-        family=family,
-        stages=tuple(tuple(m.shape[1:]) for m in signals.stages or ()),
-        prefix=signals.prefix[0].shape[1] if signals.prefix else 0,
-        pooled=signals.pooled.shape[1],
-        pooled_preact=final.shape[1] if last_activation else signals.pooled.shape[1],
-    )
-    return side, last_activation

@@ -17,10 +17,10 @@ from torch.nn import functional as F
 
 from kdbench.report.page import Section
 from kdbench.tensors import planar, to_device
-from kdbench.train import engine, networks
+from kdbench.train import networks
 from kdbench.train.augment import crop_and_flip
 from kdbench.train.batches import generator
-from kdbench.types import Recipe
+from kdbench.train.cohort import learning_rate
 from speed import setting, timing
 from speed.setting import INPUT, PAIRS, PRECISIONS, Options, Trial, tree
 
@@ -71,12 +71,12 @@ def bare(trial: Trial, before: dict[int, Callable[[], None]]) -> nn.Module:
 
     before: as of setting.Watched.
     """
-    cohort, suite = trial.cohort, trial.plan.suite
+    cohort, recipe = trial.cohort, trial.cohort.recipe
     device, seed = cohort.device, cohort.seed
-    spec = suite.models[trial.runs[0].pair.student]
-    recipe = suite.recipes[spec.recipe]
     teacher = cohort.teacher.reader.model
-    student = networks.build(spec, cohort.batches.shape[INPUT], cohort.batches.classes, seed).to(device).train()
+    student = (
+        networks.build(cohort.student, cohort.batches.shape[INPUT], cohort.batches.classes, seed).to(device).train()
+    )
     exempt = student.no_weight_decay() if hasattr(student, "no_weight_decay") else set()
     decay = [p for n, p in student.named_parameters() if p.ndim > 1 and n not in exempt]
     rest = [p for n, p in student.named_parameters() if p.ndim <= 1 or n in exempt]
@@ -88,7 +88,7 @@ def bare(trial: Trial, before: dict[int, Callable[[], None]]) -> nn.Module:
         if step in before:
             before[step]()
         x, target = make(order[step * recipe.batch_size : (step + 1) * recipe.batch_size], step)
-        with torch.autocast(device.type, torch.bfloat16, enabled=suite.precision == "bf16"):
+        with cohort.autocast():
             with torch.no_grad():
                 shown = F.log_softmax(teacher(x).float(), dim=1)
             logits = student(x)
@@ -97,7 +97,7 @@ def bare(trial: Trial, before: dict[int, Callable[[], None]]) -> nn.Module:
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         for group in optimizer.param_groups:
-            group["lr"] = engine.learning_rate(recipe, step, recipe.steps)
+            group["lr"] = learning_rate(recipe, step, recipe.steps)
         optimizer.step()
     return student
 
@@ -105,7 +105,7 @@ def bare(trial: Trial, before: dict[int, Callable[[], None]]) -> nn.Module:
 def _maker(trial: Trial) -> Callable[[Tensor, int], tuple[Tensor, Tensor]]:
     """A function (index (B,), step) -> augmented images (B, C, H, W) and classes (B,), with the engine's own draws."""
     device, seed, facts = trial.cohort.device, trial.cohort.seed, trial.pack.meta["modalities"][INPUT]
-    recipe: Recipe = trial.plan.suite.recipes["student"]
+    recipe = trial.cohort.recipe
     pixels = planar(torch.from_numpy(np.array(trial.pack.array(INPUT, "train"))).permute(0, 3, 1, 2)).to(device)
     labels = torch.from_numpy(np.array(trial.pack.labels("train"))).to(device)
     mean, std = (torch.tensor(facts[name], device=device).view(1, -1, 1, 1) for name in ("mean", "std"))
@@ -125,7 +125,7 @@ def _maker(trial: Trial) -> Callable[[Tensor, int], tuple[Tensor, Tensor]]:
 
 def _parts(trial: Trial, calls: int) -> dict[str, float]:
     """Milliseconds a step that the engine spends above the bare loop on the teacher's signals and on its batches."""
-    cohort, recipe = trial.cohort, trial.plan.suite.recipes["student"]
+    cohort, recipe = trial.cohort, trial.cohort.recipe
     index, make = cohort.batches.order(0, 0)[: recipe.batch_size], _maker(trial)
     x, _ = make(index, 0)
 

@@ -38,11 +38,11 @@ from kdbench.plan.jobs import Plan
 from kdbench.plan.paths import data_folder
 from kdbench.plan.registry import load_method
 from kdbench.plan.suite import load_suite
-from kdbench.signals import Reader, probe
+from kdbench.signals import Reader
 from kdbench.train import networks as zoo
 from kdbench.train.batches import stream
-from kdbench.train.engine import PREPARE_SAMPLES, learning_rate
-from kdbench.types import ModelSpec, PairShapes, Recipe, Side, Signals
+from kdbench.train.cohort import PREPARE_SAMPLES, learning_rate
+from kdbench.types import PairShapes, Recipe, Signals
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -167,20 +167,21 @@ def networks(
     params = method.Params(**method_spec.params)
     needs, classes = method.needs(params), len(pack.meta["class_names"])
 
-    def build(spec: ModelSpec) -> tuple[nn.Module, Side, str | None]:
+    def read(name: str, weights: dict[str, Tensor] | None = None) -> Reader:
+        spec = plan.suite.models[name]
         shape = tuple(pack.meta["modalities"][spec.input]["shape"])
-        model = zoo.build(spec, shape, classes, seed)
-        return model, *probe(model, shape, spec.family)
+        reader = zoo.reader(spec, shape, classes, seed, needs, weights)
+        reader.model.to(device)
+        return reader
 
-    student, student_side, student_last = build(plan.suite.models[student_name])
-    teacher = teacher_side = None
+    student, teacher = read(student_name), None
     if method_spec.needs_teacher:
-        network, teacher_side, teacher_last = build(plan.suite.models[teacher_name])
-        network.load_state_dict(load_weights(plan.teacher(teacher_name, seed)))
-        teacher = Reader(network.requires_grad_(False).eval().to(device), needs, teacher_last)
+        teacher = read(teacher_name, load_weights(plan.teacher(teacher_name, seed)))
+        teacher.model.requires_grad_(False).eval()
     torch.manual_seed(stream(seed, "method", method_name))
-    distiller = method(params, PairShapes(student_side, teacher_side, classes, tuple(pack.labels("train").tolist())))
-    return Reader(student.to(device), needs, student_last), teacher, distiller.to(device)
+    labels = tuple(pack.labels("train").tolist())
+    distiller = method(params, PairShapes(student.side, teacher and teacher.side, classes, labels))
+    return student, teacher, distiller.to(device)
 
 
 def losses_of(

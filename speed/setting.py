@@ -23,6 +23,7 @@ from kdbench.plan.paths import data_folder
 from kdbench.plan.suite import check_suite
 from kdbench.train import engine, networks
 from kdbench.train.batches import Batches
+from kdbench.train.cohort import Cohort, load_teacher
 from kdbench.types import KdbenchError, Recipe
 
 METHODS = ("scratch", "kd", "dkd", "dist", "fitnet", "rkd", "crd", "ofa", "uhkd")
@@ -148,7 +149,7 @@ class Trial:
     plan: Plan
     runs: tuple[Run, ...]
     pack: Packed
-    cohort: engine.Cohort
+    cohort: Cohort
 
 
 def trial(suite: dict[str, Any], options: Options) -> Trial:
@@ -160,8 +161,10 @@ def trial(suite: dict[str, Any], options: Options) -> Trial:
     batches = Batches(data, {INPUT}, device)
     teacher = plan.suite.models[plan.of("teacher")[0].pair.student]
     weights = networks.build(teacher, batches.shape[INPUT], batches.classes, 0).state_dict()
-    loaded = engine.load_teacher(teacher, weights, batches, device, 0)
-    cohort = engine.Cohort(plan.suite, batches, device, 0, loaded)
+    student = plan.suite.models[plan.of("cohort")[0].pair.student]
+    recipe = plan.suite.recipes[student.recipe]
+    loaded = load_teacher(teacher, weights, batches, device, 0)
+    cohort = Cohort(student, recipe, batches, device, 0, loaded, plan.suite.precision, plan.suite.checkpoint_seconds)
     return Trial(plan, tuple(plan.runs().values()), data, cohort)
 
 
@@ -193,7 +196,7 @@ def train(trial: Trial, folder: Path, before: dict[int, Callable[[], None]], see
 
     before: see Watched. Raises KdbenchError when a run does not come to its end.
     """
-    batches = Watched(trial.cohort.batches, trial.plan.suite.recipes["student"].steps, before)
+    batches = Watched(trial.cohort.batches, trial.cohort.recipe.steps, before)
     cohort = dataclasses.replace(trial.cohort, batches=batches, seed=seed)
     outcomes: list[engine.Outcome] = []
     engine.train_cohort(cohort, trial.runs, folder / "checkpoint", outcomes.append, lambda *_, **__: None)

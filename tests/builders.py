@@ -6,9 +6,9 @@ from dataclasses import replace
 import torch
 import torch.nn.functional as F
 
-from kdbench.conformance import rules as conformance
-from kdbench.signals import Reader, probe
-from kdbench.train import engine, networks
+from kdbench.conformance import networks as tiny
+from kdbench.signals import Reader
+from kdbench.train import networks
 from kdbench.types import PairShapes, Side, Signals
 
 CLASSES, BATCH = 5, 6
@@ -94,17 +94,14 @@ def conforms(name, changes, student, teacher, dtype=torch.float32):
 
 def adopted(method, params, teacher, student, model=None):
     """A distiller with its own copy of a teacher, and signals of both on one batch."""
-    shape, classes, labels = conformance.SHAPE, conformance.CLASSES, conformance.LABELS
-    if model is None:
-        model = networks.build(teacher, shape, classes, 1)
-    side, last = probe(model, shape, teacher.family)
-    student_model = networks.build(student, shape, classes, 0)
-    own_side, own_last = probe(student_model, shape, student.family)
+    shape, classes, labels = tiny.SHAPE, tiny.CLASSES, tiny.LABELS
+    read = Reader(model or networks.build(teacher, shape, classes, 1), shape, teacher.family)
+    read.model.requires_grad_(False).eval()
+    reader = networks.reader(student, shape, classes, 0, method.Method.needs(params))
     torch.manual_seed(0)
-    distiller = method.Method(params, PairShapes(own_side, side, classes, labels))
-    read = Reader(model.requires_grad_(False).eval(), engine.EVERYTHING, last)
+    distiller = method.Method(params, PairShapes(reader.side, read.side, classes, labels))
     x = torch.randn(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         shown = read(x)
-    distiller.adopt(model, read)
-    return distiller, Reader(student_model, method.Method.needs(params), own_last)(x), shown
+    distiller.adopt(read.model, read)
+    return distiller, reader(x), shown

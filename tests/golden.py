@@ -30,7 +30,8 @@ from matplotlib.text import Text
 from PIL import Image
 
 from kdbench import frequency, similarity
-from kdbench.conformance import rules as conformance
+from kdbench.conformance import networks as tiny
+from kdbench.conformance.trial import HARD, SOFT, Trial
 from kdbench.data.packed import SPLITS
 from kdbench.plan import keys
 from kdbench.plan.jobs import Run
@@ -40,7 +41,8 @@ from kdbench.plan.suite import load_suite
 from kdbench.run import tune
 from kdbench.train import engine, networks
 from kdbench.train.batches import Batches
-from kdbench.types import MethodSpec, ModelSpec, Pair, Recipe, Suite
+from kdbench.train.cohort import Cohort
+from kdbench.types import MethodSpec, ModelSpec, Pair, Recipe
 
 GOLDENS = Path(__file__).parent / "data/goldens.json"
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -50,7 +52,7 @@ WIDER = {"tables": EXACT, "method pkt": {"rtol": 2e-3, "atol": 1e-5}, "method mf
 """PKT's loss is 30,000 times a difference of nearly equal sums; MFH takes the channels that come last in an order."""
 GREY_LEVEL = {"rtol": 0.0, "atol": 1.0}
 """Of sources: decoders and font renderers may round otherwise."""
-SGD = Recipe("golden", lr=1e-4, optimizer="sgd", steps=8, batch_size=conformance.BATCH, warmup=0.0)
+SGD = Recipe("golden", lr=1e-4, min_lr=1e-4, optimizer="sgd", steps=8, batch_size=tiny.BATCH, warmup=0.0)
 """Of methods. AdamW's first step is the sign of the gradient, and a large one of a large loss leads anywhere: in both
 the last bits of a CPU would show."""
 RECORD = "run: python tests/golden.py"
@@ -91,13 +93,12 @@ def _engine() -> Numbers:
         "plain": Recipe("r", lr=1e-1, optimizer="sgd", nesterov=False, decay_all=True, steps=2, batch_size=8),
     }
     found: Numbers = {}
-    for family, (name, recipe) in itertools.product(conformance.FAMILIES, recipes.items()):
-        spec = conformance.MODELS[f"student-{family}"]
-        suite = Suite("golden", (), (0,), {}, {spec.recipe: recipe}, {spec.name: spec})
+    for family, (name, recipe) in itertools.product(tiny.FAMILIES, recipes.items()):
+        spec = tiny.MODELS[f"student-{family}"]
         method = MethodSpec("scratch", "scratch", {"teacher": False}, "Scratch", "reference")
         run = Run(Pair(None, spec.name), method, 0, "d", False, {}, "", Path())
         batches = Batches(Noise(), {"image"}, torch.device("cpu"))
-        cohort = engine.Cohort(suite, batches, torch.device("cpu"), 0, None)
+        cohort = Cohort(spec, recipe, batches, torch.device("cpu"), 0)
         outcomes: list[engine.Outcome] = []
         with tempfile.TemporaryDirectory() as folder:
             state = Path(folder, "checkpoint")
@@ -113,7 +114,7 @@ def _engine() -> Numbers:
 
 
 def _side(spec: ModelSpec) -> Any:
-    return engine.probe(networks.build(spec, conformance.SHAPE, 3, 0), conformance.SHAPE, spec.family)[0]
+    return networks.reader(spec, tiny.SHAPE, 3, 0).side
 
 
 def _variants(name: str) -> dict[str, dict[str, Any]]:
@@ -135,18 +136,15 @@ def _method(name: str) -> Numbers:
     cls = load_method(name)
     for label, changed in _variants(name).items():
         for number in (1, 5, 6):  # cnn -> vit, vit -> mlp, mlp -> cnn
-            teacher, student = conformance.ALL_PAIRS[number]
+            teacher, student = tiny.ALL_PAIRS[number]
             where, params = f"{label}: {teacher.name[8:]} to {student.name[8:]}", cls.Params(**changed)
-            looker_on = conformance._teacher(params, teacher, conformance.SHAPE, conformance.CPU)
-            trial = conformance._Trial(
-                cls, params, looker_on, student, conformance.SHAPE, conformance.BATCH, recipe=SGD
-            )
-            member = trial._new_member("fp32")
+            trial = Trial(cls, params, tiny.tiny_cohort(params, teacher, student, recipe=SGD))
+            member = trial.new_member()
             if member is None:
                 found[where] = []  # not served
                 continue
-            for step, target in ((0, conformance.HARD), (5, conformance.SOFT)):
-                terms = trial._step(member, step, target, "")
+            for step in (HARD, SOFT):
+                terms = trial.step(member, step)
                 assert terms, f"{name}, {where}: {trial.findings}"
                 found[f"{where}, step {step}"] = [terms[key].item() for key in sorted(terms)]
             found[where] = [

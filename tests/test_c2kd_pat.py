@@ -12,11 +12,12 @@ from conftest import run_jobs, tiny_plan
 from test_losses import CASES, GOLDENS, SETTINGS, given, softmax
 from test_models import SMALL, spec
 
-from kdbench.conformance.rules import ALL_PAIRS, CLASSES, LABELS, MODELS, check
+from kdbench.conformance import check
+from kdbench.conformance.networks import ALL_PAIRS, CLASSES, LABELS, MODELS
 from kdbench.methods import c2kd, pat
 from kdbench.results.record import read_run
-from kdbench.signals import Reader, probe
-from kdbench.train import engine, networks
+from kdbench.signals import Reader
+from kdbench.train import networks
 from kdbench.types import KdbenchError, PairShapes
 
 RNG = np.random.default_rng(0)
@@ -250,9 +251,9 @@ HIERARCHIES += [("deit_tiny_distilled_patch16_224", {"patch_size": 8}, {}, 32, "
 def test_prompts_find_the_stages_of_every_known_teacher(timm, args, options, size, family, stages):
     shape = (size, size, 3)
     teacher = networks.build(spec(timm, args, **options), shape, CLASSES, 0)
-    side, last = probe(teacher, shape, family)
+    read = Reader(teacher.requires_grad_(False).eval(), shape, family)
+    side = read.side
     distiller = pat.Method(pat.Params(width=16, variant="mended"), PairShapes(side, side, CLASSES, LABELS))
-    read = Reader(teacher.requires_grad_(False).eval(), engine.EVERYTHING, last)
     x = torch.randn(2, 3, size, size)
     with torch.no_grad():
         shown = read(x)

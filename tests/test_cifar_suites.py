@@ -26,7 +26,8 @@ from kdbench.run.outputs import run_table
 from kdbench.run.training import run_training
 from kdbench.terminal import published
 from kdbench.train.cifar_networks import NETWORKS
-from kdbench.train.engine import _optimizer, learning_rate
+from kdbench.train.cohort import learning_rate
+from kdbench.train.member import new_optimizer
 from kdbench.types import KdbenchError, Recipe
 
 SLOW = bool(os.environ.get("KDBENCH_SLOW"))
@@ -77,7 +78,7 @@ def test_the_anchors_optimizer_is_torchs_plain_sgd():
     recipe = load_suite("anchors-32").recipes["sgd"]
     ours, theirs = (NETWORKS["cifar_vgg8"](num_classes=3, in_chans=3) for _ in range(2))
     theirs.load_state_dict(ours.state_dict())
-    one = _optimizer(recipe, ours, torch.nn.Module())
+    one = new_optimizer(recipe, ours, torch.nn.Module())
     other = torch.optim.SGD(theirs.parameters(), lr=0.05, momentum=0.9, weight_decay=5e-4)
     for step in range(3):
         x = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(step))

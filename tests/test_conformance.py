@@ -11,11 +11,13 @@ import pytest
 import torch
 from torch import nn
 
-from kdbench.conformance import rules as conformance
-from kdbench.conformance.rules import ALL_PAIRS, MODELS, check
+from kdbench.conformance import check
+from kdbench.conformance import networks as tiny
+from kdbench.conformance.networks import ALL_PAIRS, MODELS
 from kdbench.methods.base import Distiller, cross_entropy
 from kdbench.methods.kd import kd_loss
 from kdbench.plan.registry import method_names
+from kdbench.train import networks as train_networks
 from kdbench.types import KdbenchError, ModelSpec
 
 TITLE = "planted"
@@ -260,13 +262,13 @@ def test_planted_fault_is_found(method):
 
 def test_a_teacher_that_is_trained_itself_is_found(monkeypatch):
     """An adopted copy that is no copy."""
-    real = conformance.engine.load_teacher
+    real = tiny.load_teacher
 
     def shared(*args):
         teacher = real(*args)
         return dataclasses.replace(teacher, copy=lambda: teacher.reader)
 
-    monkeypatch.setattr(conformance.engine, "load_teacher", shared)
+    monkeypatch.setattr(tiny, "load_teacher", shared)
     findings = check("c2kd", pairs=ONE_PAIR)
     assert any("the teacher's weights or statistics are changed" in finding for finding in findings)
 
@@ -277,7 +279,7 @@ def test_a_student_with_something_left_in_it_is_found(monkeypatch):
             networks[0].register_buffer("left", torch.zeros(1))
             return super().own(student, teacher, target)
 
-    networks, real = [], conformance.networks.build
+    networks, real = [], train_networks.build
 
     def seen(spec, *args):
         model = real(spec, *args)
@@ -285,7 +287,7 @@ def test_a_student_with_something_left_in_it_is_found(monkeypatch):
             networks.append(model)
         return model
 
-    monkeypatch.setattr(conformance.networks, "build", seen)
+    monkeypatch.setattr(train_networks, "build", seen)
     assert any("the student's state has other names after training" in f for f in check(Leaving, pairs=ONE_PAIR))
 
 

@@ -27,6 +27,8 @@ from kdbench.run import locks
 from kdbench.run.training import run_training, unfinished
 from kdbench.train import engine, networks
 from kdbench.train.batches import Batches
+from kdbench.train.cohort import Cohort, learning_rate, load_teacher
+from kdbench.train.member import new_optimizer
 from kdbench.types import KdbenchError, Recipe
 
 METHODS = ["kd", "ofa", "uhkd", "fdcmkd"]
@@ -58,10 +60,10 @@ def test_same_start_and_same_batches_for_every_method(trained, monkeypatch):
     starts = {}
     real = engine._step
 
-    def spy(member, cohort, recipe, x, *rest):
+    def spy(cohort, member, batch):
         starts.setdefault(member.run.method.id, {k: v.clone() for k, v in member.model.state_dict().items()})
-        seen[member.run.method.id].append(x.sum().item())
-        return real(member, cohort, recipe, x, *rest)
+        seen[member.run.method.id].append(batch.inputs["image"].sum().item())
+        return real(cohort, member, batch)
 
     monkeypatch.setattr(engine, "_step", spy)
     run_jobs(plan, "cohort")
@@ -238,10 +240,10 @@ def interrupted(plan, monkeypatch, at_step=8, job=None):
 
     real = engine._step
 
-    def stops(member, *args):
-        if args[6] == at_step:
+    def stops(cohort, member, batch):
+        if batch.step == at_step:
             raise Gone
-        return real(member, *args)
+        return real(cohort, member, batch)
 
     with monkeypatch.context() as patch, pytest.raises(Gone):
         patch.setattr(engine, "_step", stops)
@@ -293,9 +295,9 @@ def test_some_methods_by_hand_leave_the_state_of_their_neighbours(trained, monke
     interrupted(plan, monkeypatch)
     steps, real = Counter(), engine._step
 
-    def counting(member, *args):
+    def counting(cohort, member, batch):
         steps[member.run.method.id] += 1
-        return real(member, *args)
+        return real(cohort, member, batch)
 
     monkeypatch.setattr(engine, "_step", counting)
     [job] = plan.of("cohort")
@@ -312,9 +314,9 @@ def test_an_edited_method_starts_anew_while_the_others_go_on(trained, monkeypatc
     real = engine._step
     edited = plan_for(["kd", "ofa"], seeds=[0], checkpoint_seconds=0, methods={"kd": {"temperature": 2.0}})
 
-    def counting(member, *args):
+    def counting(cohort, member, batch):
         steps[member.run.method.id] += 1
-        return real(member, *args)
+        return real(cohort, member, batch)
 
     monkeypatch.setattr(engine, "_step", counting)
     run_jobs(edited, "cohort")
@@ -344,9 +346,9 @@ def test_a_tuned_run_does_not_go_on_from_the_state_of_another_weight(trained, mo
     steps = Counter()
     real = engine._step
 
-    def counting(member, *args):
+    def counting(cohort, member, batch):
         steps[member.run.method.id] += 1
-        return real(member, *args)
+        return real(cohort, member, batch)
 
     monkeypatch.setattr(engine, "_step", counting)
     run_training(plan, job, threads=1)
@@ -454,9 +456,10 @@ def test_the_teacher_is_only_looked_at(trained):
     plan = plan_for(METHODS, seeds=[0], recipes__student__steps=3)
     teacher_file = plan.teacher("cnn-t", 0).stem.with_suffix(".safetensors")
     spec = plan.suite.models["cnn-t"]
-    teacher = engine.load_teacher(spec, load_file(teacher_file), batches_of(plan), torch.device("cpu"), 0)
+    batches, cpu = batches_of(plan), torch.device("cpu")
+    teacher = load_teacher(spec, load_file(teacher_file), batches, cpu, 0)
     before = {k: v.clone() for k, v in teacher.reader.model.state_dict().items()}
-    for _ in engine._teacher_pass(engine.Cohort(plan.suite, batches_of(plan), torch.device("cpu"), 0, teacher)):
+    for _ in Cohort(plan.suite.models["vit-s"], plan.suite.recipes["student"], batches, cpu, 0, teacher).teacher_pass():
         pass
     assert all(torch.equal(v, before[k]) for k, v in teacher.reader.model.state_dict().items())
     assert not any(p.requires_grad for p in teacher.reader.model.parameters())
@@ -467,7 +470,7 @@ def test_the_teacher_is_only_looked_at(trained):
 
 def test_learning_rate():
     recipe = Recipe("r", lr=1.0, min_lr=0.1, steps=100, warmup=0.1)
-    rates = [engine.learning_rate(recipe, s, 100) for s in range(100)]
+    rates = [learning_rate(recipe, s, 100) for s in range(100)]
     assert rates[:10] == pytest.approx([0.1 * k for k in range(1, 11)])
     assert (
         rates[10] == pytest.approx(1.0)
@@ -480,7 +483,7 @@ def test_learning_rate():
 def test_decay_spares_norms_biases_and_position_embeddings(trained):
     plan = tiny_plan()
     model = networks.build(plan.suite.models["vit-s"], (8, 8, 1), 10, 0)
-    optimizer = engine._optimizer(plan.suite.recipes["student"], model, torch.nn.Linear(3, 2))
+    optimizer = new_optimizer(plan.suite.recipes["student"], model, torch.nn.Linear(3, 2))
     free = {id(p) for p in optimizer.param_groups[1]["params"]}
     named = dict(model.named_parameters())
     assert optimizer.param_groups[1]["weight_decay"] == 0

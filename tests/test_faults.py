@@ -118,14 +118,14 @@ def watch_steps(note: Path, dies_at: int | None) -> None:
     note_file = os.open(note, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
     real_step = engine._step
 
-    def step(member, *rest):
-        if rest[6] not in began[-1:]:
-            began.append(rest[6])
-            os.write(note_file, b"%d\n" % rest[6])
-        return real_step(member, *rest)
+    def step(cohort, member, batch):
+        if batch.step not in began[-1:]:
+            began.append(batch.step)
+            os.write(note_file, b"%d\n" % batch.step)
+        return real_step(cohort, member, batch)
 
     engine._step = step
-    engine.time = SimpleNamespace(monotonic=lambda: float(len(began)), perf_counter=time.perf_counter)
+    engine.time = SimpleNamespace(monotonic=lambda: float(len(began)))
     left = itertools.count(dies_at or 10**9, -1)
 
     def deadly(real):

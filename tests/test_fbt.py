@@ -13,12 +13,13 @@ from test_c2kd_pat import HIERARCHIES
 from test_engine import interrupted, plan_for, weights_of
 from test_models import spec
 
-from kdbench.conformance.rules import CLASSES, LABELS, MODELS, check
+from kdbench.conformance import check
+from kdbench.conformance.networks import CLASSES, LABELS, MODELS
 from kdbench.methods import fbt
 from kdbench.methods.ofa import ofa_loss
 from kdbench.results.record import read_run
-from kdbench.signals import Reader, probe
-from kdbench.train import engine, networks
+from kdbench.signals import Reader
+from kdbench.train import networks
 from kdbench.types import KdbenchError, PairShapes
 
 RNG = np.random.default_rng(0)
@@ -74,9 +75,9 @@ def test_a_bridge_that_shows_the_teachers_own_third_stage_is_the_teacher(timm, a
     """So every known teacher is entered after its third stage and run to its end."""
     shape = (size, size, 3)
     teacher = networks.build(spec(timm, args, **options), shape, CLASSES, 0)
-    side, last = probe(teacher, shape, family)
+    read = Reader(teacher.requires_grad_(False).eval(), shape, family)
+    side = read.side
     distiller = fbt.Method(fbt.Params(), PairShapes(side, side, CLASSES, LABELS))
-    read = Reader(teacher.requires_grad_(False).eval(), engine.EVERYTHING, last)
     with torch.no_grad():
         shown = read(torch.randn(2, 3, size, size))
         distiller.adopt(teacher, read)
@@ -189,7 +190,7 @@ def test_a_student_of_another_modality_is_served(student, teacher):
     shown_side = built(teacher)[0].pair.teacher
     model = networks.build(MODELS[f"teacher-{teacher}"], (8, 8, 3), CLASSES, 1).requires_grad_(False).eval()
     distiller = fbt.Method(fbt.Params(), PairShapes(SIDES[student], shown_side, CLASSES, LABELS))
-    read = Reader(model, engine.EVERYTHING, None)
+    read = Reader(model, (8, 8, 3), teacher)
     distiller.adopt(model, read)
     ours = replace(signals(SIDES[student]), logits=torch.randn(6, CLASSES, requires_grad=True))
     terms = distiller(ours, read(torch.randn(6, 3, 8, 8)), TARGET, 0.0)

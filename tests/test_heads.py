@@ -6,9 +6,8 @@ import pytest
 import torch
 from packaging.version import Version
 
-from kdbench.signals import Reader, probe
+from kdbench.signals import Reader
 from kdbench.train import networks
-from kdbench.train.engine import EVERYTHING
 from kdbench.types import ModelSpec
 
 # isort: split
@@ -76,9 +75,9 @@ def test_training_and_evaluation_are_of_one_network(name):
     if name in LATE and Version(timm.__version__) < Version("1.0.31"):
         pytest.skip("this timm cannot hand out its maps")
     model = network(name)
-    side, last_activation = probe(model, (224, 224, 3), "cnn")
     x = torch.randn(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-    full, logits_only = Reader(model, EVERYTHING, last_activation), Reader(model, frozenset({"logits"}), None)
+    full = Reader(model, (224, 224, 3), "cnn")
+    logits_only, side = Reader(model, (224, 224, 3), "cnn", frozenset({"logits"})), full.side
     with torch.no_grad():
         model.eval()
         signals = full(x)
@@ -97,6 +96,6 @@ def test_training_and_evaluation_are_of_one_network(name):
 def test_the_pooled_vector_is_what_the_classifier_read_dropout_included():
     """Dropout before the classifier is drawn once: methods see the very vector that the logits came from."""
     model = network("resnet18", drop_rate=0.5).train()
-    signals = Reader(model, EVERYTHING, None)(torch.randn(4, 3, 224, 224))
+    signals = Reader(model, (224, 224, 3), "cnn")(torch.randn(4, 3, 224, 224))
     assert 0.3 < (signals.pooled == 0).float().mean() < 0.7
     assert torch.equal(model.fc(signals.pooled), signals.logits)

@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 from kdbench.methods import fbt, pat
-from kdbench.signals import Reader
+from kdbench.signals import EVERYTHING, Reader
 from kdbench.tensors import planar
-from kdbench.train import engine, networks
+from kdbench.train import networks
 from kdbench.train.augment import crop_and_flip
 from kdbench.train.batches import Batches
+from kdbench.train.cohort import Cohort
 from kdbench.types import ModelSpec, Recipe
 
 CHANNELS = (1, 2, 3, 4)
@@ -85,9 +86,9 @@ def test_every_convolution_reads_planes_in_training(channels, augmented):
         pytest.skip("colours are for 1 or 3 channels")
     recipe = Recipe("r", lr=0.1, steps=1, batch_size=6, **options)
     model = cnn(channels)
-    for needs in (frozenset({"logits"}), engine.EVERYTHING):
+    for needs in (frozenset({"logits"}), EVERYTHING):
         inputs, _ = batches(channels).train(torch.arange(6), recipe, 0, 0)
-        signals = Reader(model, needs, None)(inputs["image"])
+        signals = Reader(model, (8, 8, channels), "cnn", needs)(inputs["image"])
         assert SEEN and all(map(lies_in_planes, SEEN))
         assert all(map(lies_in_planes, signals.stages or ()))
 
@@ -95,8 +96,7 @@ def test_every_convolution_reads_planes_in_training(channels, augmented):
 @pytest.mark.parametrize("channels", CHANNELS)
 def test_every_convolution_reads_planes_in_evaluation(channels):
     given = batches(channels)
-    cohort = engine.Cohort(SimpleNamespace(precision="fp32"), given, torch.device("cpu"), 0, None)
-    engine._logits(cnn(channels), cohort, "image", "test")
+    Cohort(None, None, given, torch.device("cpu"), 0).logits(cnn(channels), "image", "test")
     assert SEEN and all(map(lies_in_planes, SEEN))
 
 
@@ -112,7 +112,7 @@ def test_stage_maps_of_tokens_lie_in_planes(patch):
     """One token is one pixel, which torch calls contiguous in either order."""
     args = {"patch_size": patch, "embed_dim": 4, "depth": 4, "num_heads": 1}
     model = networks.build(ModelSpec("vit", "VisionTransformer", "d", "r", args=args, family="vit"), (8, 8, 1), 3, 0)
-    stages = Reader(model, engine.EVERYTHING, None)(torch.randn(2, 8, 8, 1).permute(0, 3, 1, 2)).stages
+    stages = Reader(model, (8, 8, 1), "vit")(torch.randn(2, 8, 8, 1).permute(0, 3, 1, 2)).stages
     assert len(stages) == 4 and all(map(lies_in_planes, stages))
 
 

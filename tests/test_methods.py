@@ -11,7 +11,8 @@ from builders import BATCH, CLASSES, FAMILIES, SIDES, build, conforms, signals
 from conftest import run_jobs
 from test_engine import interrupted, plan_for
 
-from kdbench.conformance.rules import MODELS, check
+from kdbench.conformance import check
+from kdbench.conformance.networks import MODELS
 from kdbench.methods import fdcmkd, ofa, uhkd
 from kdbench.plan import registry
 from kdbench.results.record import read_run

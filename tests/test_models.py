@@ -6,10 +6,9 @@ import pytest
 import torch
 
 from kdbench.plan.suite import check_suite
-from kdbench.signals import Reader, probe, stage_indices
+from kdbench.signals import Reader, read_logits, stage_indices
 from kdbench.train import networks
 from kdbench.train.batches import crop_and_flip
-from kdbench.train.engine import EVERYTHING
 from kdbench.types import KdbenchError, ModelSpec
 
 
@@ -59,24 +58,37 @@ SMALL = [
 def test_every_family_is_read_without_changing_it(timm, args, options, size, family, stages):
     model = networks.build(spec(timm, args, **options), (size, size, 3), 7, 0).eval()
     state = {k: v.clone() for k, v in model.state_dict().items()}
-    side, last_activation = probe(model, (size, size, 3), spec(timm, args, **options).family)
+    reader = Reader(model, (size, size, 3), spec(timm, args, **options).family)
+    side = reader.side
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items()) and not model.training
     assert side.family == family and list(side.stages) == stages
     x = torch.randn(3, 3, size, size, generator=torch.Generator().manual_seed(0))
-    signals = Reader(model, EVERYTHING, last_activation)(x, torch.arange(3))
+    signals = reader(x, torch.arange(3))
     assert torch.equal(signals.logits, model(x)), "reading signals must not change the logits"
     assert [tuple(m.shape) for m in signals.stages] == [(3, *s) for s in stages]
     assert all(p.shape == (3, side.prefix, m.shape[1]) for p, m in zip(signals.prefix, signals.stages, strict=True))
     assert signals.pooled.shape == (3, side.pooled) and signals.pooled_preact.shape == (3, side.pooled_preact)
-    only_logits = Reader(model, frozenset({"logits"}), None)(x)
-    assert torch.equal(only_logits.logits, signals.logits) and only_logits.stages is None
+    only_logits = Reader(model, (size, size, 3), side.family, frozenset({"logits"}))(x)
+    assert torch.equal(only_logits.logits, signals.logits) and only_logits.stages is only_logits.pooled is None
+    assert torch.equal(read_logits(model, x), signals.logits)
+
+
+def test_building_a_reader_leaves_a_network_in_training_as_it_was():
+    """Batch statistics, dropout, mode and the global stream of random numbers."""
+    model = networks.build(spec("resnet18", {"drop_rate": 0.5}, stem="small"), (32, 32, 3), 7, 0).train()
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    stream = torch.get_rng_state()
+    reader = Reader(model, (32, 32, 3), "cnn", frozenset({"logits"}))
+    assert model.training and torch.equal(torch.get_rng_state(), stream)
+    assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
+    assert not any(p._forward_hooks or p._forward_pre_hooks for p in model.modules()), "only what is read is hooked"
+    assert reader.side.pooled == 512 and len(reader.side.stages) == 4
 
 
 def test_training_mode_gives_the_same_logits_with_and_without_signals():
     model = networks.build(spec("resnet18", stem="small"), (32, 32, 3), 7, 0).train()
     x = torch.randn(4, 3, 32, 32)
-    _, last_activation = probe(model, (32, 32, 3), "cnn")
-    reader = Reader(model, EVERYTHING, last_activation)
+    reader = Reader(model, (32, 32, 3), "cnn")
     assert torch.equal(reader(x).logits, model(x))
 
 
@@ -84,10 +96,8 @@ def test_training_mode_gives_the_same_logits_with_and_without_signals():
 def test_pooled_before_the_last_activation():
     """ResNet: what goes into the last ReLU; ViT, MLP and ConvNeXt end in a norm, so it is the pooled vector itself."""
     model = networks.build(spec("resnet18", {"zero_init_last": False}, stem="small"), (32, 32, 3), 7, 0).eval()
-    _, last_activation = probe(model, (32, 32, 3), "cnn")
-    assert last_activation == "layer4.1.act2"
     x = torch.randn(2, 3, 32, 32)
-    signals = Reader(model, EVERYTHING, last_activation)(x)
+    signals = Reader(model, (32, 32, 3), "cnn")(x)
     assert (signals.pooled_preact < 0).any() and (signals.pooled >= 0).all()
     inputs = model.layer3(model.layer2(model.layer1(model.act1(model.bn1(model.conv1(x))))))
     block = model.layer4[1]
@@ -95,9 +105,11 @@ def test_pooled_before_the_last_activation():
     preact = block.bn2(block.conv2(block.act1(block.bn1(block.conv1(y))))) + y
     assert torch.allclose(signals.pooled_preact, preact.mean((2, 3)), atol=1e-5)
     vit = networks.build(spec("vit_tiny_patch16_224", {"patch_size": 8}), (32, 32, 3), 7, 0).eval()
-    assert probe(vit, (32, 32, 3), "vit")[1] is None
+    signals = Reader(vit, (32, 32, 3), "vit")(x)
+    assert torch.equal(signals.pooled_preact, signals.pooled)
     mobile = networks.build(spec("mobilenetv2_100"), (64, 64, 3), 7, 0).eval()
-    assert probe(mobile, (64, 64, 3), "cnn")[1] == "bn2.act"
+    signals = Reader(mobile, (64, 64, 3), "cnn")(torch.randn(2, 3, 64, 64))
+    assert (signals.pooled_preact < 0).any() and (signals.pooled >= 0).all()
 
 
 @pytest.mark.parametrize(
@@ -106,20 +118,20 @@ def test_pooled_before_the_last_activation():
 def test_stages_of_equal_blocks(depth, expected):
     model = networks.build(spec("MlpMixer", {"patch_size": 8, "embed_dim": 8, "num_blocks": depth}), (16, 16, 1), 3, 0)
     assert stage_indices(model) == expected
-    side, _ = probe(model, (16, 16, 1), "mlp")
+    side = Reader(model, (16, 16, 1), "mlp").side
     assert len(side.stages) == len(expected) and side.pooled == 8
 
 
 def test_sequences_are_images_of_height_one():
     args = {"patch_size": [1, 4], "embed_dim": 16, "depth": 4, "num_heads": 2}
-    side, _ = probe(networks.build(spec("VisionTransformer", args), (1, 64, 3), 5, 0), (1, 64, 3), "vit")
+    side = networks.reader(spec("VisionTransformer", args), (1, 64, 3), 5, 0).side
     assert side.stages == ((16, 1, 16),) * 4 and side.prefix == 1
 
 
 @pytest.mark.parametrize("timm", ["resnet18", "deit_tiny_patch16_224", "mixer_s16_224"])
 @torch.no_grad()
 def test_224_px(timm):
-    side, _ = probe(networks.build(spec(timm), (224, 224, 3), 10, 0), (224, 224, 3), spec(timm).family)
+    side = networks.reader(spec(timm), (224, 224, 3), 10, 0).side
     assert [s[1] for s in side.stages] == ([56, 28, 14, 7] if timm == "resnet18" else [14] * 4)
 
 

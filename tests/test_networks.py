@@ -11,10 +11,9 @@ from torch import nn
 
 from kdbench.plan.keys import own_networks
 from kdbench.plan.timm_names import timm_index
-from kdbench.signals import Reader, probe
+from kdbench.signals import Reader
 from kdbench.train import networks
 from kdbench.train.cifar_networks import NETWORKS
-from kdbench.train.engine import EVERYTHING
 from kdbench.types import KdbenchError
 
 SHAPE, CLASSES = (32, 32, 3), 100
@@ -93,7 +92,8 @@ def test_as_large_as_published_and_as_counted_layer_by_layer(name):
 def test_read_in_full_without_changing_it(name, training):
     """Activations work in place: none may touch a map that is shown."""
     model = build(name)
-    side, last_activation = probe(model, SHAPE, "cnn")
+    reader = Reader(model, SHAPE, "cnn")
+    side = reader.side
     assert side.family == "cnn" and list(side.stages) == COUNTS[name][2] and side.prefix == 0
     assert side.pooled == side.pooled_preact == side.stages[-1][0]
     x = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -101,7 +101,7 @@ def test_read_in_full_without_changing_it(name, training):
     shown = {}
     for number, part in enumerate(model.parts):
         part.register_forward_hook(lambda module, i, out, number=number: shown.update({number: out.detach().clone()}))
-    signals = Reader(model, EVERYTHING, last_activation)(x)
+    signals = reader(x)
     for stage, own in zip(signals.stages, list(shown.values())[-4:], strict=True):
         assert torch.equal(stage, own)
     assert torch.equal(signals.logits, model(x)) and torch.equal(signals.logits, model.get_classifier()(signals.pooled))
@@ -120,8 +120,7 @@ def test_pooled_before_the_last_activation():
         ("cifar_vgg8", lambda m, maps: m.parts[4][:2](maps[3])),
     ):
         model = build(name).eval()
-        last_activation = probe(model, SHAPE, "cnn")[1]
-        signals = Reader(model, EVERYTHING, last_activation)(x)
+        signals = Reader(model, SHAPE, "cnn")(x)
         _, maps = model.forward_intermediates(x, range(len(model.parts)))
         assert torch.allclose(signals.pooled_preact, preactivation(model, maps).mean((2, 3)), atol=1e-5), name
 

@@ -98,7 +98,7 @@ def test_the_script_takes_the_engines_first_step(options):
         shown = cohort.teacher.reader(theirs, index)
     for run in trial.runs:
         name = run.method.id
-        member = engine._new_member(cohort, run, fresh=True)
+        member = engine._start(cohort, run, fresh=True)
         student, teacher, distiller = script.networks(
             trial.plan, trial.pack, "vit-heavy", "cnn", name, 0, torch.device("cpu")
         )

@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 
 from kdbench.results.record import FINISHED
-from kdbench.signals import EVERYTHING, Reader, probe
 from kdbench.similarity import channel_similarity, radial_power, stage_similarity
 from kdbench.train import networks
 from kdbench.train.batches import Batches
@@ -106,11 +105,8 @@ def _trained_teacher(today: Today, model: str, seed: int) -> Run:
 def _read(plan: Plan, name: str, weights: dict[str, Tensor] | None, batches: Batches, seed: int) -> dict[str, Any]:
     """{"stages": 4 x (N, C, H, W) or (), "pooled_preact": (N, D)} of a network, at its start where weights is None."""
     spec: ModelSpec = plan.suite.models[name]
-    model = networks.build(spec, batches.shape[spec.input], batches.classes, seed)
-    if weights is not None:
-        model.load_state_dict(weights)
-    _, last_activation = probe(model, batches.shape[spec.input], spec.family)
-    reader = Reader(model.eval(), EVERYTHING, last_activation)
+    reader = networks.reader(spec, batches.shape[spec.input], batches.classes, seed, weights=weights)
+    reader.model.eval()
     signals = [reader(x) for x in batches.evaluation(spec.input, "test", batch_size=SAMPLES, limit=SAMPLES)]
     return {
         "stages": tuple(torch.cat(maps) for maps in zip(*(s.stages or () for s in signals), strict=True)),

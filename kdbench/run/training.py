@@ -133,14 +133,15 @@ def write_manifest(job: Job) -> None:
 
 
 def _train_seed(today: Today, job: Job, seed: int, todo: list[Run], batches: Batches, state_file: Path) -> None:
-    from kdbench.train import engine
+    from kdbench.train.cohort import Cohort, load_teacher
+    from kdbench.train.engine import train_cohort
 
     suite, device = today.plan.suite, batches.device
     teacher = accuracy = None
     if job.pair.teacher:
         accuracy = today.teacher(job.pair.teacher, seed)["accuracy"]
         weights = load_weights(today.plan.teacher(job.pair.teacher, seed))
-        teacher = engine.load_teacher(suite.models[job.pair.teacher], weights, batches, device, seed)
+        teacher = load_teacher(suite.models[job.pair.teacher], weights, batches, device, seed)
     common = {
         "hashes": _input_hashes(today, job, seed),
         "teacher_accuracy": accuracy,
@@ -148,8 +149,10 @@ def _train_seed(today: Today, job: Job, seed: int, todo: list[Run], batches: Bat
         "hardware": provenance.hardware(device, suite.threads),
     }
     say = Progress(f"{job.pair.student if job.kind == 'teacher' else job.pair.id} seed {seed}")
-    cohort = engine.Cohort(suite, batches, device, seed, teacher)
-    engine.train_cohort(cohort, todo, state_file, lambda outcome: _write_outcome(outcome, common), say)
+    student = suite.models[job.pair.student]
+    recipe, save_every = suite.recipes[student.recipe], suite.checkpoint_seconds
+    cohort = Cohort(student, recipe, batches, device, seed, teacher, suite.precision, save_every)
+    train_cohort(cohort, todo, state_file, lambda outcome: _write_outcome(outcome, common), say)
 
 
 def _with_tuned_weight(run: Run, today: Today) -> Run:

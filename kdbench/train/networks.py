@@ -7,7 +7,7 @@ import importlib
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import (
 from torch.utils.flop_counter import FlopCounterMode
 
 import kdbench.torchvision_ops  # noqa: F401
-from kdbench.signals import EVERYTHING, Reader, probe
+from kdbench.signals import EVERYTHING, Reader
 from kdbench.train.batches import stream
 from kdbench.train.cifar_networks import NETWORKS
 from kdbench.types import KdbenchError, ModelSpec
@@ -63,6 +63,27 @@ def build(spec: ModelSpec, shape: tuple[int, int, int], classes: int, seed: int)
     return model
 
 
+def reader(
+    spec: ModelSpec,
+    shape: tuple[int, int, int],
+    classes: int,
+    seed: int,
+    needs: frozenset[str] = EVERYTHING,
+    weights: dict[str, Tensor] | None = None,
+) -> Reader:
+    """A Reader of a network on the CPU: freshly initialised (`build` says how), or with stored weights.
+
+    Raises KdbenchError when the weights do not fit the network.
+    """
+    model = build(spec, shape, classes, seed)
+    if weights is not None:
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            raise KdbenchError(f"the stored weights do not fit the model {spec.name}: {error}") from None
+    return Reader(model, shape, spec.family, needs)
+
+
 def try_out(spec: ModelSpec, shape: tuple[int, int, int], classes: int, batch_size: int) -> None:
     """Build and read a network as training will, so that one which does not fit its data is found before any trains.
 
@@ -70,12 +91,11 @@ def try_out(spec: ModelSpec, shape: tuple[int, int, int], classes: int, batch_si
     no memory. Raises KdbenchError that names the model, what it was given and what torch or timm said.
     """
     height, width, channels = shape
-    model = build(spec, shape, classes, 0)
+    model = build(spec, shape, classes, 0).train()
     try:
-        _, last_activation = probe(model, shape, spec.family)
+        read = Reader(model, shape, spec.family)
         with FakeTensorMode(allow_non_fake_inputs=True):
-            x = torch.empty(batch_size, channels, height, width)
-            logits = Reader(model.train(), EVERYTHING, last_activation)(x).logits
+            logits = read(torch.empty(batch_size, channels, height, width)).logits
     except (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException):
         return  # it asks for values, which fake tensors do not have; its shapes were right up to there
     except Exception as error:

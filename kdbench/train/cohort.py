@@ -1,0 +1,120 @@
+"""What all runs of one (pair, seed) share: the teacher, the data, the recipe, and every batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from kdbench.signals import Reader, read_logits
+from kdbench.train import networks
+from kdbench.train.batches import Batches
+from kdbench.types import ModelSpec, Recipe, Signals
+
+PREPARE_SAMPLES = 2048
+"""Training samples that a method's `prepare` sees. Packed training sets are shuffled, and means and standard deviations
+of so many are known to 2 %; the whole of a large set would cost more than the training of a small student."""
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A trained network that only looks on: evaluation mode, no gradient, and always read in full, so that what a
+    method gets to see does not depend on the needs of others."""
+
+    reader: Reader
+    modality: str
+    copy: Callable[[], Reader]
+    """Makes another one with the same weights, for a method that adopts it."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What every member sees at one step."""
+
+    inputs: dict[str, Tensor]
+    """{modality: (B, C, H, W) float32}, augmented and normalised."""
+    target: Tensor
+    """(B,) classes, or (B, classes) soft labels."""
+    index: Tensor
+    """(B,) positions in the training set."""
+    teacher: Signals | None
+    step: int
+    """0-based."""
+    progress: float
+    """Share of all steps that were taken before it."""
+    rate: float
+    """Learning rate of this step."""
+
+
+@dataclass(frozen=True)
+class Cohort:
+    student: ModelSpec
+    recipe: Recipe
+    batches: Batches
+    device: torch.device
+    seed: int
+    teacher: Teacher | None = None
+    precision: str = "fp32"
+    """`fp32`, or `bf16` (autocast)."""
+    save_every: float = 60.0
+    """Seconds between two checkpoints."""
+
+    @property
+    def steps(self) -> int:
+        """Of the whole training."""
+        return self.recipe.steps or self.recipe.epochs * self.batches.steps_per_epoch(self.recipe.batch_size)
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def batch(self, index: Tensor, step: int) -> Batch:
+        """The training samples at positions index (B,), as step number `step` (0-based) augments them."""
+        inputs, target = self.batches.train(index, self.recipe, self.seed, step)
+        shown = None
+        if self.teacher:
+            with torch.no_grad(), self.autocast():
+                shown = self.teacher.reader(inputs[self.teacher.modality], index)
+        rate = learning_rate(self.recipe, step, self.steps)
+        return Batch(inputs, target, index, shown, step, step / self.steps, rate)
+
+    @torch.no_grad()
+    def teacher_pass(self) -> Iterator[Signals]:
+        """The teacher's signals over the first PREPARE_SAMPLES of the un-augmented training set, in its own order."""
+        for x in self.batches.evaluation(self.teacher.modality, "train", batch_size=256, limit=PREPARE_SAMPLES):
+            with self.autocast():
+                yield self.teacher.reader(x)
+
+    @torch.no_grad()
+    def logits(self, model: nn.Module, modality: str, split: str) -> Tensor:
+        """(N, classes) float32 of a whole split, in its own order; leaves the model in evaluation mode."""
+        model.eval()
+        with self.autocast():
+            return torch.cat([read_logits(model, x).float() for x in self.batches.evaluation(modality, split)])
+
+
+def load_teacher(
+    spec: ModelSpec, weights: dict[str, Tensor], batches: Batches, device: torch.device, seed: int
+) -> Teacher:
+    """A trained teacher from its stored weights. Raises KdbenchError when they do not fit the model."""
+
+    def load() -> Reader:
+        reader = networks.reader(spec, batches.shape[spec.input], batches.classes, seed, weights=weights)
+        reader.model.requires_grad_(False).eval().to(device)
+        return reader
+
+    return Teacher(load(), spec.input, load)
+
+
+def learning_rate(recipe: Recipe, step: int, total: int) -> float:
+    """Linear warm-up from 0, then a cosine down to `min_lr`, or tenths from milestone to milestone: a pure function of
+    the step (0-based)."""
+    warmup = int(recipe.warmup * total)
+    if step < warmup:
+        return recipe.lr * (step + 1) / warmup
+    if recipe.milestones:
+        return recipe.lr / 10 ** sum(step >= share * total for share in recipe.milestones)
+    share = (step - warmup) / max(1, total - warmup)
+    return recipe.min_lr + (recipe.lr - recipe.min_lr) * (1 + math.cos(math.pi * share)) / 2

@@ -1,0 +1,159 @@
+"""One run under way: how it is built, and the state, the random numbers and the clock that are its own."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kdbench.methods.base import Distiller
+from kdbench.plan.jobs import Run
+from kdbench.signals import Reader
+from kdbench.train import networks
+from kdbench.train.cohort import Cohort
+from kdbench.types import KdbenchError, PairShapes, Recipe
+
+
+@dataclass
+class Member:
+    run: Run | None
+    """None where a method is only tried (kdbench/conformance)."""
+    reader: Reader
+    """Of the student."""
+    distiller: Distiller
+    optimizer: torch.optim.Optimizer
+    device: torch.device
+    rng: dict[str, Tensor]
+    terms: list[str] = field(default_factory=list)
+    sums: Tensor | None = None
+    """Loss terms summed over the steps of this epoch, on the device."""
+    first_bad: Tensor | None = None
+    """Per term the first step at which it was not finite, else -1; looked at once an epoch."""
+    history: list[dict[str, Any]] = field(default_factory=list)
+    logits: dict[str, Tensor] = field(default_factory=dict)
+    """{"val", "test"}: (N, classes) at the end of the last epoch."""
+    seconds: float = 0.0
+    events: list[tuple[Any, Any]] = field(default_factory=list)
+    """Not on a CPU: begin and end of the steps since the clock was last read."""
+
+    @property
+    def model(self) -> nn.Module:
+        return self.reader.model
+
+    def state(self) -> dict[str, Any]:
+        self.read_clock()
+        modules = {"model": self.model, "distiller": self.distiller, "optimizer": self.optimizer}
+        plain = {k: getattr(self, k) for k in ("rng", "terms", "sums", "first_bad", "history", "seconds")}
+        return {**{k: m.state_dict() for k, m in modules.items()}, **plain}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        for name in ("model", "distiller", "optimizer"):
+            getattr(self, name).load_state_dict(state[name])
+        for name in ("rng", "terms", "history", "seconds"):
+            setattr(self, name, state[name])
+        self.sums, self.first_bad = state["sums"].to(self.device), state["first_bad"].to(self.device)
+
+    @contextlib.contextmanager
+    def own_rng(self) -> Iterator[None]:
+        """Torch's global RNG goes on from where this member left it."""
+        torch.set_rng_state(self.rng["cpu"])
+        if self.device.type != "cpu":
+            torch.get_device_module(self.device).set_rng_state(self.rng[self.device.type], self.device)
+        yield
+        self.rng = _rng(self.device)
+
+    @contextlib.contextmanager
+    def timed(self) -> Iterator[None]:
+        """Adds the time of one step: by the wall on a CPU, else by the device's own clock."""
+        if self.device.type == "cpu":
+            started = time.perf_counter()
+            yield
+            self.seconds += time.perf_counter() - started
+            return
+        begin, end = (torch.get_device_module(self.device).Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        yield
+        end.record()
+        self.events.append((begin, end))
+
+    def read_clock(self) -> float:
+        """Seconds of all its steps so far; waits for the device."""
+        if self.events:
+            self.events[-1][1].synchronize()
+            self.seconds += sum(begin.elapsed_time(end) for begin, end in self.events) / 1000
+            self.events.clear()
+        return self.seconds
+
+
+def new_member(
+    cohort: Cohort, method: type[Distiller], params: Any, seed: int, *, fresh: bool = True, run: Run | None = None
+) -> Member | str:
+    """A member before its first step, or why the method does not serve this pair.
+
+    params: the method's Params. seed: of what the method draws. fresh: False when a checkpoint will be put into the
+    member, which also holds what `prepare` would find.
+    """
+    spec, batches, device = cohort.student, cohort.batches, cohort.device
+    reader = networks.reader(spec, batches.shape[spec.input], batches.classes, cohort.seed, method.needs(params))
+    teacher = None if getattr(params, "teacher", True) is False else cohort.teacher
+    labels = tuple(batches.labels("train").tolist())
+    shapes = PairShapes(reader.side, teacher.reader.side if teacher else None, batches.classes, labels)
+    distiller = _distiller(method, params, shapes, seed, teacher and teacher.copy)
+    if not isinstance(distiller, Distiller):
+        return distiller
+    reader.model.to(device)
+    distiller.to(device)
+    if fresh and distiller.wants_prepare:
+        distiller.prepare(cohort.teacher_pass())
+    return Member(run, reader, distiller, new_optimizer(cohort.recipe, reader.model, distiller), device, _rng(device))
+
+
+def _distiller(
+    method: type[Distiller], params: Any, shapes: PairShapes, seed: int, teacher_copy: Callable[[], Reader] | None
+) -> Distiller | str:
+    """A method built for a pair and, where it asks for one, with its own copy of the teacher; or why it is n/a there.
+
+    Torch's global RNG begins at `seed` for what the method draws while it is built, and stays where that ends.
+    """
+    if (reason := method.supports(params, shapes)) is not None:
+        return reason
+    torch.manual_seed(seed)
+    distiller = method(params, shapes)
+    if "teacher" in method.needs(params):
+        own = teacher_copy()
+        try:
+            distiller.adopt(own.model, own)
+        except KdbenchError as error:
+            return str(error)
+    return distiller
+
+
+def new_optimizer(recipe: Recipe, model: nn.Module, distiller: nn.Module) -> torch.optim.Optimizer:
+    """One optimizer for the student and the method's own modules; matrices and kernels decay, the rest only where the
+    recipe says so."""
+    exempt = set(getattr(model, "no_weight_decay", set)())
+    named = [*((n, p, n in exempt) for n, p in model.named_parameters())]
+    named += [(n, p, False) for n, p in distiller.named_parameters()]
+    decay = [p for _, p, free in named if p.ndim > 1 and not free and p.requires_grad]
+    no_decay = [p for _, p, free in named if (p.ndim <= 1 or free) and p.requires_grad]
+    groups = [
+        {"params": decay, "weight_decay": recipe.weight_decay},
+        {"params": no_decay, "weight_decay": recipe.weight_decay if recipe.decay_all else 0.0},
+    ]
+    if recipe.optimizer == "sgd":
+        # Not fused: that fails where a parameter gets its first gradient after others have theirs (PAT's prompts).
+        nesterov = recipe.nesterov and recipe.momentum > 0
+        return torch.optim.SGD(groups, recipe.lr, momentum=recipe.momentum, nesterov=nesterov)
+    return torch.optim.AdamW(groups, recipe.lr, fused=True)
+
+
+def _rng(device: torch.device) -> dict[str, Tensor]:
+    state = {"cpu": torch.get_rng_state()}
+    if device.type != "cpu":
+        state[device.type] = torch.get_device_module(device).get_rng_state(device)
+    return state
