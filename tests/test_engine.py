@@ -106,8 +106,9 @@ def test_label_smoothing_sums_to_one(trained):
         ("cnn-t -> mlp-s", "bf16"),
     ],
 )
-def test_alone_or_in_company_bit_for_bit(trained, pair, precision):
+def test_alone_or_in_company_bit_for_bit(trained, monkeypatch, pair, precision):
     """Dropout (vit), drop-path and BatchNorm (cnn), projectors with BatchNorm of their own (ofa, uhkd)."""
+    monkeypatch.setattr(training, "slow_bf16", lambda: None)
     changes = {"precision": precision, "seeds": [0], "recipes__student__steps": 6}
     together = plan_for(METHODS, pair, **changes)
     run_jobs(plan_for(["scratch"], pair, **changes), "teacher")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdbench import checkpoint
+from kdbench.cpu import slow_bf16
 from kdbench.data.packed import load_packed
 from kdbench.files import atomic, sha256_file, write_json
 from kdbench.plan.jobs import Job, Plan, Run
@@ -15,7 +16,7 @@ from kdbench.plan.suite import typed
 from kdbench.results import provenance
 from kdbench.results.record import load_weights, measured_cost, read_run, write_run
 from kdbench.results.today import Stale, Today
-from kdbench.types import KdbenchError
+from kdbench.types import KdbenchError, Suite
 
 if TYPE_CHECKING:
     import torch
@@ -61,7 +62,7 @@ def run_training(
                     if job.kind == "teacher":
                         # Another suite may have packed these data.
                         fit.check(plan, pack, fit.pairs_of(plan, job.data, job.pair.student))
-                    batches = Batches(pack, modalities, _device(plan.suite.device))
+                    batches = Batches(pack, modalities, _device(plan.suite))
                 _train_seed(today, job, seed, todo, batches, state_file)
             checkpoint.remove(state_file)
     if seeds is None and methods is None:
@@ -184,9 +185,15 @@ def _write_outcome(outcome: Any, common: dict[str, Any]) -> None:
     write_run(run, {**common, **outcome.record, "hashes": hashes})
 
 
-def _device(wanted: str) -> torch.device:
+def _device(suite: Suite) -> torch.device:
+    """Raises KdbenchError for a card that there is not, and for bf16 on a CPU that is slow at it."""
     import torch
 
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise KdbenchError("the suite says device: cuda, but torch finds none here (kdbench doctor tells more)")
-    return torch.device("cuda" if wanted != "cpu" and torch.cuda.is_available() else "cpu")
+    gpu = torch.cuda.is_available()
+    if suite.device == "cuda" and not gpu:
+        raise KdbenchError("the suite says device: cuda, but torch finds none here (kdbench doctor says more)")
+    if gpu and suite.device != "cpu":
+        return torch.device("cuda")
+    if suite.precision == "bf16" and (why := slow_bf16()):
+        raise KdbenchError(f"suite {suite.name} says precision: bf16, but {why}; use fp32, or device: cuda on a GPU")
+    return torch.device("cpu")
