@@ -23,7 +23,7 @@ from kdbench.plan.paths import data_folder, tuned_file
 from kdbench.results.frames import collect
 from kdbench.results.record import read_run
 from kdbench.results.today import Today
-from kdbench.run import locks
+from kdbench.run import locks, training
 from kdbench.run.training import run_training, unfinished
 from kdbench.train import engine, networks
 from kdbench.train.batches import Batches
