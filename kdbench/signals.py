@@ -5,13 +5,16 @@ come from one way, `forward_head`, in training as in evaluation: between the poo
 may have more (a norm, a second head), and some ask a convolution for their logits.
 
 Stages are the ends of four near-equal groups of blocks for networks of equal blocks (12 blocks: 1, 3, 9 and 11, as in
-Hao840/OFAKD f7bb896) and the last four maps for networks that shrink. A network with fewer than four shows none.
+Hao840/OFAKD f7bb896) and the last four maps for networks that shrink. Where a convolution follows the last block
+(MobileNetV2's conv_head), stage 4 is its output, as there: 1280x7x7, not 320x7x7. A network with fewer than four shows
+none.
 """
 
 from __future__ import annotations
 
 import inspect
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -68,6 +71,8 @@ class Reader:
         if self._stages:
             extra = {"return_prefix_tokens": True} if self._prefix else {}
             final, maps = model.forward_intermediates(x, indices=self._stages, output_fmt="NCHW", **extra)
+            if _after_head_convolution(final, maps[-1]):
+                maps = [*maps[:-1], final]
             stages = tuple(planar(m[0] if self._prefix else m) for m in maps)
             prefix = tuple(m[1] if self._prefix else m.new_zeros(len(m), 0, m.shape[1]) for m in maps)
         else:
@@ -123,6 +128,13 @@ class Reader:
 def read_logits(model: nn.Module, x: Tensor) -> Tensor:
     """(B, classes) of x (B, C, H, W): the logits that a Reader shows, without building one."""
     return _one_head(model.forward_head(model.forward_features(planar(x))))
+
+
+def _after_head_convolution(final: Any, last: Any) -> bool:
+    """Whether a network's last map has other channels, on the same grid, than the end of its last block."""
+    if not isinstance(final, Tensor) or not isinstance(last, Tensor):
+        return False
+    return final.ndim == 4 and final.shape[-2:] == last.shape[-2:] and final.shape[1] != last.shape[1]
 
 
 def _classifiers(model: nn.Module) -> list[nn.Module]:

@@ -39,6 +39,7 @@ from kdbench.plan.keys import VERSIONS, all_parts
 from kdbench.plan.registry import load_method, method_info
 from kdbench.plan.suite import load_suite
 from kdbench.run import tune
+from kdbench.signals import Reader
 from kdbench.train import engine, networks
 from kdbench.train.batches import Batches
 from kdbench.train.cohort import Cohort
@@ -214,6 +215,13 @@ def _network(name: str) -> Numbers:
         return {"logits": numbers(model(x)), "weights": numbers(torch.cat([p.flatten() for p in model.parameters()]))}
 
 
+def _head_convolution() -> Numbers:
+    model = networks.build(ModelSpec("m", "mobilenetv2_050", "d", "r", family="cnn"), (64, 64, 3), 5, 0).eval()
+    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        return {"stage 4": numbers(Reader(model, frozenset({"stages"}), None)(x).stages[-1])}
+
+
 def _frequency() -> Numbers:
     maps = torch.randn(2, 6, 9, 8, generator=torch.Generator().manual_seed(0))
     low, high = frequency.split_channels(maps.mean((2, 3)))
@@ -280,6 +288,7 @@ def _drawn(figure: Any) -> list[float]:
 
 WHOLE: dict[str, Callable[[], Numbers]] = {
     "engine": _engine,
+    "head-convolution": _head_convolution,
     "frequency": _frequency,
     "similarity": _similarity,
     "tune": _tune,

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from kdbench.plan.suite import check_suite
+from kdbench.plan.timm_names import has_head_convolution
 from kdbench.signals import Reader, read_logits, stage_indices
 from kdbench.train import networks
 from kdbench.train.batches import crop_and_flip
@@ -27,7 +28,7 @@ def spec(timm: str, args: dict | None = None, family: str | None = None, **optio
 SMALL = [
     ("resnet18", {}, {"stem": "small"}, 32, "cnn", [(64, 32, 32), (128, 16, 16), (256, 8, 8), (512, 4, 4)]),
     ("resnet50", {}, {"stem": "small"}, 32, "cnn", [(256, 32, 32), (512, 16, 16), (1024, 8, 8), (2048, 4, 4)]),
-    ("mobilenetv2_100", {}, {}, 64, "cnn", [(24, 16, 16), (32, 8, 8), (96, 4, 4), (320, 2, 2)]),
+    ("mobilenetv2_100", {}, {}, 64, "cnn", [(24, 16, 16), (32, 8, 8), (96, 4, 4), (1280, 2, 2)]),
     ("convnext_tiny", {}, {}, 64, "cnn", [(96, 16, 16), (192, 8, 8), (384, 4, 4), (768, 2, 2)]),
     ("vit_tiny_patch16_224", {"patch_size": 4}, {}, 32, "vit", [(192, 8, 8)] * 4),
     ("deit_tiny_distilled_patch16_224", {"patch_size": 8}, {}, 32, "vit", [(192, 4, 4)] * 4),
@@ -120,6 +121,26 @@ def test_stages_of_equal_blocks(depth, expected):
     assert stage_indices(model) == expected
     side = Reader(model, (16, 16, 1), "mlp").side
     assert len(side.stages) == len(expected) and side.pooled == 8
+
+
+WITH_HEAD_CONVOLUTION = ["mobilenetv2_050", "efficientnet_b0", "ghostnet_050", "hrnet_w18_small", "repghostnet_050"]
+WITH_HEAD_CONVOLUTION += ["rexnet_100", "fastvit_t8"]
+WITHOUT = ["resnet18", "convnext_atto", "vit_tiny_patch16_224", "mixer_s32_224", "swin_tiny_patch4_window7_224"]
+WITHOUT += ["mobilenetv3_small_050", "densenet121", "regnetx_002", "pvt_v2_b0", "resmlp_12_224"]
+
+
+@pytest.mark.parametrize("name", [*WITH_HEAD_CONVOLUTION, *WITHOUT])
+@torch.no_grad()
+def test_stage_4_is_behind_the_head_convolution(name):
+    """MobileNetV2: 1280x7x7, after conv_head and its norm, as in Hao840/OFAKD; the other stages stay what they are."""
+    model = networks.build(ModelSpec("m", name, "d", "r", family="cnn"), (224, 224, 3), 7, 0).eval()
+    x = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    *first, last = Reader(model, frozenset({"stages"}), None)(x).stages
+    final, maps = model.forward_intermediates(x, indices=stage_indices(model), output_fmt="NCHW")
+    assert all(torch.equal(a, b) for a, b in zip(first, maps[:-1], strict=True))
+    assert torch.equal(last, final if name in WITH_HEAD_CONVOLUTION else maps[-1])
+    assert (last.shape != maps[-1].shape) == has_head_convolution(name) == (name in WITH_HEAD_CONVOLUTION)
+    assert name != "mobilenetv2_050" or torch.equal(last, model.bn2(model.conv_head(maps[-1])))
 
 
 def test_sequences_are_images_of_height_one():

@@ -80,9 +80,7 @@ def test_damage_is_no_staleness(plan):
 def test_a_teacher_of_other_data_teaches_nobody(plan):
     teacher = plan.teacher("cnn-t", 0)
     edit(teacher.result, "hashes", "data", to="0" * 64)
-    with pytest.raises(
-        KdbenchError, match="teacher cnn-t of seed 0: its result comes from other data; run: "
-    ):
+    with pytest.raises(KdbenchError, match="teacher cnn-t of seed 0: its result comes from other data; run: "):
         Today(plan).teacher("cnn-t", 0)
     with pytest.raises(Stale, match="another teacher"):
         Today(plan).record(plan.runs()["cnn-t--vit-s", "kd", 0])

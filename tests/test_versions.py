@@ -122,6 +122,22 @@ def test_a_network_more_changes_no_key_of_who_does_not_use_it(monkeypatch):
     assert {n for n in before if before[n] != after[n]} == {"none--cnn-s/scratch", "cnn-t--cnn-s/kd"}
 
 
+def test_a_head_convolution_is_in_the_keys_of_the_networks_that_have_one():
+    def parts(network: str) -> set[str]:
+        tree = tiny()
+        tree["models"]["cnn-s"] = {"timm": network, "data": "digits", "recipe": "student"}
+        tree["blocks"]["main"]["pairs"] = ["cnn-t -> cnn-s"]
+        run = make_plan(check_suite(tree, "tiny", "tiny.yaml")).runs()["cnn-t--cnn-s", "kd", 0]
+        return set(run.config["versions"])
+
+    assert parts("mobilenetv2_050") - parts("mobilenetv3_small_050") == {"head-convolution"}
+    assert (
+        parts("mobilenetv3_small_050")
+        == parts("resnet18")
+        == set(tiny_plan().runs()["cnn-t--vit-s", "kd", 0].config["versions"])
+    )
+
+
 def test_what_is_at_its_default_is_in_no_key():
     """So an optional key more, which is off, changes none."""
     tree = tiny()

@@ -20,10 +20,11 @@ from kdbench.plan.registry import (
     parsed,
     source_names,
 )
+from kdbench.plan.timm_names import has_head_convolution
 from kdbench.types import MethodSpec, ModelSpec, Pair, Recipe, Suite
 
 VERSIONS = PACKAGE / "versions.json"
-WHOLE_PARTS = ("engine", "frequency", "similarity", "tune", "tables", "figures")
+WHOLE_PARTS = ("engine", "head-convolution", "frequency", "similarity", "tune", "tables", "figures")
 AUGMENTATIONS = ("crop", "flip", "resized_crop", "rand_augment", "color_jitter", "erasing", "mixup", "cutmix")
 """Keys of a recipe whose numbers have a version each; 0 and false switch them off."""
 
@@ -139,12 +140,13 @@ def _imported(node: ast.AST, file: Path) -> list[str]:
 def versions_of_run(suite: Suite, pair: Pair, method: MethodSpec, data: str) -> dict[str, str]:
     """Versions of the parts of the package that a run computes with; the teacher's own are in the teacher's key."""
     recipe = suite.recipes[suite.models[pair.student].recipe]
-    networks = {suite.models[name].timm for name in (pair.teacher, pair.student) if name} & set(own_networks())
+    networks = {suite.models[name].timm for name in (pair.teacher, pair.student) if name}
     parts = [
         "engine",
         f"source {suite.data[data].source}",
         *(f"augmentation {key}" for key in AUGMENTATIONS if getattr(recipe, key)),
-        *(f"network {name}" for name in sorted(networks)),
+        *(f"network {name}" for name in sorted(networks & set(own_networks()))),
+        *(["head-convolution"] if any(has_head_convolution(name) for name in networks) else []),
     ]
     return {part: version_of(part) for part in parts} | method_code(method.method)
 

@@ -20,6 +20,9 @@ FAMILIES = {
 }
 _FAMILY_OF_MODULE = {module: family for family, modules in FAMILIES.items() for module in modules.split()}
 
+_WITH_HEAD_CONVOLUTION = {"efficientnet", "fastvit", "ghostnet", "hrnet", "repghost", "rexnet"}
+"""Modules of timm; held to what their networks do by tests/test_models.py."""
+
 
 @functools.cache
 def _timm_models() -> Path:
@@ -38,6 +41,12 @@ def timm_index() -> tuple[dict[str, str], dict[str, str]]:
         registered |= dict.fromkeys(re.findall(r"^@register_model\ndef (\w+)\(", text, re.M), path.stem)
         classes |= dict.fromkeys(re.findall(r"^class (\w+)\(nn\.Module\)", text, re.M), path.stem)
     return registered, classes
+
+
+def has_head_convolution(timm: str) -> bool:
+    """Whether a network, given by its registered name or its class, has a convolution between its last block and the
+    pooling: its stage 4 is then the output of that (kdbench/signals.py)."""
+    return bool({names.get(timm) for names in timm_index()} & _WITH_HEAD_CONVOLUTION)
 
 
 @functools.cache
