@@ -51,6 +51,11 @@ def test_the_border_is_half_the_interval():
             assert verdicts(frame(kd=[81.0, 82.0, 83.0]), frame(kd=moved)) == {"kd": (verdict, "")}
 
 
+def test_labels_are_shown_and_not_compared():
+    a, b = frame(pat=[80.0, 81.0]), frame(pat=[80.0, 81.0]).assign(label="PAT+KD")
+    assert verdicts(a, b) == {"pat": ("reproduced", "")} and set(compare.judge(a, b)["label"]) == {"PAT"}
+
+
 def test_what_cannot_be_judged_says_why():
     a = frame(
         one=[80.0], flat=[80.0, 80.0], same=[80.0, 80.0], na=["n/a", "n/a"], gone=[1.0, 2.0], nan=[80.0, math.nan]

@@ -321,6 +321,25 @@ def test_marks_stay_on_labels():
     assert suite.blocks[0].methods[0].label == "UHKD† (my words)"
 
 
+@pytest.mark.parametrize(
+    ("tree", "label"),
+    [
+        ({"method": "fitnet"}, "FitNet"),
+        ({"method": "fitnet", "kd_weight": 1.0}, "FitNet+KD"),
+        ({"method": "fitnet", "preset": "pat"}, "FitNet (pat)"),
+        ({"method": "fitnet", "preset": "pat", "kd_weight": 0.0}, "FitNet (pat)"),
+        ({"method": "pat"}, "PAT"),
+        ({"method": "pat", "kd_weight": 0.5}, "PAT"),
+        ({"method": "c2kd"}, "C2KD"),
+        ({"method": "pkd", "kd_weight": 1.0}, "PKD+KD"),
+        ({"method": "kd", "kd_weight": 2.0}, "KD"),
+    ],
+)
+def test_only_a_kl_term_that_the_method_does_not_have_itself_is_in_its_label(tree, label):
+    suite = tiny_plan(methods={"mine": tree}, blocks__main__methods=["mine"]).suite
+    assert suite.blocks[0].methods[0].label == label
+
+
 @pytest.mark.parametrize("name", registry.method_names())
 def test_what_is_read_from_a_methods_text_is_what_python_sees(name):
     """registry reads names, defaults and types without running the file: it must agree with the imported class."""

@@ -29,8 +29,6 @@ from kdbench.plan.timm_names import _FAMILY_OF_MODULE, FAMILIES, timm_arguments,
 from kdbench.types import Block, Claim, DataSpec, KdbenchError, MethodSpec, ModelSpec, Pair, Recipe, Suite, Tune
 
 CONFIG_FOLDER = Path("config")
-ADDED_KD = ("features", "cross-modal")
-"""Groups whose rows say so when a KL term on the logits is added to their own loss."""
 GROUPS = ("reference", "logits", "features", "frequency", "cross-modal")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _LOADS_WEIGHTS = re.compile(r"pretrain\w*|(checkpoint|ckpt)_(path|file)|weights|state_dict")
@@ -300,12 +298,13 @@ def _method(name: str, tree: Any, where: str) -> MethodSpec:
     preset = args.pop("preset", None)
     if preset is not None and _text(preset, f"{where}.preset") not in info.presets:
         raise unknown("preset", preset, info.presets, where)
-    given = info.presets.get(preset, {}) | args
-    params = {key: p.default for key, p in known.items()} | _checked(given, known, where)
+    own = info.presets.get(preset, {})
+    params = {key: p.default for key, p in known.items()} | _checked(own | args, known, where)
     check_params(method, params, where)
     if info.group not in GROUPS:
         raise unknown("GROUP", info.group, GROUPS, str(info.path))
-    title = info.title + info.mark + ("+KD" if params.get("kd_weight") and info.group in ADDED_KD else "")
+    added_kd = params.get("kd_weight") and not own.get("kd_weight", known["kd_weight"].default)
+    title = info.title + info.mark + ("+KD" if added_kd else "")
     label = label or preset
     return MethodSpec(name, method, params, f"{title} ({label})" if label else title, info.group, info.footnote)
 
