@@ -19,7 +19,7 @@ from kdbench.results.record import read_run
 from kdbench.types import KdbenchError, PairShapes, Side
 
 ONE_PAIR = [(MODELS["teacher-cnn"], MODELS["student-vit"])]
-
+HEADS_ONLY = {"weight": 0.0, "align_weight": 0.0}
 VARIANTS = {
     "scratch": [{}],
     "kd": [{}, {"temperature": 4.0, "ce_weight": 0.1, "kd_weight": 0.9}],
@@ -30,6 +30,8 @@ VARIANTS = {
         {"variant": "paper", "times_width": True},
         {"teacher": False},
         {"teacher": False, "variant": "paper"},
+        HEADS_ONLY,
+        {**HEADS_ONLY, "variant": "paper"},
         {"align_weight": 0.0},
         {"lambda_low": 0.0, "lambda_high": 0.0},
         {"high_distance": "mse"},
@@ -173,6 +175,24 @@ def test_fdcmkd_terms_by_variant():
 def test_fdcmkd_tells_of_its_projector():
     assert build("fdcmkd", {}, "cnn", "mlp").notes() == []
     assert "16 to 24" in build("fdcmkd", {}, "vit", "mlp").notes()[0]
+
+
+@pytest.mark.parametrize("variant", ["code", "paper"])
+def test_fdcmkd_heads_only_is_the_method_without_its_losses_on_the_teacher(variant):
+    """Where widths agree it is the arm without a teacher; where they differ its heads read the method's Linear."""
+    target = torch.arange(BATCH) % CLASSES
+    same = [
+        build("fdcmkd", {"variant": variant, **changes}, "cnn", "mlp")(signals(SIDES["cnn"]), theirs, target, 0.0)
+        for changes, theirs in ((HEADS_ONLY, signals(SIDES["mlp"], seed=1)), ({"teacher": False}, None))
+    ]
+    assert set(same[0]) == {"ce", "ce_low", "ce_high"} and all(torch.equal(same[0][k], same[1][k]) for k in same[0])
+    full, heads = (build("fdcmkd", {"variant": "code", **changes}, "vit", "mlp") for changes in ({}, HEADS_ONLY))
+    state = full.state_dict()
+    assert heads.projector.out_features == 24 and "16 to 24" in heads.notes()[0]
+    assert all(torch.equal(value, state[name]) for name, value in heads.state_dict().items())
+    ours, theirs = signals(SIDES["vit"]), signals(SIDES["mlp"], seed=1)
+    both = [distiller(ours, theirs, target, 0.0) for distiller in (full, heads)]
+    assert set(both[1]) == {"ce", "ce_low", "ce_high"} and all(torch.equal(both[0][k], both[1][k]) for k in both[1])
 
 
 @pytest.mark.parametrize("width", [5, 16, 33])

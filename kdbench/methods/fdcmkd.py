@@ -20,9 +20,11 @@ Heads are Linear after a ReLU, as released; all are dropped at test time: the ma
 selection takes the best of three. Unit-length vectors have entries of size 1/sqrt(D), so with weight 1 the feature
 losses are some 0.06 % of the loss at the start; `times_width` multiplies them by D.
 
-Controls are parameters: `teacher` False (own heads alone, in either variant), `align_weight` 0, both lambdas 0,
-`low_distance` and `high_distance`, `keep_dc`, and
+Controls are parameters: `align_weight` 0, both lambdas 0, `low_distance` and `high_distance`, `keep_dc`, and
 
+- heads only: is the teacher doing it? Own heads alone, in either variant. `weight` 0 with `align_weight` 0 takes
+  nothing of the teacher but its width, so that the heads read the Linear of the method where widths differ. `teacher`
+  False is the same where widths agree, and is trained once a student instead of once a pair.
 - `split`: is frequency doing it? "random" cuts the space without the channel mean into two random orthogonal parts of
   the two bands' ranks, "permuted" transforms the channels in a random order; both are fixed, the same on both sides.
 - `shuffled_teacher`: is knowledge doing it? In every loss a sample meets the teacher feature of a random sample of
@@ -58,13 +60,14 @@ class Params:
     variant: Literal["code", "paper"] = "code"
     """The released loss, with two task heads of the student's own, or Eq. 11 of the paper, without."""
     teacher: bool = True
-    """False: cross-entropy of the main head and of one head a band, no teacher (control: 3 of the 7 CE terms)."""
+    """False: cross-entropy of the main head and of one head a band, no teacher (control: 3 of the 7 CE terms). There is
+    no Linear then, so it is for pairs of equal width."""
     lambda_low: float = 1.0
     """Weight of the loss on low bands (code: 1; paper: not known); 0 leaves it out."""
     lambda_high: float = 1.0
     """Weight of the loss on high bands (code: 1; paper: not known); 0 leaves it out."""
     weight: float = 1.0
-    """Multiplies both lambdas (ours; what tuning varies)."""
+    """Multiplies both lambdas (ours; what tuning varies); 0 leaves both losses out."""
     times_width: bool = False
     """Multiply both lambdas by the feature width D, since the MSE of unit vectors is O(1/D) (ours)."""
     align_weight: float = 1.0
@@ -79,6 +82,12 @@ class Params:
     """Keep the mean over channels in the low band (control; code: False, Eq. 7: removed)."""
     shuffled_teacher: bool = False
     """Give each sample the teacher feature of another class in the batch (control: is knowledge doing it?)."""
+
+    @property
+    def heads_only(self) -> bool:
+        """Whether no loss reads the teacher."""
+        aligned = self.weight and (self.lambda_low or self.lambda_high)
+        return not self.teacher or not (aligned or self.align_weight)
 
 
 def compressed(x: Tensor) -> Tensor:
@@ -158,7 +167,7 @@ class Method(Distiller):
         width = pair.teacher.pooled_preact if params.teacher else own_width
         self.projector = nn.Linear(own_width, width) if own_width != width else nn.Identity()
         self.own_heads = self.shared_heads = None
-        if params.variant == "code" or not params.teacher:
+        if params.variant == "code" or params.heads_only:
             self.own_heads = nn.ModuleDict({band: band_head(width, pair.classes) for band in ("low", "high")})
         if params.teacher and params.align_weight:
             self.shared_heads = nn.ModuleDict({band: band_head(width, pair.classes) for band in ("low", "high")})
@@ -194,7 +203,7 @@ class Method(Distiller):
         if self.own_heads is not None:
             for band, head in self.own_heads.items():
                 terms[f"ce_{band}"] = cross_entropy(head(student_classified[band]), target)
-        if not p.teacher:
+        if p.heads_only:
             return terms
 
         teacher_feature = full_precision(teacher.pooled_preact.detach())
@@ -202,7 +211,7 @@ class Method(Distiller):
             teacher_feature = teacher_feature[sample_of_another_class(target)]
         teacher_aligned, teacher_classified = self._bands(teacher_feature)
         for band, weight, distance in (("low", p.lambda_low, p.low_distance), ("high", p.lambda_high, p.high_distance)):
-            if weight:
+            if p.weight * weight:
                 loss = band_loss(student_aligned[band], teacher_aligned[band], distance)
                 terms[band] = self.scale * p.weight * weight * loss
         if self.shared_heads is not None:
