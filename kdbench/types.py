@@ -10,7 +10,7 @@ Nothing here imports torch, so that the Snakefile can be parsed in a second.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,9 +51,11 @@ class Recipe:
     nesterov: bool = True
     """SGD only."""
     weight_decay: float = 0.05
-    """Applied to weight matrices and kernels; not to biases, norms, class tokens or position embeddings."""
+    """Applied to weight matrices and kernels; not to biases, norms, class tokens or position embeddings by default."""
     decay_all: bool = False
     """Apply it to biases and norms too."""
+    decay_embeddings: bool = False
+    """Apply it to class tokens and position embeddings too, as OFA's harness does."""
     batch_size: int = 64
     epochs: int | None = None
     """Passes over the training set. Exactly one of `epochs` and `steps` is given."""
@@ -62,7 +64,10 @@ class Recipe:
     warmup: float = 0.1
     """Share of all steps over which the learning rate rises linearly from 0."""
     clip_grad: float | None = None
-    """Largest gradient norm; the student and the method's own modules are clipped apart."""
+    """Largest gradient norm."""
+    clip: Literal["apart", "together"] = "apart"
+    """Whether that is the norm of the student's gradient and of the method's, each apart, or of both together, as in
+    OFA's harness."""
     label_smoothing: float = 0.0
     crop: int = 0
     """Random crop after zero padding by this many pixels (images only)."""

@@ -27,7 +27,7 @@ from kdbench.run.training import run_training
 from kdbench.terminal import published
 from kdbench.train.cifar_networks import NETWORKS
 from kdbench.train.cohort import learning_rate
-from kdbench.train.member import new_optimizer
+from kdbench.train.member import clip_gradients, new_optimizer
 from kdbench.types import KdbenchError, Recipe
 
 SLOW = bool(os.environ.get("KDBENCH_SLOW"))
@@ -88,6 +88,52 @@ def test_the_anchors_optimizer_is_torchs_plain_sgd():
             optimizer.step()
     for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
         assert torch.allclose(a, b, rtol=1e-4, atol=1e-6)
+
+
+def test_a_recipe_decays_what_ofas_harness_does():
+    """timm's rule on student and method as one module, which does not know the student's exemptions."""
+    import timm
+    from timm.optim import param_groups_weight_decay
+
+    def decaying(groups: list[dict]) -> set[int]:
+        return {id(p) for group in groups if group["weight_decay"] for p in group["params"]}
+
+    student = timm.create_model("deit_tiny_distilled_patch16_224", img_size=32, patch_size=8, depth=1)
+    own = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LayerNorm(4))
+    both = torch.nn.ModuleDict({"student": student, "own": own})
+    wanted = decaying(param_groups_weight_decay(both, 0.05))
+    for embeddings in (True, False):
+        recipe = Recipe("r", lr=0.1, weight_decay=0.05, decay_embeddings=embeddings)
+        decayed = decaying(new_optimizer(recipe, student, own).param_groups)
+        exempt = {id(p) for p in (student.pos_embed, student.cls_token, student.dist_token)}
+        assert exempt <= wanted and decayed == (wanted if embeddings else wanted - exempt)
+
+
+@pytest.mark.parametrize("clip", ["apart", "together"])
+def test_gradients_are_clipped_apart_or_together(clip):
+    student, own, without = torch.nn.Linear(2, 1, bias=False), torch.nn.Linear(2, 1, bias=False), torch.nn.Linear(1, 1)
+    student.weight.grad, own.weight.grad = torch.tensor([[6.0, 0.0]]), torch.tensor([[0.0, 8.0]])
+    clip_gradients(Recipe("r", lr=0.1, clip=clip), student, own)
+    assert student.weight.grad.norm() == 6, "off without clip_grad"
+    recipe = Recipe("r", lr=0.1, clip_grad=5.0, clip=clip)
+    clip_gradients(recipe, student, own)
+    norms = [m.weight.grad.norm().item() for m in (student, own)]
+    assert norms == pytest.approx({"apart": [5, 5], "together": [3, 4]}[clip], rel=1e-5)
+    clip_gradients(recipe, student, without)
+    assert student.weight.grad.norm().item() == pytest.approx(norms[0], rel=1e-5) and without.weight.grad is None
+
+
+def test_students_of_three_families_follow_ofas_harness():
+    for suite in map(load_suite, ("cifar100-32", "cifar100-32-short")):
+        vits = [suite.recipes[m.recipe] for m in suite.models.values() if m.family == "vit"]
+        clipped = [recipe for recipe in suite.recipes.values() if recipe.clip_grad]
+        assert len(vits) == 2 and all(recipe.decay_embeddings for recipe in vits)
+        assert [r.name for r in clipped] == ["vit-s", "mlp-s"] and {r.clip for r in clipped} == {"together"}
+
+
+def test_clip_is_one_of_two_words():
+    with pytest.raises(KdbenchError, match=r"recipes\.student\.clip: unknown value 'both'"):
+        check_suite(tiny(recipes__student={"lr": 0.1, "steps": 3, "clip": "both"}), "tiny", "tiny.yaml")
 
 
 def test_the_anchors_have_the_recipe_and_the_losses_of_mdistiller():

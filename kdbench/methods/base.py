@@ -29,9 +29,10 @@ class Distiller(nn.Module, ABC):
     """Turns the signals of a student and a teacher into named loss terms.
 
     It never runs the student, never sees an optimizer, a config file or a device. Its modules (projectors, heads) train
-    with the student, are clipped apart from it, and are dropped at test time. The engine seeds torch's global RNG by
-    (seed, method) before building it and restores the method's own RNG stream around every step, so plain
-    `torch.rand`, `nn.Linear(...)` and dropout are deterministic and independent of the other methods.
+    with the student, are clipped apart from it unless the recipe says `clip: together`, and are dropped at test time.
+    The engine seeds torch's global RNG by (seed, method) before building it and restores the method's own RNG stream
+    around every step, so plain `torch.rand`, `nn.Linear(...)` and dropout are deterministic and independent of the
+    other methods.
     """
 
     Params: ClassVar[type]

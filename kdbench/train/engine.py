@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from kdbench import checkpoint, supervise
@@ -27,7 +27,7 @@ from kdbench.plan.jobs import Run
 from kdbench.plan.registry import load_method
 from kdbench.train.batches import stream
 from kdbench.train.cohort import Batch, Cohort
-from kdbench.train.member import Member, new_member
+from kdbench.train.member import Member, clip_gradients, new_member
 from kdbench.train.networks import parameter_count
 from kdbench.types import KdbenchError
 
@@ -149,10 +149,7 @@ def _step(cohort: Cohort, member: Member, batch: Batch) -> None:
         loss = sum(terms.values())
         member.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        if cohort.recipe.clip_grad is not None:
-            for module in (member.model, member.distiller):
-                if parameters := [p for p in module.parameters() if p.grad is not None]:
-                    nn.utils.clip_grad_norm_(parameters, cohort.recipe.clip_grad)
+        clip_gradients(cohort.recipe, member.model, member.distiller)
         for group in member.optimizer.param_groups:
             group["lr"] = batch.rate
         member.optimizer.step()

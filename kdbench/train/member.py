@@ -136,7 +136,7 @@ def _distiller(
 def new_optimizer(recipe: Recipe, model: nn.Module, distiller: nn.Module) -> torch.optim.Optimizer:
     """One optimizer for the student and the method's own modules; matrices and kernels decay, the rest only where the
     recipe says so."""
-    exempt = set(getattr(model, "no_weight_decay", set)())
+    exempt = set() if recipe.decay_embeddings else set(getattr(model, "no_weight_decay", set)())
     named = [*((n, p, n in exempt) for n, p in model.named_parameters())]
     named += [(n, p, False) for n, p in distiller.named_parameters()]
     decay = [p for _, p, free in named if p.ndim > 1 and not free and p.requires_grad]
@@ -157,3 +157,13 @@ def _rng(device: torch.device) -> dict[str, Tensor]:
     if device.type != "cpu":
         state[device.type] = torch.get_device_module(device).get_rng_state(device)
     return state
+
+
+def clip_gradients(recipe: Recipe, model: nn.Module, distiller: nn.Module) -> None:
+    """Scale gradients down to the recipe's largest norm, of student and method apart or of both together."""
+    if recipe.clip_grad is None:
+        return
+    student, own = ([p for p in module.parameters() if p.grad is not None] for module in (model, distiller))
+    for parameters in [student + own] if recipe.clip == "together" else [student, own]:
+        if parameters:
+            nn.utils.clip_grad_norm_(parameters, recipe.clip_grad)
