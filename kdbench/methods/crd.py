@@ -35,7 +35,7 @@ from torch import Tensor, nn
 
 from kdbench.frequency import full_precision
 from kdbench.methods.base import Distiller, cross_entropy
-from kdbench.methods.kd import kd_loss
+from kdbench.methods.kd import with_kl_term
 from kdbench.types import KdbenchError, PairShapes, Signals
 
 TITLE = "CRD"
@@ -185,6 +185,4 @@ class Method(Distiller):
             chosen = torch.cat([index[:, None], self.draw(index, self.negatives)], dim=1)
             loss = self.contrast(ours, theirs, index, chosen)
         terms = {"ce": p.ce_weight * cross_entropy(student.logits, target), "crd": p.weight * loss}
-        if p.kd_weight:
-            terms["kd"] = p.kd_weight * kd_loss(student.logits, teacher.logits, p.temperature)
-        return terms
+        return with_kl_term(terms, p, student, teacher)

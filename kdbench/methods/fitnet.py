@@ -38,7 +38,7 @@ from torch import Tensor, nn
 
 from kdbench.frequency import full_precision
 from kdbench.methods.base import Distiller, cross_entropy, fewer_than_four_stages
-from kdbench.methods.kd import kd_loss
+from kdbench.methods.kd import with_kl_term
 from kdbench.types import KdbenchError, PairShapes, Signals
 
 TITLE = "FitNet"
@@ -173,6 +173,4 @@ class Method(Distiller):
             for stage, projector in self.projectors.items()
         ]
         terms = {"ce": p.ce_weight * cross_entropy(student.logits, target), "fitnet": p.weight * sum(losses)}
-        if p.kd_weight:
-            terms["kd"] = p.kd_weight * kd_loss(student.logits, teacher.logits, p.temperature)
-        return terms
+        return with_kl_term(terms, p, student, teacher)

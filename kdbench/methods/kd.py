@@ -9,6 +9,7 @@ cross-entropy 0.1 and KD 0.9 instead. Weights of the two harnesses are not to be
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -45,6 +46,13 @@ def kd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) 
     log_student = F.log_softmax(full_precision(student_logits) / temperature, dim=1)
     log_teacher = F.log_softmax(full_precision(teacher_logits.detach()) / temperature, dim=1)
     return F.kl_div(log_student, log_teacher, reduction="batchmean", log_target=True) * temperature**2
+
+
+def with_kl_term(terms: dict[str, Tensor], params: Any, student: Signals, teacher: Signals) -> dict[str, Tensor]:
+    """A method's loss terms and the KL term on the logits beside them, where its `kd_weight` is not 0."""
+    if not params.kd_weight:
+        return terms
+    return terms | {"kd": params.kd_weight * kd_loss(student.logits, teacher.logits, params.temperature)}
 
 
 class Method(Distiller):

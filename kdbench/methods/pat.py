@@ -44,7 +44,7 @@ from torch import Tensor, nn
 
 from kdbench.frequency import full_precision
 from kdbench.methods.base import Distiller, cross_entropy, fewer_than_four_stages
-from kdbench.methods.kd import kd_loss
+from kdbench.methods.kd import kd_loss, with_kl_term
 from kdbench.tensors import planar
 from kdbench.types import KdbenchError, PairShapes, Signals
 
@@ -370,6 +370,4 @@ class Method(Distiller):
             "pat": p.weight * sum(losses),
             "reg": p.reg_weight * kd_loss(prompted.logits, teacher.logits, 1.0),
         }
-        if p.kd_weight:
-            terms["kd"] = p.kd_weight * kd_loss(student.logits, teacher.logits, p.temperature)
-        return terms
+        return with_kl_term(terms, p, student, teacher)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from kdbench.frequency import full_precision
 from kdbench.methods.base import Distiller, cross_entropy
-from kdbench.methods.kd import kd_loss
+from kdbench.methods.kd import with_kl_term
 from kdbench.types import KdbenchError, Signals
 
 TITLE = "PKT"
@@ -79,6 +79,4 @@ class Method(Distiller):
             "ce": p.ce_weight * cross_entropy(student.logits, target),
             "pkt": p.weight * pkt_loss(student.pooled, teacher.pooled),
         }
-        if p.kd_weight:
-            terms["kd"] = p.kd_weight * kd_loss(student.logits, teacher.logits, p.temperature)
-        return terms
+        return with_kl_term(terms, p, student, teacher)

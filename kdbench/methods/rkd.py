@@ -31,7 +31,7 @@ from torch import Tensor
 
 from kdbench.frequency import full_precision
 from kdbench.methods.base import Distiller, cross_entropy
-from kdbench.methods.kd import kd_loss
+from kdbench.methods.kd import with_kl_term
 from kdbench.types import KdbenchError, Signals
 
 TITLE = "RKD"
@@ -105,6 +105,4 @@ class Method(Distiller):
             "ce": p.ce_weight * cross_entropy(student.logits, target),
             "rkd": p.weight * rkd_loss(student.pooled, teacher.pooled, p.distance_weight, p.angle_weight),
         }
-        if p.kd_weight:
-            terms["kd"] = p.kd_weight * kd_loss(student.logits, teacher.logits, p.temperature)
-        return terms
+        return with_kl_term(terms, p, student, teacher)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from kdbench.frequency import full_precision
 from kdbench.methods.base import Distiller, cross_entropy
-from kdbench.methods.kd import kd_loss
+from kdbench.methods.kd import with_kl_term
 from kdbench.types import KdbenchError, PairShapes, Signals
 
 TITLE = "RSD"
@@ -95,6 +95,4 @@ class Method(Distiller):
             "ce": p.ce_weight * cross_entropy(student.logits, target),
             "rsd": p.weight * rsd_loss(projected, teacher.pooled, p.kappa),
         }
-        if p.kd_weight:
-            terms["kd"] = p.kd_weight * kd_loss(student.logits, teacher.logits, p.temperature)
-        return terms
+        return with_kl_term(terms, p, student, teacher)

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from kdbench.frequency import full_precision
 from kdbench.methods.base import Distiller, cross_entropy, fewer_than_four_stages
-from kdbench.methods.kd import kd_loss
+from kdbench.methods.kd import with_kl_term
 from kdbench.types import KdbenchError, PairShapes, Signals
 
 TITLE = "SP"
@@ -82,9 +82,7 @@ class Method(Distiller):
             "ce": p.ce_weight * cross_entropy(student.logits, target),
             "sp": p.weight * sp_loss(self._feature(student), self._feature(teacher)),
         }
-        if p.kd_weight:
-            terms["kd"] = p.kd_weight * kd_loss(student.logits, teacher.logits, p.temperature)
-        return terms
+        return with_kl_term(terms, p, student, teacher)
 
     def _feature(self, signals: Signals) -> Tensor:
         return signals.stages[-1] if self.params.feature == "map" else signals.pooled

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from kdbench.frequency import coarser_grid, full_precision
 from kdbench.methods.base import Distiller, cross_entropy, fewer_than_four_stages
-from kdbench.methods.kd import kd_loss
+from kdbench.methods.kd import with_kl_term
 from kdbench.types import KdbenchError, PairShapes, Signals
 
 TITLE = "VID"
@@ -128,6 +128,4 @@ class Method(Distiller):
             "ce": p.ce_weight * cross_entropy(student.logits, target),
             "vid": p.weight * torch.stack(losses).sum(),
         }
-        if p.kd_weight:
-            terms["kd"] = p.kd_weight * kd_loss(student.logits, teacher.logits, p.temperature)
-        return terms
+        return with_kl_term(terms, p, student, teacher)
