@@ -2,8 +2,8 @@
 
 A method's file holds, in this order: a docstring (paper, equations or repository and commit, defaults with their
 source, departures); the constants below; a frozen dataclass `Params` of plain literals; its pure loss functions; and
-`class Method(Distiller)`. The constants and Params are read from the source text when a suite is checked, without
-running the rest of the file (kdbench/registry.py), so they must be literals:
+`class Method(Distiller)`. The constants and Params are read when a suite is checked, without running the rest of the
+file (kdbench/plan/registry.py), so they must do with literals:
 
     TITLE = "UHKD"            as a table shows it
     GROUP = "frequency"       heading of the table: reference, logits, features, frequency or cross-modal

@@ -1,7 +1,8 @@
 """What methods and data sources there are, read from their source text.
 
 A suite is checked before any job starts and while the Snakefile is parsed, so nothing here imports torch or runs a
-method's file: names, parameters, defaults and types are literals, read with ast.
+method's file. Of a method's file only Params, the constants and what they refer to are executed: they are taken out of
+its syntax tree and must do with literals and light imports.
 
 A method is named by its file in kdbench/methods (`kd`), by a file of yours and the class in it
 (`path/to/file.py:MyKD`), or by an entry point of the group `kdbench.methods` of an installed package, which names a
@@ -11,11 +12,13 @@ module and a class.
 from __future__ import annotations
 
 import ast
+import dataclasses
 import functools
 import importlib
 import importlib.metadata
 import importlib.util
 import sys
+import traceback
 import types
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,6 +62,8 @@ class MethodInfo:
     mark: str
     footnote: str | None
     params: dict[str, Parameter]
+    params_class: type
+    """Params, made without the rest of the file."""
     cls: str = "Method"
     """Name of its Distiller in the file."""
     main_weight: str | None = None
@@ -125,7 +130,7 @@ def parsed(path: Path) -> ast.Module:
 
 @functools.cache
 def _parsed(path: Path, size: int, mtime_ns: int) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
+    return ast.parse(path.read_text(encoding="utf-8"), path.name)
 
 
 @functools.cache
@@ -136,17 +141,18 @@ def method_info(name: str) -> MethodInfo:
         tree = parsed(path)
     except (OSError, SyntaxError, ValueError) as error:
         raise KdbenchError(f"method {name}: {path} cannot be read as Python: {error}") from None
-    constants = {
-        node.targets[0].id: ast.literal_eval(node.value)
-        for node in tree.body
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id in _CONSTANTS
-    }
-    params = next((n for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "Params"), None)
+    module = _read_alone(tree, path, name)
+    constants, params = vars(module), getattr(module, "Params", None)
+    if "TITLE" not in constants or "GROUP" not in constants or not dataclasses.is_dataclass(params):
+        raise KdbenchError(f"{path}: a method's file needs TITLE, GROUP and a dataclass Params (see methods/base.py)")
     classes = [node.name for node in tree.body if isinstance(node, ast.ClassDef)]
-    if "TITLE" not in constants or "GROUP" not in constants or params is None:
-        raise KdbenchError(f"{path}: a method's file needs TITLE, GROUP and a class Params (see methods/base.py)")
     if cls not in classes:
         raise unknown("class", cls, classes, str(path))
+    for f in dataclasses.fields(params):
+        if f.default is dataclasses.MISSING:
+            raise KdbenchError(
+                f"{path}: the parameter {f.name!r} of Params needs a default; write {f.name}: {f.type} = ..."
+            )
     return MethodInfo(
         name=name,
         path=path,
@@ -155,11 +161,8 @@ def method_info(name: str) -> MethodInfo:
         group=constants["GROUP"],
         mark=constants.get("MARK", ""),
         footnote=constants.get("FOOTNOTE"),
-        params={
-            n.target.id: Parameter(ast.unparse(n.annotation), ast.literal_eval(n.value))
-            for n in params.body
-            if isinstance(n, ast.AnnAssign) and n.value is not None
-        },
+        params={f.name: Parameter(f.type, f.default) for f in dataclasses.fields(params)},
+        params_class=params,
         cls=cls,
         main_weight=constants.get("MAIN_WEIGHT"),
         presets=constants.get("PRESETS", {}),
@@ -185,33 +188,91 @@ def _locate(name: str) -> tuple[Path, str]:
     return Path(spec.origin), installed[name].attr or "Method"
 
 
-_CONSTANTS = {"TITLE", "GROUP", "MARK", "FOOTNOTE", "MAIN_WEIGHT", "PRESETS", "READINGS"}
+_READ = ("Params", "TITLE", "GROUP", "MARK", "FOOTNOTE", "MAIN_WEIGHT", "PRESETS", "READINGS")
 _LIGHT = {"__future__", "collections.abc", "dataclasses", "math", "typing", "kdbench.types", "kdbench.errors"}
+_LITERAL = (ast.Constant, ast.Tuple, ast.List, ast.Set, ast.Dict, ast.Starred, ast.Name, ast.UnaryOp, ast.BinOp)
+_LITERAL += (ast.expr_context, ast.operator, ast.unaryop)
 
 
-@functools.cache
-def _params_class(name: str) -> type:
-    """A method's class Params alone: it, the constants and the light imports of its file, but nothing with torch."""
-    wanted = [
-        node
-        for node in parsed(method_info(name).path).body
-        if (isinstance(node, ast.ImportFrom) and node.module in _LIGHT)
-        or isinstance(node, ast.Assign)
-        or (isinstance(node, ast.ClassDef) and node.name == "Params")
-    ]
-    # dataclasses look up annotations in the module that a class says it is from.
+def _read_alone(tree: ast.Module, path: Path, name: str) -> types.ModuleType:
+    """A module of what is read of a method's file, and of what that refers to.
+
+    Raises KdbenchError that names the line where that takes more than literals, definitions and light imports.
+    """
+    defining: dict[str, list[ast.stmt]] = {}
+    for node in tree.body:
+        for defined in _defined(node):
+            defining.setdefault(defined, []).append(node)
+    needed: list[ast.stmt] = []
+    todo = [word for word in _READ if word in defining]
+    while todo:
+        word = todo.pop()
+        for node in defining[word]:
+            if node not in needed:
+                if problem := _problem(node, word):
+                    raise KdbenchError(f"{path}, line {node.lineno}: {problem}")
+                needed.append(node)
+                todo += _referred(node) & set(defining)
+    # dataclasses look up annotations in the module that a class says it is from. None of them is evaluated, since
+    # `compile` passes on this file's own import of annotations.
     module = types.ModuleType(f"kdbench.plan.registry.params.{name}")
     sys.modules[module.__name__] = module
-    exec(compile(ast.Module(wanted, []), str(method_info(name).path), "exec"), module.__dict__)
-    return module.Params
+    try:
+        exec(compile(ast.Module(sorted(needed, key=lambda n: n.lineno), []), str(path), "exec"), module.__dict__)
+    except Exception as error:
+        raise KdbenchError(_told(error, path)) from None
+    return module
+
+
+def _defined(node: ast.stmt) -> set[str]:
+    """Names that a statement of a file gives a meaning."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return {node.name}
+    found = {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    imports = [n for n in ast.walk(node) if isinstance(n, ast.Import | ast.ImportFrom)]
+    return found | {(a.asname or a.name).partition(".")[0] for n in imports for a in n.names}
+
+
+def _referred(node: ast.AST) -> set[str]:
+    """Names that a statement reads, those in annotations aside."""
+    if isinstance(node, ast.Name):
+        return {node.id} if isinstance(node.ctx, ast.Load) else set()
+    parts = [value for key, value in ast.iter_fields(node) if key not in ("annotation", "returns")]
+    children = [child for part in parts for child in (part if isinstance(part, list) else [part])]
+    return {found for child in children if isinstance(child, ast.AST) for found in _referred(child)}
+
+
+def _problem(node: ast.stmt, word: str) -> str | None:
+    """Why a statement that defines a word cannot be executed while a suite is checked; None where it can."""
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        modules = [node.module or "."] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+        light = ", ".join(sorted(_LIGHT - {"__future__"}))
+        told = f"Params may not refer to {word} of {modules[0]}: while a suite is checked, only {light} are imported"
+        return None if set(modules) <= _LIGHT else told
+    literal = isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None
+    if literal and all(isinstance(part, _LITERAL) for part in ast.walk(node.value)):
+        return None
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return None
+    use = "" if word in _READ else ", since Params or a constant refers to it"
+    return f"{word} must be a literal{use}: it is read before anything is imported; write its value"
+
+
+def _told(error: Exception, path: Path) -> str:
+    """An error, and the line of a file that it came from."""
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return f"{path}{f', line {lines[-1]}' if lines else ''}: {type(error).__name__}: {error}"
 
 
 def check_params(name: str, params: dict[str, Any], where: str) -> None:
     """Raises KdbenchError when a method's parameters contradict each other, as its Params say."""
+    info = method_info(name)
     try:
-        _params_class(name)(**params)
+        info.params_class(**params)
     except KdbenchError as error:
         raise KdbenchError(f"{where}: {error}") from None
+    except Exception as error:
+        raise KdbenchError(f"{where}: {_told(error, info.path)}") from None
 
 
 @functools.cache
