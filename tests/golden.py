@@ -219,7 +219,7 @@ def _head_convolution() -> Numbers:
     model = networks.build(ModelSpec("m", "mobilenetv2_050", "d", "r", family="cnn"), (64, 64, 3), 5, 0).eval()
     x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        return {"stage 4": numbers(Reader(model, frozenset({"stages"}), None)(x).stages[-1])}
+        return {"stage 4": numbers(Reader(model, (64, 64, 3), "cnn")(x).stages[-1])}
 
 
 def _frequency() -> Numbers:

@@ -135,7 +135,7 @@ def test_stage_4_is_behind_the_head_convolution(name):
     """MobileNetV2: 1280x7x7, after conv_head and its norm, as in Hao840/OFAKD; the other stages stay what they are."""
     model = networks.build(ModelSpec("m", name, "d", "r", family="cnn"), (224, 224, 3), 7, 0).eval()
     x = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
-    *first, last = Reader(model, frozenset({"stages"}), None)(x).stages
+    *first, last = Reader(model, (224, 224, 3), "cnn")(x).stages
     final, maps = model.forward_intermediates(x, indices=stage_indices(model), output_fmt="NCHW")
     assert all(torch.equal(a, b) for a, b in zip(first, maps[:-1], strict=True))
     assert torch.equal(last, final if name in WITH_HEAD_CONVOLUTION else maps[-1])
