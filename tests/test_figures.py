@@ -8,10 +8,13 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
+from matplotlib.text import Text
 from test_tables import HOSTILE, METHODS, change, make
 
 from kdbench.report import figures, stats
+from kdbench.report.block import BlockReport
+from kdbench.report.figures import canvas
+from kdbench.report.figures.style import method_styles
 from kdbench.types import KdbenchError
 
 MANY = (*METHODS, *(f"m{i}" for i in range(14)))
@@ -75,26 +78,19 @@ def curves(block, seeds=2):
     return pd.DataFrame(rows, columns=["pair", "method", "seed", "step", "test_accuracy"])
 
 
-def draw(kind, suite, block, frame, stem):
-    numbers = {
-        "channel": channels,
-        "learning": curves,
-        **dict.fromkeys(("verdict", "accuracy", "cost"), lambda _: frame),
-    }
-    return getattr(figures, f"{kind}_figure")(suite, block, numbers.get(kind, stages)(block), stem)
+def report(suite, block, frame=None, **changes):
+    """All that a figure may read of a made-up block."""
+    measured = {"stages": stages(block), "channels": channels(block), "curves": curves(block)}
+    return BlockReport(suite, block, frame, **{**measured, **changes})
 
 
-@pytest.fixture
-def drawn(monkeypatch, tmp_path):
-    """Draws without writing: (kind, suite, block, numbers) -> the figure."""
-    kept = []
-    monkeypatch.setattr(figures, "_write", lambda figure, stem: kept.append(figure) or [])
+def draw(kind, suite, block, frame=None, **changes):
+    return figures.kinds()[kind].draw(report(suite, block, frame, **changes))
 
-    def call(kind, suite, block, numbers):
-        getattr(figures, f"{kind}_figure")(suite, block, numbers, tmp_path / "x")
-        return kept.pop()
 
-    return call
+def said(figure):
+    """All text of a figure."""
+    return " ".join(" ".join(text.get_text() for text in figure.findobj(Text)).split())
 
 
 def words(path):
@@ -107,7 +103,7 @@ def words(path):
     ("kind", "labels"),
     [
         (
-            "stage",
+            "stages",
             [
                 "vit-t → cnn-s",
                 "UHKD† (C0)",
@@ -121,7 +117,7 @@ def words(path):
             ],
         ),
         (
-            "channel",
+            "channels",
             [
                 "raster-t and outline-t",
                 "channel mean removed",
@@ -139,7 +135,7 @@ def words(path):
             ["vit-t → cnn-s", "UHKD† (C0)", "mean of 2 headline pairs", "difference to KD", "points", "3 seeds"],
         ),
         (
-            "summary",
+            "similarity",
             [
                 "vit-t → cnn-s",
                 "UHKD† (C0)",
@@ -160,32 +156,28 @@ def words(path):
 )
 def test_both_files_with_their_labels_and_the_same_bytes_again(kind, labels, tmp_path):
     suite, block, frame = make(pairs=2)
-    paths = draw(kind, suite, block, frame, tmp_path / "a.b")
+    paths = canvas.write(draw(kind, suite, block, frame), tmp_path / "a.b")
     assert [p.name for p in paths] == ["a.b.svg", "a.b.png"] and sorted(tmp_path.iterdir()) == sorted(paths)
     assert paths[1].read_bytes().startswith(b"\x89PNG")
     text = " ".join(words(paths[0]))
     for label in labels:
         assert label in text, label
-    again = draw(kind, suite, block, frame, tmp_path / "again")
+    again = canvas.write(draw(kind, suite, block, frame), tmp_path / "again")
     assert [p.read_bytes() for p in again] == [p.read_bytes() for p in paths]
 
 
-KINDS = ("stage", "summary", "spectra", "channel", "verdict", "accuracy", "cost", "learning")
+KINDS = ("stages", "similarity", "spectra", "channels", "verdict", "accuracy", "cost", "learning")
 
 
 @pytest.mark.parametrize(
     ("kind", "pairs", "methods"),
     [(kind, *size) for kind in KINDS for size in ((1, MANY), (5, tuple(METHODS)))]
-    + [(kind, 9, MANY) for kind in ("summary", "channel", "verdict", "accuracy", "cost")],
+    + [(kind, 9, MANY) for kind in ("similarity", "channels", "verdict", "accuracy", "cost")],
 )
-def test_nothing_overlaps(kind, pairs, methods, tmp_path, monkeypatch):
-    kept = []
-    monkeypatch.setattr(figures, "_write", lambda figure, stem: kept.append(figure) or [])
+def test_nothing_overlaps(kind, pairs, methods):
     long = {m: f"{m}, a method with quite a long name (variant: paper)" for m in ("ofa", "uhkd", "m3", "m4", "m5")}
     suite, block, frame = make(pairs, methods, seeds=2, names=long)
-    draw(kind, suite, block, frame, tmp_path / "x")
-    (figure,) = kept
-    assert isinstance(figure, Figure)
+    figure = draw(kind, suite, block, frame)
     figure.draw_without_rendering()
     panels = [axes.get_tightbbox() for axes in figure.axes if axes.get_visible()]
     around = [legend.get_window_extent() for legend in figure.legends]
@@ -205,47 +197,44 @@ def test_nothing_overlaps(kind, pairs, methods, tmp_path, monkeypatch):
         assert box.x0 >= -1 and box.y0 >= -1 and box.x1 <= figure.bbox.x1 + 1 and box.y1 <= figure.bbox.y1 + 1
 
 
-@pytest.mark.parametrize("kind", ["verdict", "cost", "summary"])
-def test_what_sums_up_fits_a_column(kind, drawn):
+@pytest.mark.parametrize("kind", ["verdict", "cost", "similarity"])
+def test_what_sums_up_fits_a_column(kind):
     suite, block, frame = make(9)
-    numbers = stages(block) if kind == "summary" else frame
-    assert drawn(kind, suite, block, numbers).get_figwidth() == pytest.approx(figures.COLUMN, abs=0.05)
+    assert draw(kind, suite, block, frame).get_figwidth() == pytest.approx(canvas.COLUMN, abs=0.05)
 
 
-def test_forest_names_what_is_absent_and_marks_weak_pairs(tmp_path):
+def test_forest_names_what_is_absent_and_marks_weak_pairs():
     suite, block, frame = make()
     frame = change(frame, block.pairs[0].id, "ofa", status="n/a", reason="too few maps")
     frame = change(frame, block.pairs[1].id, "ofa", status="diverged", reason="step 3")
     frame.loc[(frame["pair"] == block.pairs[2].id) & (frame["method"] != "scratch"), "teacher_val"] = 80.0
-    text = " ".join(words(figures.accuracy_figure(suite, block, frame, tmp_path / "x")[0]))
+    text = said(draw("accuracy", suite, block, frame))
     for part in ("n/a", "diverged", "(weak teacher)", "mean of 2 headline pairs", "no complete seed"):
         assert part in text
 
 
-def test_forest_without_kd_one_seed_and_nothing_at_all(tmp_path):
+def test_forest_without_kd_one_seed_and_nothing_at_all():
     suite, block, frame = make(methods=("scratch", "ofa"), seeds=1)
-    assert "difference to Scratch, test accuracy, 1 seed" in " ".join(
-        words(figures.accuracy_figure(suite, block, frame, tmp_path / "x")[0])
-    )
+    assert "difference to Scratch, test accuracy, 1 seed" in said(draw("accuracy", suite, block, frame))
     for pair in block.pairs:
         for method in ("scratch", "ofa"):
             frame = change(frame, pair.id, method, status="missing")
-    assert "missing" in words(figures.accuracy_figure(suite, block, frame, tmp_path / "y")[0])
+    assert "missing" in said(draw("accuracy", suite, block, frame))
     suite, block, frame = make(methods=("ofa", "uhkd"))
     with pytest.raises(KdbenchError, match="no KD and no scratch"):
-        figures.accuracy_figure(suite, block, frame, tmp_path / "z")
+        draw("accuracy", suite, block, frame)
 
 
-def test_forest_holds_tuned_methods_against_tuned_kd(drawn):
+def test_forest_holds_tuned_methods_against_tuned_kd():
     suite, block, frame = make(methods=("scratch", "kd", "ofa"), seeds=1)
     twins = tuple(replace(m, id=f"{m.id}-tuned", label=f"{m.label}, tuned", tuned_from=m.id) for m in block.methods[1:])
     block = replace(block, methods=block.methods + twins)
     tests = {"scratch": 50.0, "kd": 60.0, "ofa": 63.0, "kd-tuned": 64.0, "ofa-tuned": 65.0}
     one = frame[frame["method"] == "kd"]
     frame = pd.concat(one.assign(method=method, test=test) for method, test in tests.items())
-    figure = drawn("accuracy", replace(suite, blocks=(block,)), block, frame)
+    figure = draw("accuracy", replace(suite, blocks=(block,)), block, frame)
     overall = figure.axes[0]
-    assert [len(axes.lines) for axes in drawn("verdict", replace(suite, blocks=(block,)), block, frame).axes] == [
+    assert [len(axes.lines) for axes in draw("verdict", replace(suite, blocks=(block,)), block, frame).axes] == [
         len(overall.lines)
     ]
     names = [t.get_text() for t in overall.get_yticklabels()]
@@ -256,51 +245,70 @@ def test_forest_holds_tuned_methods_against_tuned_kd(drawn):
     assert f"(tuned methods: to {labels['kd-tuned']})" in figure._suptitle.get_text().replace("\n", " ")
 
 
-def test_nothing_to_draw_is_an_error(tmp_path):
+def test_nothing_to_draw_is_an_error():
     suite, block, _ = make()
     with pytest.raises(KdbenchError, match="no stages similarity for block 'main'"):
-        figures.stage_figure(suite, block, [], tmp_path / "x")
+        draw("stages", suite, block, stages=[])
     with pytest.raises(KdbenchError, match="no channels similarity"):
-        figures.channel_figure(suite, block, stages(block), tmp_path / "x")
+        draw("channels", suite, block, channels=[])
     with pytest.raises(KdbenchError, match="no learning curve"):
-        figures.learning_figure(suite, block, curves(block).iloc[:0], tmp_path / "x")
+        draw("learning", suite, block, curves=curves(block).iloc[:0])
     with pytest.raises(KdbenchError, match="no spectra for block 'main'"):
-        figures.spectra_figure(suite, block, [{**d, "spectra": []} for d in stages(block)], tmp_path / "x")
+        draw("spectra", suite, block, stages=[{**d, "spectra": []} for d in stages(block)])
 
 
 def test_hostile_names_are_text(tmp_path):
     suite, block, _ = make(pairs=1, names={"ofa": HOSTILE.removesuffix(" 語"), "uhkd": "_hidden"})
-    path, _ = figures.learning_figure(suite, block, curves(block), tmp_path / "x")
+    path, _ = canvas.write(draw("learning", suite, block), tmp_path / "x")
     assert "<script" not in path.read_text()
     assert "<script>alert(1)</script>" in "".join(words(path)) and "_hidden" in words(path)
 
 
-def test_views_of_the_stages_show_one_pair_or_one_method_in_one_band(tmp_path):
+def test_views_of_the_stages_show_one_pair_or_one_method_in_one_band():
     suite, block, _ = make(pairs=2)
-    paths = {p.relative_to(tmp_path).as_posix(): p for p in figures.stage_views(suite, block, stages(block), tmp_path)}
+    views = dict(figures.kinds()["stages"].views(report(suite, block)))
     names = [f"by-pair/{p.id}" for p in block.pairs] + [f"by-method/{m.id}" for m in block.methods]
-    assert sorted(paths) == sorted(f"{name}-{band}.svg" for name in names for band in ("low", "high"))
+    assert sorted(views) == sorted(f"{name}-{band}" for name in names for band in ("low", "high"))
     pair, other = (f"{p.teacher} → {p.student}" for p in block.pairs)
-    text = " ".join(words(paths[f"by-pair/{block.pairs[0].id}-low.svg"]))
+    text = said(views[f"by-pair/{block.pairs[0].id}-low"])
     assert pair in text and other not in text and "KD" in text and "UHKD†" in text and "low spatial frequencies" in text
-    text = " ".join(words(paths["by-method/kd-high.svg"]))
+    text = said(views["by-method/kd-high"])
     assert pair in text and other in text and "UHKD†" not in text and "before training" in text
+
+
+def test_every_figure_that_has_its_numbers_is_written(tmp_path):
+    suite, block, frame = make(pairs=1, methods=("scratch", "kd"))
+    measured = {"stages": [{**d, "spectra": []} for d in stages(block)], "channels": (), "curves": curves(block)}
+    paths = figures.write_figures(report(suite, block, frame, **measured), tmp_path)
+    assert sorted(paths) == sorted(path for path in tmp_path.rglob("*") if path.is_file())
+    names = {path.relative_to(tmp_path).as_posix() for path in paths}
+    kinds = set(KINDS) - {"channels", "spectra"}
+    assert {n for n in names if "/" not in n} == {f"main-{kind}.{end}" for kind in kinds for end in ("svg", "png")}
+    views = itertools.product(("by-pair/cnn-t--cnn-s", "by-method/scratch", "by-method/kd"), ("low", "high"))
+    assert {n for n in names if "/" in n} == {f"main/{view}-{band}.svg" for view, band in views}
+
+
+def test_a_figure_is_one_file_with_a_caption():
+    assert set(figures.kinds()) == set(KINDS)
+    fields = {*BlockReport.__dataclass_fields__, "spectra"}
+    for kind, figure in figures.kinds().items():
+        assert figure.__doc__ and figure.TITLE and set(figure.READS) <= fields, kind
 
 
 def test_twenty_methods_differ_and_agree_between_figures():
     suite, *_ = make(methods=MANY)
-    styles = figures.method_styles(suite)
+    styles = method_styles(suite)
     assert len(styles) == 20 and len({(s["color"], s["marker"]) for s in styles.values()}) == 20
     assert len({s["marker"] for s in styles.values()}) == 18
-    assert styles == figures.method_styles(suite)
+    assert styles == method_styles(suite)
     assert styles["kd"]["color"] == "#000000"
 
 
 def test_a_tuned_twin_has_the_colour_of_its_method():
     suite, block, _ = make(methods=MANY)
-    plain = figures.method_styles(suite)
+    plain = method_styles(suite)
     twins = tuple(replace(m, id=f"{m.id}-tuned", tuned_from=m.id) for m in block.methods)
-    styles = figures.method_styles(replace(suite, blocks=(replace(block, methods=block.methods + twins),)))
+    styles = method_styles(replace(suite, blocks=(replace(block, methods=block.methods + twins),)))
     assert {m: styles[m] for m in plain} == plain
     assert all(styles[f"{m}-tuned"]["color"] == plain[m]["color"] for m in plain)
     assert len({(s["color"], s["marker"]) for s in styles.values()}) == 40
@@ -313,7 +321,7 @@ def cells(axes):
     return texts, sum(bool(patch.get_hatch()) for patch in axes.patches)
 
 
-def test_summary_shows_the_paired_change_and_hatches_what_has_no_number(drawn):
+def test_summary_shows_the_paired_change_and_hatches_what_has_no_number():
     suite, block, _ = make(pairs=2, methods=("scratch", "kd", "ofa", "uhkd"))
     documents = stages(block)
     levels = {"before": 0.5, "scratch": 0.5, "kd": 0.62, "ofa": 0.3, "uhkd": 0.9}
@@ -323,7 +331,7 @@ def test_summary_shows_the_paired_change_and_hatches_what_has_no_number(drawn):
         if (row["method"], row["stage"]) == ("uhkd", 3):
             row["cka"] = None
     documents[1]["rows"] = [r for r in documents[1]["rows"] if r["method"] != "ofa"]
-    low, high, bar = drawn("summary", suite, block, documents).axes
+    low, high, bar = draw("similarity", suite, block, stages=documents).axes
     texts, hatched = cells(low)
     expected = {"CKA before training": ".60", "Scratch": ".00", "KD": "+.12", "OFA": "−.20"}
     assert {label: text for (label, pair), text in texts.items() if pair == 0} == expected
@@ -335,7 +343,7 @@ def test_summary_shows_the_paired_change_and_hatches_what_has_no_number(drawn):
     assert bar.get_xlabel() == "change of CKA, mean over stages"
 
 
-def test_cost_is_time_over_scratch_against_the_verdict(drawn):
+def test_cost_is_time_over_scratch_against_the_verdict():
     suite, block, frame = make(pairs=3)
     frame["seconds"] = frame["seconds"] * (1 + frame["seed"])  # what makes all of a seed slow is no cost of a method
     weak = block.pairs[2].id
@@ -344,7 +352,7 @@ def test_cost_is_time_over_scratch_against_the_verdict(drawn):
     for pair in block.pairs:
         frame = change(frame, pair.id, "uhkd", seed=1, status="diverged", reason="step 3")
         frame = change(frame, pair.id, "ofa", status="diverged", reason="step 3")
-    figure = drawn("cost", suite, block, frame)
+    figure = draw("cost", suite, block, frame)
     points = {tuple(line.get_xydata()[0]) for line in figure.axes[0].lines if line.get_marker() != "None"}
     gains = stats.verdict(frame, "kd")["difference"]
     expected = {(1.0, gains["scratch"]), (2.0, 0.0), (4.0, gains["uhkd"]), (5.0, gains["uhkd-c0"])}
@@ -354,24 +362,24 @@ def test_cost_is_time_over_scratch_against_the_verdict(drawn):
     assert "Without a complete seed on the headline pairs: OFA." in figure._supxlabel.get_text()
 
 
-def test_cost_without_scratch_headline_pairs_or_results(drawn):
+def test_cost_without_scratch_headline_pairs_or_results():
     suite, block, frame = make(pairs=1, seeds=1, methods=("kd", "ofa"))
-    assert [t.get_text() for t in drawn("cost", suite, block, frame).axes[0].texts] == ["no headline pair"]
+    assert [t.get_text() for t in draw("cost", suite, block, frame).axes[0].texts] == ["no headline pair"]
     suite, block, frame = make(pairs=1, seeds=1, methods=("scratch", "kd", "ofa"))
-    one = drawn("cost", suite, block, frame).axes[0]
+    one = draw("cost", suite, block, frame).axes[0]
     assert [line.get_markerfacecolor() for line in one.lines[1:]] == ["white", "#000000", "white"]
     for method in ("kd", "ofa"):
         frame = change(frame, block.pairs[0].id, method, status="missing")
-    assert "no complete seed" in [t.get_text() for t in drawn("cost", suite, block, frame).axes[0].texts]
+    assert "no complete seed" in [t.get_text() for t in draw("cost", suite, block, frame).axes[0].texts]
 
 
-def test_spectra_are_those_of_the_documents(drawn):
+def test_spectra_are_those_of_the_documents():
     suite, block, _ = make(pairs=2)
     documents = stages(block)
     documents[1]["spectra"] = []
-    grid = np.array(drawn("spectra", suite, block, documents).axes).reshape(3, 4)
+    grid = np.array(draw("spectra", suite, block, stages=documents).axes).reshape(3, 4)
     lines = {line.get_color(): line for line in grid[1, 2].lines if line.get_linestyle() != "None"}
-    styles = figures.method_styles(suite)
+    styles = method_styles(suite)
     for i, method in enumerate(["before", *(m.id for m in block.methods)], start=1):
         own = method in ("before", "scratch", "kd", "uhkd", "uhkd-c0")
         colour = "#aaaaaa" if method == "before" else styles[method]["color"]
@@ -384,40 +392,40 @@ def test_spectra_are_those_of_the_documents(drawn):
     assert grid[0, 0].get_yscale() == "log"
 
 
-def test_a_long_label_has_two_lines_and_loses_nothing(drawn):
+def test_a_long_label_has_two_lines_and_loses_nothing():
     long = "FD-CMKD‡ (heads only as written, no teacher)!"
     assert len(long) == 45
     suite, block, frame = make(names={"ofa": long})
-    for kind, numbers in (("verdict", frame), ("accuracy", frame), ("summary", stages(block))):
-        labels = [t.get_text() for t in drawn(kind, suite, block, numbers).axes[0].get_yticklabels()]
+    for kind in ("verdict", "accuracy", "similarity"):
+        labels = [t.get_text() for t in draw(kind, suite, block, frame).axes[0].get_yticklabels()]
         assert "FD-CMKD‡ (heads only as\nwritten, no teacher)!" in labels and "UHKD† (C0)" in labels, kind
 
 
 def test_a_label_that_is_cut_still_tells_a_tuned_twin():
     whole = "FD-CMKD‡ (heads only as written, no teacher), tuned"
-    assert figures._beside(whole).replace("\n", " ") == whole
+    assert canvas.beside(whole).replace("\n", " ") == whole
     long = "FD-CMKD‡ (heads only as written, no teacher, and a remark)"
-    cut = figures._beside(f"{long}, tuned").replace("\n", " ")
+    cut = canvas.beside(f"{long}, tuned").replace("\n", " ")
     assert cut.endswith("…, tuned") and len(cut) <= 52
-    assert figures._beside("KD, tuned") == "KD, tuned"
+    assert canvas.beside("KD, tuned") == "KD, tuned"
 
 
 @pytest.mark.parametrize("spread", [1.5, 30.0, 1e4])
-def test_log_axes_have_three_plain_ticks_at_least(spread, drawn):
+def test_log_axes_have_three_plain_ticks_at_least(spread):
     suite, block, _ = make(pairs=1)
     documents = stages(block)
     for row in documents[0]["spectra"]:
         row["power"] = row["white"] = [0.9, 0.9 / spread, 0.9]
-    figure = drawn("spectra", suite, block, documents)
+    figure = draw("spectra", suite, block, stages=documents)
     figure.draw_without_rendering()
     low, high = figure.axes[0].get_ylim()
     seen = [t.get_text() for t in figure.axes[0].get_yticklabels() if low <= t.get_position()[1] <= high]
     assert len(seen) >= 3 and all(text == f"{float(text):g}" for text in seen)
 
 
-def test_spectra_tell_the_networks_of_the_first_row_from_the_methods_below(drawn):
+def test_spectra_tell_the_networks_of_the_first_row_from_the_methods_below():
     suite, block, _ = make(pairs=2)
-    networks, methods = drawn("spectra", suite, block, stages(block)).legends
+    networks, methods = draw("spectra", suite, block).legends
     assert networks.get_title().get_text().startswith("First row")
     assert methods.get_title().get_text().startswith("Rows below")
     names, others = ({t.get_text() for t in legend.get_texts()} for legend in (networks, methods))
@@ -425,32 +433,32 @@ def test_spectra_tell_the_networks_of_the_first_row_from_the_methods_below(drawn
     assert names & others == {"white noise on its grid"}
 
 
-def test_short_learning_curves_show_their_points_and_begin_at_zero(drawn):
+def test_short_learning_curves_show_their_points_and_begin_at_zero():
     suite, block, _ = make(pairs=1, methods=("scratch", "kd"))
     numbers = curves(block)
-    (axes,) = drawn("learning", suite, block, numbers).axes
+    (axes,) = draw("learning", suite, block, curves=numbers).axes
     assert axes.get_xlim()[0] == 0 and [line.get_marker() for line in axes.lines] == ["s", "s", "o", "o"]
     longer = pd.concat([numbers.assign(step=numbers["step"] + shift) for shift in (0, 400)])
-    (axes,) = drawn("learning", suite, block, longer).axes
+    (axes,) = draw("learning", suite, block, curves=longer).axes
     assert [line.get_marker() for line in axes.lines] == ["None", "s", "None", "o"]
 
 
-def test_channels_of_one_seed_say_what_their_whiskers_are(drawn):
+def test_channels_of_one_seed_say_what_their_whiskers_are():
     suite, block, _ = make(pairs=1)
-    note = drawn("channel", suite, block, channels(block, seeds=1))._supxlabel.get_text()
+    note = draw("channels", suite, block, channels=channels(block, seeds=1))._supxlabel.get_text()
     assert "bootstrap interval over test samples" in note.replace("\n", " ")
 
 
-def test_channels_without_a_cosine_have_no_panel_but_a_reason(drawn):
+def test_channels_without_a_cosine_have_no_panel_but_a_reason():
     suite, block, _ = make(pairs=3)
     documents = channels(block)
     nothing = {"cosine": None, "low": None, "high": None, "null_prediction": None}
     for document in documents[1:]:
         document["rows"] = [row | nothing | {"reason": "feature widths differ (8 and 4)"} for row in document["rows"]]
-    figure = drawn("channel", suite, block, documents)
+    figure = draw("channels", suite, block, channels=documents)
     assert [axes.get_title() for axes in figure.axes if axes.get_visible()] == ["raster-t and outline-t"]
     note = figure._supxlabel.get_text().replace("\n", " ")
     assert "n/a: raster-t1 and outline-t1, raster-t2 and outline-t2: feature widths differ (8 and 4)" in note
-    figure = drawn("channel", suite, block, documents[1:])
+    figure = draw("channels", suite, block, channels=documents[1:])
     said = [axes.texts[0].get_text().replace("\n", " ") for axes in figure.axes]
     assert said == 2 * ["feature widths differ (8 and 4)"]

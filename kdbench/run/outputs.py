@@ -15,7 +15,7 @@ from kdbench.plan.suite import typed
 from kdbench.results import provenance
 from kdbench.results.frames import all_runs, collect, correct_images, histories
 from kdbench.results.record import MISSING
-from kdbench.results.today import Today
+from kdbench.results.today import Tuned, current_record
 from kdbench.types import Block, KdbenchError
 
 if TYPE_CHECKING:
@@ -47,52 +47,38 @@ def block_reports(plan: Plan) -> list[tuple[Block, pd.DataFrame, dict[str, Any],
     A data set that is not packed yet has no anchors. context: date, hardware, versions, data, readings, tuned, and
     `correct` where there is one seed only.
     """
-    today, blocks = Today(plan), []
-    footer = _context(today)
+    blocks, tuned, footer = [], Tuned(plan), _context(plan)
     for block in plan.suite.blocks:
         folder = data_folder(plan.suite, block.data)
         packed_already = (folder / "meta.json").exists()
         nothing = {"anchors": {}, "counts": {}, "class_names": [], "notes": []}
         meta = load_packed(folder).meta if packed_already else nothing
-        frame = collect(today, block)
+        frame = collect(plan, block)
         context = {
             **footer,
             "data": {"counts": meta["counts"], "classes": len(meta["class_names"]), "notes": meta["notes"]},
-            "readings": [(method, own, collect(today, block, own)) for method, own in block.readings],
-            "tuned": today.choices(block),
+            "readings": [(method, own, collect(plan, block, own)) for method, own in block.readings],
+            "tuned": tuned.of_block(block),
         }
         if len(block.seeds) == 1 and packed_already:
-            context["correct"] = correct_images(today, block, frame)
+            context["correct"] = correct_images(plan, block, frame)
         blocks.append((block, frame, meta["anchors"], context))
     return blocks
 
 
 def run_figures(plan: Plan, folder: Path) -> list[Path]:
-    """Draw every figure of the suite into `folder`: BLOCK-KIND, and BLOCK/by-pair and by-method one by one."""
-    from kdbench.report import figures
+    """Draw every figure of the suite into `folder`: BLOCK-KIND, and single views BLOCK/by-pair and BLOCK/by-method."""
+    from kdbench.report.block import BlockReport
+    from kdbench.report.figures import write_figures
 
-    today, written = Today(plan), []
+    written = []
     for block in plan.suite.blocks:
-        frame, curves = collect(today, block), histories(today, block)
-        written += figures.verdict_figure(plan.suite, block, frame, folder / f"{block.name}-verdict")
-        written += figures.accuracy_figure(plan.suite, block, frame, folder / f"{block.name}-accuracy")
-        written += figures.learning_figure(plan.suite, block, curves, folder / f"{block.name}-learning")
-        written += figures.cost_figure(plan.suite, block, frame, folder / f"{block.name}-cost")
-        documents = {
+        measured = {
             kind: [read_json(job.output) for job in plan.of(kind) if job.block == block.name]
             for kind in ("stages", "channels")
         }
-        for kind, name, draw in (
-            ("stages", "stages", figures.stage_figure),
-            ("stages", "similarity", figures.summary_figure),
-            ("channels", "channels", figures.channel_figure),
-        ):
-            if documents[kind]:
-                written += draw(plan.suite, block, documents[kind], folder / f"{block.name}-{name}")
-        if documents["stages"]:
-            written += figures.stage_views(plan.suite, block, documents["stages"], folder / block.name)
-        if any(document["spectra"] for document in documents["stages"]):
-            written += figures.spectra_figure(plan.suite, block, documents["stages"], folder / f"{block.name}-spectra")
+        frame, curves = collect(plan, block), histories(plan, block)
+        written += write_figures(BlockReport(plan.suite, block, frame, curves=curves, **measured), folder)
     return written
 
 
@@ -104,7 +90,7 @@ def run_reference(plan: Plan) -> list[Path]:
     """
     tables = run_table(plan)
     folder = reference_folder(plan.suite)
-    write_text(folder / "runs.csv", all_runs(Today(plan)).to_csv(index=False, lineterminator="\n"))
+    write_text(folder / "runs.csv", all_runs(plan).to_csv(index=False, lineterminator="\n"))
     copies = {path: TABLES / "reference" / path.name for path in tables}
     if plan.of("tune"):
         copies[tuned_file(plan.suite)] = folder / "tuned.json"
@@ -118,11 +104,10 @@ def run_reference(plan: Plan) -> list[Path]:
     return written
 
 
-def _context(today: Today) -> dict[str, Any]:
+def _context(plan: Plan) -> dict[str, Any]:
     """What the footer of a table says of all runs that count, the teachers' among them, taken from their results."""
-    plan = today.plan
     runs = [*plan.runs().values(), *(run for job in plan.of("teacher") for run in job.runs)]
-    records = [record for run in runs if (record := today.has(run))]
+    records = [record for run in runs if (record := current_record(run))]
     days = sorted(record["finished_at"][:10] for record in records)
     names = dict.fromkeys(name for record in records for name in record["versions"])
     return {

@@ -1,0 +1,38 @@
+"""The figures of a block: a file a kind, found by looking, so that a new figure is one new file.
+
+A file that draws a figure has a docstring, which is its caption; TITLE; READS, the fields of BlockReport that must not
+be empty; and draw(report) -> Figure. It may have views(report), which yields (name, Figure) of single views, drawn as
+SVG only. What sums a block up (verdict, cost, similarity) and each single view fits a column of a page; what shows pair
+by pair fits a page.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import pkgutil
+from pathlib import Path
+from types import ModuleType
+
+from kdbench.report.block import BlockReport
+from kdbench.report.figures.canvas import write
+
+
+@functools.cache
+def kinds() -> dict[str, ModuleType]:
+    """Kind -> its file."""
+    modules = {m.name: importlib.import_module(f"{__name__}.{m.name}") for m in pkgutil.iter_modules(__path__)}
+    return {kind: module for kind, module in modules.items() if hasattr(module, "draw")}
+
+
+def write_figures(report: BlockReport, folder: Path) -> list[Path]:
+    """Write folder/BLOCK-KIND.svg and .png for every kind that has its numbers, and folder/BLOCK/VIEW.svg."""
+    written, name = [], report.block.name
+    for kind, figure in kinds().items():
+        if not all(len(getattr(report, needed)) for needed in figure.READS):
+            continue
+        written += write(figure.draw(report), folder / f"{name}-{kind}")
+        if hasattr(figure, "views"):
+            for view, drawn in figure.views(report):
+                written += write(drawn, folder / name / view, suffixes=("svg",))
+    return written

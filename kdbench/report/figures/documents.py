@@ -1,0 +1,41 @@
+"""Similarities as measured, from JSON to frames: what the figures of stages and of channels share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+from kdbench.report.block import BlockReport
+from kdbench.types import Block, KdbenchError
+
+BANDS = {"dc": "DC: mean over space", "low": "low spatial frequencies", "high": "high spatial frequencies"}
+
+
+def rows_of(report: BlockReport, kind: str, *keys: str) -> pd.DataFrame:
+    """Rows of all documents of a kind, with these keys of the document. Raises KdbenchError where there are none."""
+    rows = [{**{k: d[k] for k in keys}, **row} for d in getattr(report, kind) for row in d["rows"]]
+    if not rows:
+        raise KdbenchError(f"no {kind} similarity for block {report.block.name!r}: there is nothing to draw")
+    return pd.DataFrame(rows)
+
+
+def cka_of(report: BlockReport) -> pd.DataFrame:
+    """CKA by pair, seed, method, stage and band; what has no number is NaN and has a reason."""
+    data = rows_of(report, "stages", "pair")
+    data["reason"] = data["reason"].astype(object).where(data["reason"].notna(), None)
+    for column in ("cka", "null_low", "null_high"):
+        data[column] = pd.to_numeric(data[column], errors="coerce").astype(float)
+    return data
+
+
+def known_pairs(block: Block, found: Iterable[str]) -> list[str]:
+    """Pairs in the order of the block, then any other."""
+    known = [p.id for p in block.pairs]
+    return sorted(dict.fromkeys(found), key=lambda p: known.index(p) if p in known else len(known))
+
+
+def main_reason(rows: pd.DataFrame) -> str:
+    """Why all of these are n/a: the most frequent reason, since single runs may have failed for their own."""
+    reasons = [r for r in rows["reason"] if r]
+    return max(dict.fromkeys(reasons), key=reasons.count, default="no result yet")
