@@ -259,12 +259,12 @@ def _tables() -> Numbers:
     """Every line of the tables of a made-up block, as a number."""
     import test_tables
 
-    from kdbench.report import page, tables
+    from kdbench.report import page
 
     suite, block, frame = test_tables.make()
     frame = test_tables.change(frame, "cnn-t--cnn-s", "ofa", 1, status="diverged", reason="step 3")
-    described = tables.describe(suite, [(block, frame, test_tables.ANCHORS, test_tables.CONTEXT)])
-    return {"markdown": _lines(page.markdown(described)), "latex": _lines(page.latex(described))}
+    document = test_tables.described(suite, block, frame)
+    return {"markdown": _lines(page.markdown(document)), "latex": _lines(page.latex(document))}
 
 
 def _lines(text: str) -> list[float]:

@@ -16,6 +16,7 @@ from scipy import stats as st
 
 from kdbench.files import read_json, write_json
 from kdbench.report import stats, tables
+from kdbench.report.block import BlockReport
 from kdbench.report.page import html, latex, markdown
 from kdbench.results.frames import all_runs
 from kdbench.results.today import Today
@@ -30,13 +31,14 @@ METHODS = {
     "uhkd-c0": ("UHKD† (C0)", "frequency", "our reading of the paper"),
     "fdcmkd": ("FD-CMKD‡", "cross-modal", "known from a transcription"),
 }
-ANCHORS = {"image": {"nearest neighbour": 95.2, "logistic regression": 91.3, "train_used": 1000, "test_used": 540}}
-CONTEXT = {
-    "date": "2026-01-02",
-    "hardware": "two cores",
-    "versions": {"torch": "2.13.0"},
-    "commit": "abc123",
-    "data": {"counts": {"train": 1000, "val": 257, "test": 540}, "classes": 10, "notes": ["Split by hand."]},
+FACTS = {
+    "anchors": {
+        "image": {"nearest neighbour": 95.2, "logistic regression": 91.3, "train_used": 1000, "test_used": 540}
+    },
+    "counts": {"train": 1000, "val": 257, "test": 540},
+    "classes": 10,
+    "data_notes": ["Split by hand."],
+    "made_with": {"date": "2026-01-02", "hardware": "two cores", "versions": {"torch": "2.13.0"}, "commit": "abc123"},
 }
 HOSTILE = r"a_b & c|d <script>alert(1)</script> 100% $x$ #1 {y} ~ ^ \input{z} [w] `q` 語"
 
@@ -83,8 +85,12 @@ def change(frame, pair, method, seed=None, **values):
     return frame
 
 
+def described(suite, block, frame, **changes):
+    return tables.describe(suite, [BlockReport(suite, block, frame, **FACTS, **changes)])
+
+
 def page(suite, block, frame):
-    return markdown(tables.describe(suite, [(block, frame, ANCHORS, CONTEXT)]))
+    return markdown(described(suite, block, frame))
 
 
 def row(text, label, heading="### Test accuracy"):
@@ -221,7 +227,9 @@ def test_footnote_letters_go_on_after_z():
 def test_csv_round_trips():
     suite, block, frame = make()
     frame = change(frame, block.pairs[0].id, "ofa", status="n/a", reason='with "quotes", commas\nand a line')
-    again = pd.read_csv(io.StringIO(tables.csv(suite, [(block, frame, {}, {})])), dtype=str, keep_default_na=False)
+    again = pd.read_csv(
+        io.StringIO(tables.csv(suite, [BlockReport(suite, block, frame)])), dtype=str, keep_default_na=False
+    )
     data = again[again["line"] == "cell"].set_index(["pair", "method"])
     assert len(data) == 18 and len(again[again["line"] == "verdict"]) == 10
     expected = tables.cells(block, frame)
@@ -237,15 +245,15 @@ def test_csv_round_trips():
 def test_hostile_names_are_shown_not_run():
     suite, block, frame = make(pairs=1, names={"ofa": HOSTILE})
     frame = change(frame, block.pairs[0].id, "uhkd", status="n/a", reason=HOSTILE)
-    described = tables.describe(suite, [(block, frame, ANCHORS, CONTEXT)])
-    text = markdown(described)
+    document = described(suite, block, frame)
+    text = markdown(document)
     assert "<script>" not in text and "&lt;script&gt;" in text and r"a\_b" in text
     line = next(line for line in text.splitlines() if line.startswith(r"| a\_b"))
     assert len(re.findall(r"(?<!\\)\|", line)) == 3
-    tex = latex(described)
+    tex = latex(document)
     assert r"a\_b \& c\textbar{}d" in tex and r"\textbackslash{}input\{z\}" in tex and r"\texttt{U+8A9E}" in tex
     assert r"\input" not in tex.replace(r"\textbackslash{}input", "")
-    assert "<script" not in html(described) and "&lt;script&gt;" in html(described)
+    assert "<script" not in html(document) and "&lt;script&gt;" in html(document)
 
 
 class Grid(HTMLParser):
@@ -273,22 +281,22 @@ class Grid(HTMLParser):
 
 def test_html_holds_the_same_rows_as_markdown_and_asks_nothing_of_the_network():
     suite, block, frame = make(pairs=2)
-    described = tables.describe(suite, [(block, frame, ANCHORS, CONTEXT)])
-    text = html(described)
+    document = described(suite, block, frame)
+    text = html(document)
     assert not re.search(r"(src|href)=|@import|url\(|<script", text)
-    lines = [line for line in markdown(described).splitlines() if line.startswith("| UHKD† |")]
+    lines = [line for line in markdown(document).splitlines() if line.startswith("| UHKD† |")]
     plain = [re.sub(r" <sup>.*?</sup>|[*\\]", "", line).strip("| ").split(" | ") for line in lines]
     assert len(plain) > 3 and plain == [row for row in Grid(text).rows if row[:1] == ["UHKD†"]]
 
 
 def test_files_are_whole_and_twice_is_an_error(tmp_path):
     suite, block, frame = make(pairs=1)
-    paths = tables.write_tables(suite, [(block, frame, ANCHORS, CONTEXT)], tmp_path / "tables")
+    paths = tables.write_tables(suite, [BlockReport(suite, block, frame)], tmp_path / "tables")
     assert [p.name for p in paths] == ["tiny.md", "tiny.tex", "tiny.html", "tiny.csv"]
     assert sorted(p.name for p in (tmp_path / "tables").iterdir()) == ["tiny.csv", "tiny.html", "tiny.md", "tiny.tex"]
     before = paths[0].read_bytes()
     with pytest.raises(KdbenchError, match="two results"):
-        tables.write_tables(suite, [(block, pd.concat([frame, frame]), ANCHORS, CONTEXT)], tmp_path / "tables")
+        tables.write_tables(suite, [BlockReport(suite, block, pd.concat([frame, frame]))], tmp_path / "tables")
     assert paths[0].read_bytes() == before
 
 
@@ -296,7 +304,7 @@ def test_files_are_whole_and_twice_is_an_error(tmp_path):
 def test_latex_compiles(tmp_path):
     suite, block, frame = make(pairs=7, names={"ofa": HOSTILE})
     frame = change(frame, block.pairs[0].id, "uhkd", status="n/a", reason=HOSTILE)
-    tables.write_tables(suite, [(block, frame, ANCHORS, CONTEXT)], tmp_path)
+    tables.write_tables(suite, [BlockReport(suite, block, frame)], tmp_path)
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "tiny.tex"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout[-2000:]
@@ -313,7 +321,7 @@ def test_a_table_shows_the_rows_columns_and_baselines_it_is_asked_for():
     heads = [line for line in text.splitlines() if line.startswith("| Method | CNN")]
     assert heads and all(block.pairs[1].teacher not in head and len(head.split("|")) == 5 for head in heads)
     # Headline pairs are still told by scratch, and the verdict's family is the shown methods alone.
-    table = tables.csv(suite, [(picked, frame, {}, {})])
+    table = tables.csv(suite, [BlockReport(suite, picked, frame)])
     lines = pd.read_csv(io.StringIO(table))
     assert set(lines[lines["line"] == "cell"]["kind"]) == {"headline"}
     verdicts = lines[lines["line"] == "verdict"]
@@ -345,7 +353,7 @@ def test_one_seed_gets_an_interval_over_test_images_and_says_so():
     kd = rng.random(540) < 0.8
     correct = {(pair, "kd"): kd, (pair, "ofa"): kd | (rng.random(540) < 0.3)}
     low, high = stats.bootstrap_interval(correct[pair, "ofa"], kd)
-    text = markdown(tables.describe(suite, [(block, frame, ANCHORS, {**CONTEXT, "correct": correct})]))
+    text = markdown(described(suite, block, frame, correct=correct))
     row = next(line for line in text.splitlines() if line.startswith("| OFA | +"))
     assert f"{{{low:+.1f}, {high:+.1f}}}" in row
     assert "bootstrap interval over the test images" in text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -15,6 +16,7 @@ from kdbench.plan.jobs import tuning_runs
 from kdbench.plan.paths import tuned_file
 from kdbench.plan.suite import check_suite
 from kdbench.report import tables
+from kdbench.report.block import BlockReport, Reading
 from kdbench.report.page import markdown
 from kdbench.results.frames import collect
 from kdbench.results.record import read_run
@@ -216,16 +218,17 @@ def test_readings_are_trained_and_only_their_range_is_shown():
         return pd.DataFrame(rows)
 
     of_rows, of_readings = frame(block.methods, lambda i, s: 50 + i + s), frame(readings, lambda i, s: 60 + 2 * i + s)
-    context = {"readings": [(method, readings, of_readings)]}
-    text = markdown(tables.describe(plan.suite, [(block, of_rows, {}, context)]))
+    report = BlockReport(plan.suite, block, of_rows, readings=[Reading(method, readings, of_readings)])
+    text = markdown(tables.describe(plan.suite, [report]))
     assert "| UHKD†: 8 readings | 60.5 to 74.5 <sup>" in text
     assert f"lowest: {readings[0].label}; highest: {readings[7].label}".replace("_", r"\_") in text
     assert readings[3].label.replace("_", r"\_") not in text
 
     lost = of_readings.assign(status=["diverged", *["finished"] * 15])
-    text = markdown(tables.describe(plan.suite, [(block, of_rows, {}, {"readings": [(method, readings, lost)]})]))
+    fewer = replace(report, readings=[Reading(method, readings, lost)])
+    text = markdown(tables.describe(plan.suite, [fewer]))
     assert "62.5 to 74.5" in text and "1 of 8 lack a seed" in text
-    text = tables.csv(plan.suite, [(block, of_rows, {}, context)])
+    text = tables.csv(plan.suite, [report])
     assert text.count(",reading,") == 8
 
 

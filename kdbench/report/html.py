@@ -22,7 +22,8 @@ import pandas as pd
 from kdbench.files import write_text
 from kdbench.plan.jobs import Plan
 from kdbench.plan.paths import home
-from kdbench.report import stats, tables
+from kdbench.report import figures, stats, tables
+from kdbench.report.block import BlockReport
 from kdbench.report.page import Cell, Group, Row, Section, Table
 from kdbench.results.frames import histories
 from kdbench.results.today import Today
@@ -30,12 +31,6 @@ from kdbench.run.outputs import block_reports
 from kdbench.types import Block, MethodSpec
 
 TEMPLATE = Path(__file__).with_name("report.html")
-FIGURES = {
-    "accuracy": "Paired differences, method by method",
-    "stages": "How alike teacher and student are, by stage and frequency band",
-    "channels": "Agreement of two modalities, by channel frequency",
-    "learning": "Learning curves",
-}
 VERDICTS = ("better", "worse", "not separated", "no test")
 MAX_SVG = 1_000_000
 """Bytes of an SVG above which a figure is embedded as PNG."""
@@ -69,17 +64,18 @@ def page(data: Mapping[str, Any]) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], text)
 
 
-def _data(plan: Plan, blocks: Sequence[tuple[Block, pd.DataFrame, Mapping, Mapping]]) -> dict[str, Any]:
-    documents = [tables.describe(plan.suite, [described]) for described in blocks]
+def _data(plan: Plan, reports: Sequence[BlockReport]) -> dict[str, Any]:
+    documents = [tables.describe(plan.suite, [report]) for report in reports]
     return {
         "title": documents[0].title,
         "suite": plan.suite.name,
         "banner": list(dict.fromkeys(line for document in documents for line in document.banner)),
         "how": documents[0].sections[0].parts[0],
         "blocks": [
-            _block(plan, block, document.sections[1:]) for (block, *_), document in zip(blocks, documents, strict=True)
+            _block(plan, report.block, document.sections[1:])
+            for report, document in zip(reports, documents, strict=True)
         ],
-        "details": {key: detail for block, frame, *_ in blocks for key, detail in _details(plan, block, frame)},
+        "details": {key: detail for r in reports for key, detail in _details(plan, r.block, r.frame)},
         "footer": list(dict.fromkeys(line for document in documents for line in document.footer)),
     }
 
@@ -221,10 +217,11 @@ def _figures(plan: Plan, block: Block) -> Iterator[dict[str, Any]]:
     """The block's figures as they lie in the suite's folder; one older than a result says so."""
     drawn_of = [run.result for run in plan.runs().values() if run.result.exists()]
     newest = max((path.stat().st_mtime for path in drawn_of), default=0.0)
-    for kind, path in sorted(_drawn(plan, block).items(), key=lambda item: [*FIGURES, item[0]].index(item[0])):
+    titles = {kind: figure.TITLE for kind, figure in figures.kinds().items()}
+    for kind, path in sorted(_drawn(plan, block).items()):
         media = "image/svg+xml" if path.suffix == ".svg" else "image/png"
         source = f"data:{media};base64,{base64.b64encode(path.read_bytes()).decode()}"
-        yield {"title": FIGURES.get(kind, kind), "source": source, "old": path.stat().st_mtime < newest}
+        yield {"title": titles.get(kind, kind), "source": source, "old": path.stat().st_mtime < newest}
 
 
 def _drawn(plan: Plan, block: Block) -> dict[str, Path]:

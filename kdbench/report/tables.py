@@ -19,6 +19,7 @@ import pandas as pd
 
 from kdbench.files import write_text
 from kdbench.report import stats
+from kdbench.report.block import BlockReport, Correct, Reading
 from kdbench.report.page import Cell, Document, Group, Row, Section, Table, html, latex, markdown
 from kdbench.types import Block, Claim, MethodSpec, Pair, Suite
 
@@ -55,10 +56,6 @@ _MEANS = {
     "best_test_mean_decides_nothing": "best_test",
     "best_test_epoch_mean_decides_nothing": "best_test_epoch",
 }
-
-
-Correct = Mapping[tuple[str, str], np.ndarray]
-"""(pair, method) -> which test images its one run gets right, bool (N,)"""
 
 
 def cells(block: Block, frame: pd.DataFrame, correct: Correct = MappingProxyType({})) -> pd.DataFrame:
@@ -295,7 +292,7 @@ def _mark_notes(block: Block) -> tuple[tuple[str, str], ...]:
 
 
 def _pair_tables(
-    suite: Suite, block: Block, frame: pd.DataFrame, data: pd.DataFrame, readings: Readings, pairs: list[str]
+    suite: Suite, block: Block, frame: pd.DataFrame, data: pd.DataFrame, readings: Sequence[Reading], pairs: list[str]
 ) -> list[Table]:
     """Accuracies, then the paired differences to each baseline, of these pairs."""
     result = []
@@ -306,7 +303,7 @@ def _pair_tables(
     return result
 
 
-def _accuracy_table(block, frame, data, readings: Readings, pairs, columns, suffix: str) -> Table:
+def _accuracy_table(block, frame, data, readings: Sequence[Reading], pairs, columns, suffix: str) -> Table:
     notes: dict[str, str] = {}
     teacher = Group("Teacher", (_teacher_row(stats.teachers(frame), pairs, notes), _gain_row(frame, pairs)))
     groups = by_group(
@@ -317,10 +314,6 @@ def _accuracy_table(block, frame, data, readings: Readings, pairs, columns, suff
         groups += (Group("Range over readings of a reconstructed method", tuple(rows)),)
     footnotes = _mark_notes(block) + note_list(notes)
     return Table(f"Test accuracy, %{suffix}", "Method", columns, (teacher, *groups), footnotes)
-
-
-Readings = Sequence[tuple[MethodSpec, Sequence[MethodSpec], pd.DataFrame]]
-"""(method, its readings, the frame of their runs)"""
 
 
 def _reading_row(method: MethodSpec, readings, frame: pd.DataFrame, pairs, notes: dict[str, str]) -> Row:
@@ -606,15 +599,15 @@ def _range(values: pd.Series, form: str = ",.0f", unit: str = "") -> str:
 # ------------------------------------------------------------------------------------------------------ the whole page
 
 
-def describe(suite: Suite, blocks: Sequence[tuple[Block, pd.DataFrame, Mapping, Mapping]]) -> Document:
-    """The page of a suite: blocks are (block, frame, anchors, context) as kdbench/results.py makes them."""
+def describe(suite: Suite, reports: Sequence[BlockReport]) -> Document:
+    """The page of a suite, or of some of its blocks."""
     sections, partial = [], []
-    for block, frame, anchors, context in map(_shown, blocks):
-        runs = pd.concat([frame, *(own for _, _, own in context.get("readings") or ())])
+    for report in (report.shown for report in reports):
+        runs = pd.concat([report.frame, *(reading.frame for reading in report.readings)])
         runs = runs.drop_duplicates(["pair", "method", "seed"])
         if missing := int((runs["status"] == "missing").sum()):
-            partial.append(f"{missing} of {len(runs)} runs of “{block.title}”")
-        sections += _sections(suite, block, frame, anchors, context)
+            partial.append(f"{missing} of {len(runs)} runs of “{report.block.title}”")
+        sections += _sections(report)
     banner = [suite.banner] if suite.banner else []
     if partial:
         banner.append(f"PARTIAL TABLE, no result yet for {'; '.join(partial)}. Numbers will change.")
@@ -622,29 +615,22 @@ def describe(suite: Suite, blocks: Sequence[tuple[Block, pd.DataFrame, Mapping, 
         "Cells: mean ± standard deviation over seeds (number of seeds), test accuracy of the last epoch. Bold: not "
         "separated from the best of its column by a paired 95 % t interval over seeds."
     )
-    return Document(suite.title or suite.name, tuple(banner), (Section("", (how,)), *sections), _footer(blocks))
+    return Document(suite.title or suite.name, tuple(banner), (Section("", (how,)), *sections), _footer(reports))
 
 
-def _shown(block_frame_etc: tuple) -> tuple:
-    """The same with the block cut down to the rows and columns of its table. Runs of other methods stay, since scratch
-    tells headline pairs whether it is shown or not."""
-    block, frame, *rest = block_frame_etc
-    block = block.shown
-    return block, frame[frame["pair"].isin([p.id for p in block.pairs])], *rest
-
-
-def _sections(suite: Suite, block: Block, frame: pd.DataFrame, anchors: Mapping, context: Mapping) -> list[Section]:
-    data, readings = cells(block, frame, context.get("correct") or {}), context.get("readings") or ()
+def _sections(report: BlockReport) -> list[Section]:
+    suite, block, frame = report.suite, report.block, report.frame
+    data = cells(block, frame, report.correct)
     kinds = data.drop_duplicates("pair").set_index("pair")["kind"]
     pairs = {kind: [p for p in kinds.index if kinds[p] == kind] for kind in ("headline", "weak", "undecided")}
 
-    parts: list[str | Table] = [*_facts(data, anchors, context)]
+    parts: list[str | Table] = [*_facts(report, data)]
     if "kd" not in {m.id for m in block.methods}:
         parts.append("This block has no plain KD (logits), so the differences to it are left out.")
     if frame["seed"].nunique() == 1:
         parts.append("One single seed: no interval and no test can be had, and nothing is bold.")
     if pairs["headline"]:
-        parts += _pair_tables(suite, block, frame, data, readings, pairs["headline"])
+        parts += _pair_tables(suite, block, frame, data, report.readings, pairs["headline"])
     else:
         parts.append("No pair of this block is known to be a headline pair (teacher at least 3 points above scratch).")
     sections = [Section(f"{block.title} ({block.name})", tuple(parts))]
@@ -653,25 +639,24 @@ def _sections(suite: Suite, block: Block, frame: pd.DataFrame, anchors: Mapping,
         ("undecided", "Undecided", "Teacher or scratch not yet known on validation: not in the verdict."),
     ):
         if pairs[kind]:
-            tables = _pair_tables(suite, block, frame, data, readings, pairs[kind])
+            tables = _pair_tables(suite, block, frame, data, report.readings, pairs[kind])
             sections.append(Section(f"{block.title}: {title.lower()}", (why, *tables)))
     parts = [part for baseline in baselines_of(block) for part in _verdict_parts(block, frame, baseline)]
     if claims := claim_results(suite, block, frame):
         parts.append(claims_table(block, claims))
-    if context.get("tuned"):
-        parts.append(_tuning_table(block, context["tuned"]))
+    if report.tuned:
+        parts.append(_tuning_table(block, report.tuned))
     parts += [_optimism_table(block, data), _cost_table(block, data), _COST_NOTE]
     sections.append(Section(f"{block.title}: verdict, optimism and cost", tuple(parts)))
     return sections
 
 
-def _facts(data: pd.DataFrame, anchors: Mapping, context: Mapping) -> list[str]:
-    facts = context.get("data") or {}
-    counts = facts.get("counts") or {}
+def _facts(report: BlockReport, data: pd.DataFrame) -> list[str]:
+    counts, classes = report.counts, report.classes
     lines = [f"Data: {_say(counts)}."] if counts else []
-    if classes := facts.get("classes"):
+    if classes:
         lines.append(f"{classes:,} classes: guessing has {100 / classes:.1f} %.")
-    lines += [str(note) for note in facts.get("notes") or []]
+    lines += map(str, report.data_notes)
     level = stats.mean_sd(data["test_mean"]).mean
     if counts.get("test") and level is not None:
         error = stats.sampling_error(level, counts["test"])
@@ -679,7 +664,7 @@ def _facts(data: pd.DataFrame, anchors: Mapping, context: Mapping) -> list[str]:
             f"{counts['test']:,} test samples: at this table's mean accuracy of {level:.1f} % they alone give one "
             f"network's accuracy a standard error of {error:.1f} points."
         )
-    for modality, anchor in anchors.items():
+    for modality, anchor in report.anchors.items():
         known = [
             f"{k} {anchor[k]:.1f} %" for k in ("nearest neighbour", "logistic regression") if _known(anchor.get(k))
         ]
@@ -689,24 +674,23 @@ def _facts(data: pd.DataFrame, anchors: Mapping, context: Mapping) -> list[str]:
     return lines
 
 
-def _footer(blocks: Sequence[tuple]) -> tuple[str, ...]:
-    lines: dict[str, None] = {}
-    for *_, context in blocks:
-        for key in ("date", "hardware", "versions", "commit"):
-            if context.get(key):
-                lines.setdefault(f"{key.capitalize()}: {_say(context[key])}")
+def _footer(reports: Sequence[BlockReport]) -> tuple[str, ...]:
+    lines = {
+        f"{key.capitalize()}: {_say(report.made_with[key])}": None
+        for report in reports
+        for key in ("date", "hardware", "versions", "commit")
+        if report.made_with.get(key)
+    }
     return tuple(lines)
 
 
-def write_tables(
-    suite: Suite, blocks: Sequence[tuple[Block, pd.DataFrame, Mapping, Mapping]], folder: Path
-) -> list[Path]:
+def write_tables(suite: Suite, reports: Sequence[BlockReport], folder: Path) -> list[Path]:
     """Write folder/SUITE.md, .tex, .html and .csv, each whole or not at all, and return their paths.
 
     Raises KdbenchError where a file cannot be written or a (pair, method, seed) has two results.
     """
-    page = describe(suite, blocks)
-    texts = {"md": markdown(page), "tex": latex(page), "html": html(page), "csv": csv(suite, blocks)}
+    page = describe(suite, reports)
+    texts = {"md": markdown(page), "tex": latex(page), "html": html(page), "csv": csv(suite, reports)}
     paths = []
     for suffix, text in texts.items():
         path = Path(folder) / f"{suite.name}.{suffix}"
@@ -715,19 +699,16 @@ def write_tables(
     return paths
 
 
-def csv(suite: Suite, blocks: Sequence[tuple[Block, pd.DataFrame, Mapping, Mapping]]) -> str:
+def csv(suite: Suite, reports: Sequence[BlockReport]) -> str:
     """Long form, unrounded. `line` is `cell` (one a pair and method), `reading` (the same for the readings of a
     reconstructed method) or `verdict` (one a method and baseline)."""
     lines = []
-    for block, frame, _, context in map(_shown, blocks):
-        for _, readings, found in context.get("readings") or ():
+    for report in (report.shown for report in reports):
+        block, frame = report.block, report.frame
+        for _, readings, found in report.readings:
             own = cells(dataclasses.replace(block, methods=tuple(readings)), found)
             lines.append(own.assign(line="reading", notes=lambda d: d["notes"].map("; ".join)))
-        lines.append(
-            cells(block, frame, context.get("correct") or {}).assign(
-                line="cell", notes=lambda d: d["notes"].map("; ".join)
-            )
-        )
+        lines.append(cells(block, frame, report.correct).assign(line="cell", notes=lambda d: d["notes"].map("; ".join)))
         labels = pd.DataFrame([{"method": m.id, "label": m.label, "group": m.group} for m in block.methods])
         for baseline in baselines_of(block):
             rivals = [m.id for m in rivals_of(block, baseline)]

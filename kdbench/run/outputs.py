@@ -16,54 +16,56 @@ from kdbench.results import provenance
 from kdbench.results.frames import all_runs, collect, correct_images, histories
 from kdbench.results.record import MISSING
 from kdbench.results.today import Tuned, current_record
-from kdbench.types import Block, KdbenchError
+from kdbench.types import KdbenchError
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from kdbench.report.block import BlockReport
 
 
 def run_table(plan: Plan, *, partial: bool = False) -> list[Path]:
     """Write tables/SUITE.md, .tex, .html and .csv. Raises KdbenchError when runs are missing, unless `partial`."""
     from kdbench.report import tables
 
-    blocks = block_reports(plan)
-    for block, frame, _, context in blocks:
-        for runs in (frame, *(found for *_, found in context["readings"])):
+    reports = block_reports(plan)
+    for report in reports:
+        for runs in (report.frame, *(reading.frame for reading in report.readings)):
             missing = runs[runs.status == MISSING]
             if partial or not len(missing):
                 continue
             first, suite = missing.iloc[0], typed(plan.suite)
             raise KdbenchError(
-                f"{len(missing)} of {len(runs)} cells of block {block.name} have no result; the first is {first.pair}/"
-                f"{first.method} seed {first.seed}: {first.reason}; run snakemake (where it says that there is nothing "
-                f"to do: kdbench distill {suite} {first.pair}), or: kdbench table {suite} --partial"
+                f"{len(missing)} of {len(runs)} cells of block {report.block.name} have no result; the first is "
+                f"{first.pair}/{first.method} seed {first.seed}: {first.reason}; run snakemake (where it says that "
+                f"there is nothing to do: kdbench distill {suite} {first.pair}), or: kdbench table {suite} --partial"
             )
-    return tables.write_tables(plan.suite, blocks, TABLES)
+    return tables.write_tables(plan.suite, reports, TABLES)
 
 
-def block_reports(plan: Plan) -> list[tuple[Block, pd.DataFrame, dict[str, Any], dict[str, Any]]]:
-    """What tables and reports are made of: (block, frame of its runs, anchors of its data, context), block by block.
+def block_reports(plan: Plan) -> list[BlockReport]:
+    """What tables and reports are made from, block by block. A data set that is not packed yet has no anchors."""
+    from kdbench.report.block import BlockReport, Reading
 
-    A data set that is not packed yet has no anchors. context: date, hardware, versions, data, readings, tuned, and
-    `correct` where there is one seed only.
-    """
-    blocks, tuned, footer = [], Tuned(plan), _context(plan)
+    reports, tuned, made_with = [], Tuned(plan), _made_with(plan)
     for block in plan.suite.blocks:
         folder = data_folder(plan.suite, block.data)
-        packed_already = (folder / "meta.json").exists()
-        nothing = {"anchors": {}, "counts": {}, "class_names": [], "notes": []}
-        meta = load_packed(folder).meta if packed_already else nothing
+        packed = (folder / "meta.json").exists()
+        meta = load_packed(folder).meta if packed else {"anchors": {}, "counts": {}, "class_names": [], "notes": []}
         frame = collect(plan, block)
-        context = {
-            **footer,
-            "data": {"counts": meta["counts"], "classes": len(meta["class_names"]), "notes": meta["notes"]},
-            "readings": [(method, own, collect(plan, block, own)) for method, own in block.readings],
-            "tuned": tuned.of_block(block),
-        }
-        if len(block.seeds) == 1 and packed_already:
-            context["correct"] = correct_images(plan, block, frame)
-        blocks.append((block, frame, meta["anchors"], context))
-    return blocks
+        report = BlockReport(
+            plan.suite,
+            block,
+            frame,
+            anchors=meta["anchors"],
+            counts=meta["counts"],
+            classes=len(meta["class_names"]),
+            data_notes=meta["notes"],
+            readings=[Reading(method, own, collect(plan, block, own)) for method, own in block.readings],
+            tuned=tuned.of_block(block),
+            correct=correct_images(plan, block, frame) if len(block.seeds) == 1 and packed else {},
+            made_with=made_with,
+        )
+        reports.append(report)
+    return reports
 
 
 def run_figures(plan: Plan, folder: Path) -> list[Path]:
@@ -104,7 +106,7 @@ def run_reference(plan: Plan) -> list[Path]:
     return written
 
 
-def _context(plan: Plan) -> dict[str, Any]:
+def _made_with(plan: Plan) -> dict[str, Any]:
     """What the footer of a table says of all runs that count, the teachers' among them, taken from their results."""
     runs = [*plan.runs().values(), *(run for job in plan.of("teacher") for run in job.runs)]
     records = [record for run in runs if (record := current_record(run))]
