@@ -88,6 +88,17 @@ def draw(kind, suite, block, frame=None, **changes):
     return figures.kinds()[kind].draw(report(suite, block, frame, **changes))
 
 
+def one_of_each():
+    """{kind: figure} of a made-up block in which not every run finished, and a view of one pair."""
+    suite, block, frame = make(pairs=2)
+    frame = change(frame, block.pairs[0].id, "ofa", status="n/a", reason="too few maps")
+    frame = change(frame, block.pairs[1].id, "uhkd", 0, status="diverged", reason="step 3")
+    whole = report(suite, block, frame)
+    views = dict(figures.kinds()["stages"].views(whole))
+    view = f"by-pair/{block.pairs[0].id}-low"
+    return {**{kind: figure.draw(whole) for kind, figure in figures.kinds().items()}, "view": views[view]}
+
+
 def said(figure):
     """All text of a figure."""
     return " ".join(" ".join(text.get_text() for text in figure.findobj(Text)).split())

@@ -176,7 +176,7 @@ def test_figures_are_embedded_and_tell_their_age(tmp_path, monkeypatch):
         ("Learning", "png", False),
         ("new", "<svg>main-new kind</svg>", False),
     ]
-    assert second == [("How", "<svg>main-2-stages</svg>", False)]
+    assert second == [("Similarity", "<svg>main-2-stages</svg>", False)]
 
 
 def test_the_policy_lets_nothing_in_but_the_pages_own_script(plan):
