@@ -130,19 +130,29 @@ def test_methods_of_one_label_open_their_own(plan):
     assert opened == [f"main/cnn-t--vit-s/{method}" for method in ("scratch", "kd", "hot")]
     against_kd = places(data)[0][1]["rows"]
     assert [row["cells"][0]["text"] for row in against_kd] == ["Scratch", "KD"]
-    assert "open" in against_kd[0]["cells"][1] and "open" not in against_kd[1]["cells"][1], "it could be either"
+    assert [row["cells"][1]["open"].split("/")[-1] for row in against_kd] == ["scratch", "hot"]
 
 
-def test_numbers_to_sort_by():
-    texts = {
-        "83.0 ± 2.0 (3)": 83.0,
-        "−2.0 [−4.5, +0.5] (3)": -2.0,
-        "+0.5": 0.5,
-        "1,000 to 2,000": 1000.0,
-        "< 0.001": 0.001,
-    }
-    assert {text: report._number(text).get("sort") for text in texts} == texts
-    assert not any(report._number(text) for text in ("n/a", "—", "diverged", "not separated", ""))
+def test_cells_sort_by_the_numbers_of_the_statistics(plan):
+    given = finish_all(plan)
+    for seed in (0, 1, 2):
+        finish(plan.runs()["cnn-t--mlp-s", "uhkd", seed], 0, status="n/a", reason="fewer than four stages")
+    _, data = written(plan)
+    accuracy, against_kd, _ = places(data)[0]
+
+    def numbers(table, method):
+        return [
+            c.get("sort") for r in table["rows"] for c in r["cells"][1:] if c.get("open", "").endswith(f"/{method}")
+        ]
+
+    pairs = ("cnn-t--vit-s", "cnn-t--mlp-s", "cnn-t--cnn-s")
+    means = {m: [sum(given[pair, m, s] for s in (0, 1, 2)) / 3 for pair in pairs] for m in ("kd", "dkd")}
+    assert numbers(accuracy, "kd") == pytest.approx(means["kd"])
+    assert numbers(against_kd, "dkd") == pytest.approx([d - k for d, k in zip(means["dkd"], means["kd"], strict=True)])
+    assert numbers(accuracy, "uhkd")[1] is None
+    verdict = next(t for t in (t for p in places(data, -1) for t in p) if t["columns"][-1] == ["verdict"])
+    assert all(c.get("sort") is None for r in verdict["rows"] for c in r["cells"][-1:])
+    assert {r["cells"][2]["sort"] for r in verdict["rows"]} == {3}, "complete seeds"
 
 
 def test_long_curves_are_thinned_and_keep_their_ends(plan):

@@ -149,7 +149,7 @@ def test_nan_one_seed_and_all_missing_give_no_number():
     assert nan["n"] == 2
     one = frame({key: values[:1] for key, values in two_pairs().items()})
     assert set(stats.verdict(one, "kd")["verdict"]) == {"no test"}
-    assert stats.not_separated_from_best(one, "a") == set()
+    assert stats.near_best(stats.wide(one).loc["a"]) == set()
     assert stats.detectable(one, "kd")[::3] == (None, None)
     nothing = frame({key: [None, None] for key in two_pairs()})
     assert set(stats.verdict(nothing, "kd")["verdict"]) == {"no test"}
@@ -175,11 +175,11 @@ def test_detectable_of_a_table_by_hand():
 
 def test_bold_is_what_the_best_is_not_separated_from():
     values = {("p", "best"): [90.0, 91.0, 92.0], ("p", "near"): [89.0, 91.5, 91.0], ("p", "far"): [89.4, 90.5, 91.3]}
-    assert stats.not_separated_from_best(frame(values), "p") == {"best", "near"}
+    assert stats.near_best(stats.wide(frame(values))) == {"best", "near"}
     lucky = values | {("p", "lucky"): [None, None, 99.0], ("p", "same"): [90.0, 91.0, 92.0]}
-    assert stats.not_separated_from_best(frame(lucky), "p") == {"best", "near", "same"}
+    assert stats.near_best(stats.wide(frame(lucky))) == {"best", "near", "same"}
     alone = {("p", "best"): [90.0, 91.0, 92.0], ("p", "near"): [None] * 3}
-    assert stats.not_separated_from_best(frame(alone), "p") == set()
+    assert stats.near_best(stats.wide(frame(alone))) == set()
 
 
 def simulated(rng, suites, methods=8, pairs=6, seeds=5):

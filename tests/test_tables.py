@@ -15,9 +15,12 @@ from fakes import fake_plan, finish, finish_all
 from scipy import stats as st
 
 from kdbench.files import read_json, write_json
-from kdbench.report import stats, tables
+from kdbench.report import pair_tables, stats, tables
 from kdbench.report.block import BlockReport
+from kdbench.report.cells import cells
 from kdbench.report.page import html, latex, markdown
+from kdbench.report.text import note_letters
+from kdbench.report.verdicts import claim_results
 from kdbench.results.frames import all_runs
 from kdbench.results.today import Today
 from kdbench.run.outputs import block_reports
@@ -133,7 +136,7 @@ def test_bold_agrees_with_the_statistics():
     suite, block, frame = make()
     text = page(suite, block, frame)
     for i, pair in enumerate(block.pairs):
-        near = stats.not_separated_from_best(frame, pair.id)
+        near = stats.near_best(stats.wide(frame).loc[pair.id])
         assert 0 < len(near) < len(METHODS)
         for method in block.methods:
             assert row(text, method.label)[i].startswith("**") == (method.id in near)
@@ -213,15 +216,15 @@ def test_wide_tables_are_cut_by_student_family():
     text = page(*make(pairs=9, methods=("scratch", "kd")))
     for family in ("CNN", "ViT", "MLP"):
         assert f"### Test accuracy, %, {family} students" in text
-    assert max(line.count("|") for line in text.splitlines()) <= tables.MAX_COLUMNS + 2
+    assert max(line.count("|") for line in text.splitlines()) <= pair_tables.MAX_COLUMNS + 2
     assert "students" not in page(*make(pairs=7, methods=("scratch", "kd")))
 
 
 def test_footnote_letters_go_on_after_z():
     notes = {}
-    letters = tables.note_letters(notes, [str(i) for i in range(28)])
+    letters = note_letters(notes, [str(i) for i in range(28)])
     assert letters[0] == "a" and letters[25:] == ("z", "aa", "ab")
-    assert tables.note_letters(notes, ["1"]) == ("b",)
+    assert note_letters(notes, ["1"]) == ("b",)
 
 
 def test_csv_round_trips():
@@ -232,7 +235,7 @@ def test_csv_round_trips():
     )
     data = again[again["line"] == "cell"].set_index(["pair", "method"])
     assert len(data) == 18 and len(again[again["line"] == "verdict"]) == 10
-    expected = tables.cells(block, frame)
+    expected = cells(block, frame)
     for name in ("test_mean", "test_sd", "minus_kd_mean", "minus_kd_low", "minus_scratch_high", "seconds_over_scratch"):
         left, right = pd.to_numeric(data[name]), expected[name].astype(float).reindex(data.index)
         np.testing.assert_array_equal(left, right)
@@ -366,7 +369,7 @@ def test_claims_are_not_pooled_over_what_students_read():
     models = suite.models | {reads.name: dataclasses.replace(reads, input="outline")}
     suite = dataclasses.replace(suite, models=models, claims=(Claim("spectrum", "uhkd", "uhkd-c0", "?"),))
     own = [p.id for p in block.pairs if p.student == reads.name]
-    results = {result.students: result for result in tables.claim_results(suite, block, frame)}
+    results = {result.students: result for result in claim_results(suite, block, frame)}
     assert set(results) == {"students that read outline", f"students that read {suite.models['vit-s'].input}"}
     first = results["students that read outline"]
     assert set(first.frame["pair"]) == set(own) and first.verdict["headline"] == len(own)

@@ -4,28 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from kdbench.report import stats
+from kdbench.report.cells import Correct, baselines_of, cells, rivals_of
 from kdbench.types import Block, MethodSpec, Suite
 
-Correct = Mapping[tuple[str, str], np.ndarray]
-"""(pair, method) -> which test images its one run gets right, bool (N,)"""
 
-
-class Reading(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Reading:
     method: MethodSpec
     readings: Sequence[MethodSpec]
     """All readings of this reconstructed method."""
     frame: pd.DataFrame
     """Their runs."""
 
+    @cached_property
+    def means(self) -> pd.DataFrame:
+        """Mean test accuracy by pair and reading; NaN where a seed is lacking: that mean would be over other seeds."""
+        return stats.wide(self.frame).groupby("pair").agg(lambda tests: tests.mean(skipna=False))
+
 
 @dataclass(frozen=True, eq=False)
 class BlockReport:
-    """What is not known, or not needed by the reader at hand, is empty."""
+    """What is not known, or not needed by the reader at hand, is empty. Statistics are computed once, when needed."""
 
     suite: Suite
     block: Block
@@ -51,14 +56,42 @@ class BlockReport:
     channels: Sequence[Mapping[str, Any]] = ()
     """The JSON files of kind `channels`, one a pair of models."""
 
+    @cached_property
+    def cells(self) -> pd.DataFrame:
+        """The numbers of every cell of the block's tables, index (pair, method)."""
+        return cells(self.block, self.frame, self.correct)
+
+    @cached_property
+    def records(self) -> dict[tuple[str, str], dict[str, Any]]:
+        """(pair, method) -> its row of `cells`."""
+        return self.cells.to_dict("index")
+
+    @cached_property
+    def verdicts(self) -> dict[str, pd.DataFrame]:
+        """Baseline -> stats.verdict of the methods that are compared with it."""
+        rivals = {b: [m.id for m in rivals_of(self.block, b)] for b in baselines_of(self.block)}
+        return {b: stats.verdict(self.frame, b, methods) for b, methods in rivals.items()}
+
+    @cached_property
+    def headline(self) -> pd.DataFrame:
+        """stats.headline_pairs of the block."""
+        return stats.headline_pairs(self.frame)
+
+    @cached_property
+    def teachers(self) -> pd.Series:
+        """stats.teachers of the block."""
+        return stats.teachers(self.frame)
+
     @property
     def spectra(self) -> list[dict[str, Any]]:
         """The rows of all spectra in `stages`, with their pairs."""
         return [{"pair": document["pair"], **row} for document in self.stages for row in document.get("spectra", [])]
 
-    @property
+    @cached_property
     def shown(self) -> BlockReport:
         """Cut down to the rows and columns of the block's table. Runs of methods that are not shown stay, since scratch
         decides which pairs are headline pairs."""
+        if not self.block.rows and not self.block.columns:
+            return self
         block = self.block.shown
         return replace(self, block=block, frame=self.frame[self.frame["pair"].isin([p.id for p in block.pairs])])

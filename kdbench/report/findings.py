@@ -15,12 +15,24 @@ import pandas as pd
 from kdbench.plan.jobs import SCRATCH
 from kdbench.plan.paths import reference_folder
 from kdbench.plan.suite import typed
-from kdbench.report import stats, tables
+from kdbench.report import stats
+from kdbench.report.cells import baselines_of, rivals_of
 from kdbench.report.page import Cell, Document, Group, Row, Section, Table, markdown
+from kdbench.report.pair_tables import FAMILIES
+from kdbench.report.text import difference_cell, joined, note_letters, note_list, with_interval
+from kdbench.report.verdicts import (
+    ClaimResult,
+    by_group,
+    claim_results,
+    claims_table,
+    detectable_sentence,
+    readers,
+    verdict_sentence,
+)
 from kdbench.terminal import compare
 from kdbench.types import Block, Claim, KdbenchError, Pair, Suite
 
-Claims = list[tables.ClaimResult]
+Claims = list[ClaimResult]
 
 
 def reference_page(suite: Suite) -> str:
@@ -37,7 +49,7 @@ def page(suite: Suite, frame: pd.DataFrame) -> Document:
     Raises KdbenchError where the suite plans a run that the frame does not have.
     """
     blocks = [(block.shown, _own(suite, block.shown, frame)) for block in suite.blocks]
-    claims = {b.name: [] if _one_seed(b) else tables.claim_results(suite, b, own) for b, own in blocks}
+    claims = {b.name: [] if _one_seed(b) else claim_results(suite, b, own) for b, own in blocks}
     sections = [_about(suite, claims)]
     for block, own in blocks:
         title = f"{block.title} ({block.name})"
@@ -170,38 +182,36 @@ def _one_seed_parts(block: Block, frame: pd.DataFrame) -> list[str | Table]:
 
 def _verdict_parts(block: Block, frame: pd.DataFrame) -> list[str | Table]:
     """One table of all methods against each baseline, and a sentence a baseline."""
-    baselines = tables.baselines_of(block)
+    baselines = baselines_of(block)
     if not baselines:
         return ["This block has neither KD nor scratch beside another method, so there is nothing to hold one against."]
     missing = [] if "kd" in baselines else ["This block has no plain KD, so nothing is held against it."]
-    verdicts = {b: stats.verdict(frame, b, [m.id for m in tables.rivals_of(block, b)]) for b in baselines}
+    verdicts = {b: stats.verdict(frame, b, [m.id for m in rivals_of(block, b)]) for b in baselines}
     notes: dict[str, str] = {}
 
     def cell(baseline: str, method: str) -> Cell:
         if method not in verdicts[baseline].index:
             return Cell("")
         v = verdicts[baseline].loc[method]
-        difference = tables.difference_cell(v, notes)
-        why = tables.note_letters(notes, [v["reason"]]) if v["reason"] else _incomplete(v["n"], v["seeds"], notes)
+        difference = difference_cell(v, notes)
+        why = note_letters(notes, [v["reason"]]) if v["reason"] else _incomplete(v["n"], v["seeds"], notes)
         why += _left_out(v["pairs"], v["headline"], notes)
         return Cell(f"{difference.text} {v['verdict']}", letters=tuple(dict.fromkeys((*difference.letters, *why))))
 
-    groups = tables.by_group(
+    groups = by_group(
         block.methods, lambda m: Row(Cell(m.label), tuple(cell(baseline, m.id) for baseline in baselines))
     )
     columns = tuple((f"against {_label(block, b)}",) for b in baselines)
-    table = Table("Verdict over headline pairs, points", "Method", columns, groups, tables.note_list(notes))
-    return [*missing, table, *(tables.verdict_sentence(block, verdicts[b], b) for b in baselines)]
+    table = Table("Verdict over headline pairs, points", "Method", columns, groups, note_list(notes))
+    return [*missing, table, *(verdict_sentence(block, verdicts[b], b) for b in baselines)]
 
 
 def _incomplete(n: int, seeds: int, notes: dict[str, str]) -> tuple[str, ...]:
-    return tables.note_letters(notes, [f"{n} of {seeds} seeds complete"]) if n < seeds else ()
+    return note_letters(notes, [f"{n} of {seeds} seeds complete"]) if n < seeds else ()
 
 
 def _left_out(pairs: int, headline: int, notes: dict[str, str]) -> tuple[str, ...]:
-    return (
-        tables.note_letters(notes, [f"over {pairs} of {headline} pairs, n/a on the others"]) if pairs < headline else ()
-    )
+    return note_letters(notes, [f"over {pairs} of {headline} pairs, n/a on the others"]) if pairs < headline else ()
 
 
 # ------------------------------------------------------------------------------------------------------- kinds of pairs
@@ -219,8 +229,8 @@ def kinds(suite: Suite, block: Block) -> dict[str, list[str]]:
 
     traits: tuple[Callable[[Pair], str], ...] = (
         heterogeneous,
-        lambda pair: f"{tables.FAMILIES[models[pair.student].family]} students",
-        lambda pair: tables.readers(suite, pair),
+        lambda pair: f"{FAMILIES[models[pair.student].family]} students",
+        lambda pair: readers(suite, pair),
     )
     result: dict[str, list[str]] = {}
     for trait in traits:
@@ -234,7 +244,7 @@ def kinds(suite: Suite, block: Block) -> dict[str, list[str]]:
 
 def _kind_parts(suite: Suite, block: Block, frame: pd.DataFrame) -> list[str | Table]:
     parts: list[str | Table] = []
-    for baseline in tables.baselines_of(block):
+    for baseline in baselines_of(block):
         if baseline != SCRATCH:
             parts += _kinds_against(suite, block, frame, baseline)
     return parts
@@ -242,7 +252,7 @@ def _kind_parts(suite: Suite, block: Block, frame: pd.DataFrame) -> list[str | T
 
 def _kinds_against(suite: Suite, block: Block, frame: pd.DataFrame, baseline: str) -> list[str | Table]:
     """Differences to a baseline by kind of pair, and which method is best of a kind, if that can be told."""
-    rivals, name = [m.id for m in tables.rivals_of(block, baseline)], _label(block, baseline)
+    rivals, name = [m.id for m in rivals_of(block, baseline)], _label(block, baseline)
     notes: dict[str, str] = {}
     columns, found, sentences = [], [], []
     for kind, pairs in kinds(suite, block).items():
@@ -266,22 +276,22 @@ def _kinds_against(suite: Suite, block: Block, frame: pd.DataFrame, baseline: st
 
     def cell(method: str, means: pd.DataFrame, counted: dict[str, int], headline: int, best: set[str]) -> Cell:
         if method == baseline:
-            return Cell("0.0", method in best)
+            return Cell("0.0", 0.0, method in best)
         interval = stats.paired_t_interval(means[method])
         if not interval.n:
             return Cell("—")
-        text, letters = tables.with_interval(*interval, notes)
+        text, letters = with_interval(*interval, notes)
         letters += _incomplete(interval.n, len(means), notes) + _left_out(counted[method], headline, notes)
-        return Cell(text, method in best, letters)
+        return Cell(text, interval.mean, method in best, letters)
 
     methods = [m for m in block.methods if m.id in (*rivals, baseline)]
-    groups = tables.by_group(methods, lambda m: Row(Cell(m.label), tuple(cell(m.id, *column) for column in found)))
+    groups = by_group(methods, lambda m: Row(Cell(m.label), tuple(cell(m.id, *column) for column in found)))
     title = f"Difference to {name} by kind of pair, points"
     how = (
         "Bold: not separated from the best of its column. A method is called the best of a kind only where the "
         "interval of its difference to each of the others excludes 0."
     )
-    return [Table(title, "Method", tuple(columns), groups, tables.note_list(notes)), how, *sentences]
+    return [Table(title, "Method", tuple(columns), groups, note_list(notes)), how, *sentences]
 
 
 def _best_sentence(block: Block, kind: str, comparable: pd.DataFrame, best: set[str], others: Sequence[str]) -> str:
@@ -291,11 +301,11 @@ def _best_sentence(block: Block, kind: str, comparable: pd.DataFrame, best: set[
     labels = [
         _label(block, m) for m in comparable.mean().sort_values(ascending=False, kind="stable").index if m in best
     ]
-    uncompared = tables.joined(_label(block, m) for m in others)
+    uncompared = joined(_label(block, m) for m in others)
     lacking = f" Not compared, for want of pairs or seeds: {uncompared}." if others else ""
     if len(labels) == 1:
         return f"{_start(kind)}: {labels[0]} is the best.{lacking}"
-    return f"{_start(kind)}: not separated: {tables.joined(labels)}.{lacking}"
+    return f"{_start(kind)}: not separated: {joined(labels)}.{lacking}"
 
 
 def _start(text: str) -> str:
@@ -308,7 +318,7 @@ def _start(text: str) -> str:
 def _claim_parts(block: Block, claims: Claims) -> list[str | Table]:
     if not claims:
         return []
-    return [tables.claims_table(block, claims), *(_answer(block, *result) for result in claims)]
+    return [claims_table(block, claims), *(_answer(block, *result) for result in claims)]
 
 
 def _answer(block: Block, claim: Claim, students: str, frame: pd.DataFrame, v: pd.Series) -> str:
@@ -317,7 +327,7 @@ def _answer(block: Block, claim: Claim, students: str, frame: pd.DataFrame, v: p
     asked = f"{claim.question} {_start(students)}:" if students else claim.question
     if not np.isfinite(v["p"]):
         return f"{asked} Cannot be told: {v['reason']}."
-    difference, _ = tables.with_interval(v["difference"], v["low"], v["high"], v["n"], {})
+    difference, _ = with_interval(v["difference"], v["low"], v["high"], v["n"], {})
     if v["low"] > 0:
         return f"{asked} {method} is better than its control {control}: {difference} points."
     if v["high"] < 0:
@@ -336,14 +346,14 @@ def _noise_parts(block: Block, frame: pd.DataFrame) -> list[str]:
     """How far seeds alone move a cell, a difference and a verdict, and what could be found."""
     tests = stats.wide(frame.drop_duplicates("key"))[[m.id for m in block.methods]]
     lines = [f"Standard deviation over seeds, pooled: {_points(_cell_sd(tests))} for the accuracy of one cell."]
-    for baseline in tables.baselines_of(block):
-        rivals = [m.id for m in tables.rivals_of(block, baseline)]
+    for baseline in baselines_of(block):
+        rivals = [m.id for m in rivals_of(block, baseline)]
         cells = stats.differences(frame, baseline)[rivals]
         means, _ = stats.headline_differences(frame, baseline, rivals)
         lines.append(
             f"For the difference to {_label(block, baseline)}: {_points(_cell_sd(cells))} in one cell, "
             f"{_points(stats.pooled_sd(means[m] for m in means))} averaged over the headline pairs. "
-            f"{tables.detectable_sentence(frame, baseline, rivals)}"
+            f"{detectable_sentence(frame, baseline, rivals)}"
         )
     return lines
 

@@ -25,10 +25,12 @@ from kdbench.plan.paths import home
 from kdbench.report import figures, stats, tables
 from kdbench.report.block import BlockReport
 from kdbench.report.page import Cell, Group, Row, Section, Table
+from kdbench.report.text import number_cell
+from kdbench.report.verdicts import detectable_sentence, label_of, verdict_title
 from kdbench.results.frames import histories
 from kdbench.results.today import Today
 from kdbench.run.outputs import block_reports
-from kdbench.types import Block, MethodSpec
+from kdbench.types import Block
 
 TEMPLATE = Path(__file__).with_name("report.html")
 VERDICTS = ("better", "worse", "not separated", "no test")
@@ -72,33 +74,35 @@ def _data(plan: Plan, reports: Sequence[BlockReport]) -> dict[str, Any]:
         "banner": list(dict.fromkeys(line for document in documents for line in document.banner)),
         "how": documents[0].sections[0].parts[0],
         "blocks": [
-            _block(plan, report.block, document.sections[1:])
-            for report, document in zip(reports, documents, strict=True)
+            _block(plan, report, document.sections[1:]) for report, document in zip(reports, documents, strict=True)
         ],
-        "details": {key: detail for r in reports for key, detail in _details(plan, r.block, r.frame)},
+        "details": {key: detail for report in reports for key, detail in _details(plan, report)},
         "footer": list(dict.fromkeys(line for document in documents for line in document.footer)),
     }
 
 
-def _block(plan: Plan, block: Block, sections: Sequence[Section]) -> dict[str, Any]:
-    """Sections come as in the tables: the pairs, by what their teachers are worth, and last the verdict."""
+def _block(plan: Plan, report: BlockReport, sections: Sequence[Section]) -> dict[str, Any]:
     return {
-        "title": block.title,
-        "verdicts": list(_verdicts(sections[-1])),
-        "sections": [{"title": s.title, "parts": list(_parts(block, s))} for s in sections],
-        "figures": list(_figures(plan, block)),
+        "title": report.block.title,
+        "verdicts": list(_verdicts(report.shown)),
+        "sections": [{"title": s.title, "parts": list(_parts(report.block, s))} for s in sections],
+        "figures": list(_figures(plan, report.block)),
     }
 
 
-def _verdicts(section: Section) -> Iterator[dict[str, Any]]:
-    """Who is better, worse or not separated, from each table of verdicts and the two sentences below it."""
-    for table, _, detectable in zip(section.parts, section.parts[1:], section.parts[2:], strict=False):
-        if isinstance(table, Table) and table.columns[-1] == ("verdict",):
-            kinds: dict[str, list[str]] = {}
-            for row in (row for group in table.groups for row in group.rows):
-                kinds.setdefault(row.cells[-1].text, []).append(row.label.text)
-            lists = [{"kind": kind, "methods": kinds[kind]} for kind in VERDICTS if kind in kinds]
-            yield {"title": table.title, "lists": lists, "detectable": detectable}
+def _verdicts(report: BlockReport) -> Iterator[dict[str, Any]]:
+    """Who is better, worse or not separated, baseline by baseline, and what difference could have been detected."""
+    for baseline, verdict in report.verdicts.items():
+        kinds = {kind: verdict.index[verdict["verdict"] == kind] for kind in VERDICTS}
+        yield {
+            "title": verdict_title(report.block, baseline),
+            "lists": [
+                {"kind": kind, "methods": [label_of(report.block, m) for m in methods]}
+                for kind, methods in kinds.items()
+                if len(methods)
+            ],
+            "detectable": detectable_sentence(report.frame, baseline, list(verdict.index)),
+        }
 
 
 # ------------------------------------------------------------------------------------------------------ tables to JSON
@@ -106,73 +110,54 @@ def _verdicts(section: Section) -> Iterator[dict[str, Any]]:
 
 def _parts(block: Block, section: Section) -> Iterator[dict[str, Any]]:
     """Paragraphs, and tables; those of the same pairs one behind the other share a place, between which one chooses."""
-    for same, parts in itertools.groupby(section.parts, key=lambda part: _pairs(block, part)):
+    for same, parts in itertools.groupby(section.parts, key=lambda part: isinstance(part, Table) and part.pairs):
         if same:
-            yield {"tables": [_table(table, block, same) for table in parts]}
+            yield {"tables": [_table(table, block) for table in parts]}
         else:
-            yield from ({"text": p} if isinstance(p, str) else {"tables": [_table(p)]} for p in parts)
+            yield from ({"text": p} if isinstance(p, str) else {"tables": [_table(p, block)]} for p in parts)
 
 
-def _pairs(block: Block, part: str | Table) -> list[str] | None:
-    """The pairs of the columns of a table of pairs; None for anything else."""
-    known = {(f"{pair.teacher} →", pair.student): pair.id for pair in block.pairs}
-    found = [] if isinstance(part, str) else [known.get(column[-2:]) for column in part.columns]
-    return found if found and all(found) else None
-
-
-def _table(table: Table, block: Block | None = None, pairs: Sequence[str] = ()) -> dict[str, Any]:
-    """Texts, beside each the number that it sorts by, where it has one, and the cell that it opens.
-
-    block, pairs: for a table of pairs; its rows open where their label is a method's.
-    """
-    groups = [m.group for m in block.methods] if block else []
-    methods = sorted(block.methods, key=lambda m: groups.index(m.group)) if block else []
-    lines = [(group, row) for group in table.groups for row in group.rows]
-    labels = [row.label.text for _, row in lines]
+def _table(table: Table, block: Block) -> dict[str, Any]:
+    """Texts, beside each the number that it sorts by, where it has one, and the cell of the block that it opens."""
     rows = []
-    for i, (group, row) in enumerate(lines):
-        cells = [_cell(row.label), *(_cell(cell) | _number(cell.text) for cell in row.cells)]
-        # Methods of one label stand in the order of the groups; where one of them is left out, none can be told.
-        namesakes = [m for m in methods if m.label == labels[i]]
-        if namesakes and len(namesakes) == labels.count(labels[i]):
-            for cell, pair in zip(cells[1:], pairs, strict=True):
-                cell["open"] = _key(block, pair, namesakes[labels[:i].count(labels[i])])
-        rows.append({"group": group.title, "cells": cells, "fixed": bool(block) and group.title == "Teacher"})
+    for group in table.groups:
+        for row in group.rows:
+            cells = [_cell(cell) for cell in (row.label, *row.cells)]
+            if row.method and table.pairs:
+                for cell, pair in zip(cells[1:], table.pairs, strict=True):
+                    cell["open"] = _key(block, pair, row.method)
+            rows.append({"group": group.title, "cells": cells, "fixed": group.fixed})
     columns = [[table.corner], *table.columns]
     return {"title": table.title, "columns": columns, "rows": rows, "footnotes": table.footnotes}
 
 
 def _cell(cell: Cell) -> dict[str, Any]:
-    return {"text": cell.text, "bold": cell.bold, "letters": ",".join(cell.letters)}
+    sort = {} if cell.value is None else {"sort": float(cell.value)}
+    return {"text": cell.text, "bold": cell.bold, "letters": ",".join(cell.letters)} | sort
 
 
-def _number(text: str) -> dict[str, float]:
-    """The number that a text begins with."""
-    found = re.match(r"(?:< )?([+−]?[\d,]*\.?\d+)", text)
-    return {"sort": float(found[1].replace("−", "-").replace(",", ""))} if found else {}
-
-
-def _key(block: Block, pair: str, method: MethodSpec) -> str:
-    return f"{block.name}/{pair}/{method.id}"
+def _key(block: Block, pair: str, method: str) -> str:
+    return f"{block.name}/{pair}/{method}"
 
 
 # -------------------------------------------------------------------------------------------------------- behind a cell
 
 
-def _details(plan: Plan, block: Block, frame: pd.DataFrame) -> Iterator[tuple[str, dict[str, Any]]]:
+def _details(plan: Plan, report: BlockReport) -> Iterator[tuple[str, dict[str, Any]]]:
     """What each cell opens: notes, seeds, learning curves, config."""
-    notes, tests = tables.cells(block, frame)["notes"], stats.wide(frame)
+    block, frame, records = report.block, report.frame, report.records
+    tests = {pair: rows.droplevel("pair") for pair, rows in stats.wide(frame).groupby(level="pair")}
     runs = dict(iter(frame.groupby(["pair", "method"])))
     curves = dict(iter(histories(Today(plan), block).groupby(["pair", "method", "seed"])))
     for pair in block.pairs:
         for method in block.methods:
             drawn = {seed: curves.get((pair.id, method.id, seed)) for seed in block.seeds}
             yield (
-                _key(block, pair.id, method),
+                _key(block, pair.id, method.id),
                 {
                     "title": f"{method.label}: {pair.teacher} → {pair.student}",
-                    "notes": [*notes[pair.id, method.id], *filter(None, [method.footnote])],
-                    "seeds": _table(_seeds(block, runs[pair.id, method.id], tests.loc[pair.id])),
+                    "notes": [*records[pair.id, method.id]["notes"], *filter(None, [method.footnote])],
+                    "seeds": _table(_seeds(block, runs[pair.id, method.id], tests[pair.id]), block),
                     "curves": [{"seed": s, "points": _points(c)} for s, c in drawn.items() if c is not None],
                     "config": plan.run_of(pair, method, block.seeds[0]).config,
                 },
@@ -193,14 +178,10 @@ def _seeds(block: Block, runs: pd.DataFrame, tests: pd.DataFrame) -> Table:
     for i, seed, status, seconds in zip(
         runs.index, runs["seed"], runs["status"], stats.numbers(runs, "seconds"), strict=True
     ):
-        texts = [status, *(_text(v[i], form) for v, form in zip(values, forms, strict=True)), _text(seconds, ",.1f")]
-        rows.append(Row(Cell(str(seed)), tuple(map(Cell, texts))))
+        numbers = (number_cell(v[i], form) for v, form in zip(values, forms, strict=True))
+        rows.append(Row(Cell(str(seed), seed), (Cell(status), *numbers, number_cell(seconds, ",.1f"))))
     titles = ["status", *percent.values(), *(f"minus {labels[b]}, points" for b in baselines), "seconds"]
     return Table("Seeds", "Seed", tuple((title,) for title in titles), (Group("", tuple(rows)),))
-
-
-def _text(value: float, form: str) -> str:
-    return format(value, form).replace("-", "−") if np.isfinite(value) else "—"
 
 
 def _points(curve: pd.DataFrame) -> list[list[float | None]]:

@@ -1,7 +1,7 @@
 """A page of tables as data, and its three renderers: Markdown, LaTeX (booktabs) and HTML.
 
-Nothing here knows of distillation; kdbench/tables.py makes the pages. Every text is escaped where it is rendered, so a
-page may hold any name.
+kdbench/report/tables.py and findings.py make the pages. Every text is escaped where it is rendered, so a page may hold
+any name. Numbers, methods and pairs are for the HTML report, which sorts by them and shows what is behind a cell.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from typing import Any
 @dataclass(frozen=True)
 class Cell:
     text: str
+    value: float | None = None
+    """The number that the text shows first; None where it shows none."""
     bold: bool = False
     letters: tuple[str, ...] = ()
     """Footnotes of this cell."""
@@ -25,6 +27,8 @@ class Cell:
 class Row:
     label: Cell
     cells: tuple[Cell, ...]
+    method: str | None = None
+    """Id of the method that the row is about."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ class Group:
 
     title: str
     rows: tuple[Row, ...]
+    fixed: bool = False
+    """These rows stay on top when a reader sorts the table."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +51,8 @@ class Table:
     groups: tuple[Group, ...]
     footnotes: tuple[tuple[str, str], ...] = ()
     """(letter or mark, text)"""
+    pairs: tuple[str, ...] = ()
+    """Ids of the pairs that the columns are about, where they are."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ Pairs share teachers and students, so they are no replicates: seeds are, and eve
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -56,8 +57,9 @@ class Detectable(NamedTuple):
 
 
 def _finite(values: Iterable[float | None]) -> np.ndarray:
-    array = np.array([np.nan if v is None or v is pd.NA else v for v in values], dtype=float)
-    return array[np.isfinite(array)]
+    if not isinstance(values, np.ndarray):
+        values = np.array([np.nan if v is None or v is pd.NA else v for v in values], dtype=float)
+    return values[np.isfinite(values)]
 
 
 def mean_sd(values: Iterable[float | None]) -> Summary:
@@ -79,8 +81,13 @@ def paired_t_interval(differences: Iterable[float | None], confidence: float = 0
     x = _finite(differences)
     if len(x) < 2 or np.ptp(x) < _SAME:
         return Interval(float(x.mean()) if len(x) else None, None, None, len(x))
-    mean, half = x.mean(), st.t.ppf((1 + confidence) / 2, len(x) - 1) * st.sem(x)
+    mean, half = x.mean(), _critical(confidence, len(x) - 1) * (x.std(ddof=1) / np.sqrt(len(x)))
     return Interval(float(mean), float(mean - half), float(mean + half), len(x))
+
+
+@functools.cache
+def _critical(confidence: float, freedom: int) -> float:
+    return float(st.t.ppf((1 + confidence) / 2, freedom))
 
 
 def paired_p(differences: np.ndarray) -> np.ndarray:
@@ -286,8 +293,8 @@ def detectable(frame: pd.DataFrame, baseline: str, methods: Sequence[str] | None
     is not adjusted. n is the most frequent number of complete seeds; sds are pooled over methods (and pairs).
     """
     means, _ = headline_differences(frame, baseline, methods)
-    cells = differences(frame, baseline)[list(means.columns)].unstack("seed")
-    cells = [cells[m].loc[pair] for m in dict.fromkeys(cells.columns.get_level_values(0)) for pair in cells.index]
+    by_pair = differences(frame, baseline).unstack("seed")
+    cells = [row for method in means for row in by_pair[method].to_numpy()]
     verdicts = [means[m] for m in means.columns]
     tested = sum(len(_finite(v)) > 1 for v in verdicts)
     verdict_n, cell_n = _usual_n(verdicts), _usual_n(cells)
@@ -300,14 +307,9 @@ def detectable(frame: pd.DataFrame, baseline: str, methods: Sequence[str] | None
     )
 
 
-def _usual_n(samples: list[pd.Series]) -> int:
+def _usual_n(samples: Sequence[Iterable[float]]) -> int:
     counts = [n for n in (len(_finite(s)) for s in samples) if n > 1]
     return max(set(counts), key=lambda n: (counts.count(n), n)) if counts else 0
-
-
-def not_separated_from_best(frame: pd.DataFrame, pair: str) -> set[str]:
-    """The methods that `near_best` finds on one pair."""
-    return near_best(wide(frame[frame["pair"] == pair]))
 
 
 def near_best(values: pd.DataFrame) -> set[str]:

@@ -1,0 +1,146 @@
+"""Tables of a block's pairs: accuracies, and paired differences to each baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from kdbench.report import stats
+from kdbench.report.block import BlockReport, Reading
+from kdbench.report.cells import baselines_of, rivals_of
+from kdbench.report.page import Cell, Group, Row, Table
+from kdbench.report.text import accuracy_cell, note_letters, note_list, paired_cell, points_cell
+from kdbench.report.verdicts import by_group, label_of
+from kdbench.types import Block, MethodSpec, Pair, Suite
+
+MAX_COLUMNS = 7
+"""Pairs that one table can hold before it is cut by the student's family."""
+MARKS = "†‡"
+FAMILIES = {"cnn": "CNN", "vit": "ViT", "mlp": "MLP"}
+
+
+def pair_tables(report: BlockReport, pairs: Sequence[str]) -> list[Table]:
+    """Accuracies, then the paired differences to each baseline, of these pairs."""
+    block, tables = report.block, []
+    for suffix, part in _cut(report.suite, block, pairs).items():
+        tables.append(_accuracy_table(report, part, suffix))
+        tables += [_difference_table(report, part, suffix, baseline) for baseline in baselines_of(block)]
+    return tables
+
+
+def _accuracy_table(report: BlockReport, pairs: Sequence[str], suffix: str) -> Table:
+    notes: dict[str, str] = {}
+    block, records = report.block, report.records
+
+    def row(method: MethodSpec) -> Row:
+        label = _label(method, notes)
+        return Row(label, tuple(accuracy_cell(records[pair, method.id], notes) for pair in pairs), method.id)
+
+    teacher = Group("Teacher", (_teacher_row(report, pairs, notes), _gain_row(report, pairs)), fixed=True)
+    groups = by_group(block.methods, row)
+    if report.readings:
+        rows = tuple(_reading_row(reading, pairs, notes) for reading in report.readings)
+        groups += (Group("Range over readings of a reconstructed method", rows),)
+    footnotes = _mark_notes(block) + note_list(notes)
+    columns = _headings(report, pairs)
+    return Table(f"Test accuracy, %{suffix}", "Method", columns, (teacher, *groups), footnotes, tuple(pairs))
+
+
+def _reading_row(reading: Reading, pairs: Sequence[str], notes: dict[str, str]) -> Row:
+    """Lowest and highest mean over seeds among the readings of a method; a footnote names the two.
+
+    A reading that lacks a seed on a pair is not among them there.
+    """
+    means, row = reading.means, []
+    labels = {m.id: m.label for m in reading.readings}
+    for pair in pairs:
+        found = means.loc[pair].dropna() if pair in means.index else pd.Series(dtype=float)
+        if not len(found):
+            row.append(Cell("—"))
+            continue
+        low, high = found.idxmin(), found.idxmax()
+        lacking = f"; {len(labels) - len(found)} of {len(labels)} lack a seed" if len(found) < len(labels) else ""
+        note = f"lowest: {labels[low]}; highest: {labels[high]}{lacking}"
+        text = f"{found[low]:.1f} to {found[high]:.1f}"
+        row.append(Cell(text, float(found[low]), letters=note_letters(notes, [note])))
+    return Row(Cell(f"{reading.method.label}: {len(labels)} readings"), tuple(row))
+
+
+def _difference_table(report: BlockReport, pairs: Sequence[str], suffix: str, baseline: str) -> Table:
+    notes: dict[str, str] = {}
+    block, records = report.block, report.records
+
+    def row(method: MethodSpec) -> Row:
+        own = (records[pair, method.id] for pair in pairs)
+        return Row(Cell(method.label), tuple(paired_cell(record, baseline, notes) for record in own), method.id)
+
+    groups = by_group(rivals_of(block, baseline), row)
+    title = f"Paired difference to {label_of(block, baseline)}, points [95 % t interval]{suffix}"
+    return Table(title, "Method", _headings(report, pairs), groups, note_list(notes), tuple(pairs))
+
+
+def _label(method: MethodSpec, notes: dict[str, str]) -> Cell:
+    marked = any(c in MARKS for c in method.label)
+    return Cell(method.label, letters=() if marked or not method.footnote else note_letters(notes, [method.footnote]))
+
+
+def _teacher_row(report: BlockReport, pairs: Sequence[str], notes: dict[str, str]) -> Row:
+    row = []
+    for pair in pairs:
+        mean, sd, n = stats.mean_sd(report.teachers.get(pair, []))
+        if not n:
+            row.append(Cell("—"))
+        elif n > 1 and sd < 1e-9:
+            letters = note_letters(notes, ["the same teacher accuracy in every seed"])
+            row.append(Cell(f"{mean:.1f} ({n})", mean, letters=letters))
+        else:
+            row.append(Cell(f"{mean:.1f}{f' ± {sd:.1f}' if n > 1 else ''} ({n})", mean))
+    return Row(Cell("test accuracy"), tuple(row))
+
+
+def _gain_row(report: BlockReport, pairs: Sequence[str]) -> Row:
+    gains = report.headline["gain"].reindex(pairs)
+    return Row(Cell("minus scratch, validation, points"), tuple(map(points_cell, gains)))
+
+
+def _headings(report: BlockReport, pairs: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    found = {pair.id: pair for pair in report.block.pairs}
+    return tuple(_heading(report.suite, found[pair]) for pair in pairs)
+
+
+def _heading(suite: Suite, pair: Pair) -> tuple[str, ...]:
+    families = [_family(suite, model) for model in (pair.teacher, pair.student)]
+    kinds = (" → ".join(families),) if all(families) else ()
+    return (*kinds, f"{pair.teacher or 'no teacher'} →", pair.student)
+
+
+def _family(suite: Suite, model: str | None) -> str | None:
+    family = suite.models[model].family if model in suite.models else None
+    return FAMILIES.get(family, family)
+
+
+def _cut(suite: Suite, block: Block, pairs: Sequence[str]) -> dict[str, Sequence[str]]:
+    """Pairs by title suffix: all in one table where they fit, else by the student's family, then in sevens."""
+    if len(pairs) <= MAX_COLUMNS:
+        return {"": pairs}
+    students = {p.id: p.student for p in block.pairs}
+    families: dict[str, list[str]] = {}
+    for pair in pairs:
+        families.setdefault(_family(suite, students[pair]) or students[pair], []).append(pair)
+    parts = {}
+    for family, members in families.items():
+        for start in range(0, len(members), MAX_COLUMNS):
+            more = f", part {start // MAX_COLUMNS + 1}" if len(members) > MAX_COLUMNS else ""
+            parts[f", {family} students{more}"] = members[start : start + MAX_COLUMNS]
+    return parts
+
+
+def _mark_notes(block: Block) -> tuple[tuple[str, str], ...]:
+    """The footnote of each mark, once; methods of one mark but another text are named."""
+    notes: dict[tuple[str, str], None] = {}
+    for method in block.methods:
+        mark = "".join(c for c in method.label if c in MARKS)[:1]
+        if mark and method.footnote:
+            notes.setdefault((mark, method.footnote.removeprefix(mark).strip()))
+    return tuple(notes)

@@ -1,0 +1,126 @@
+"""From numbers to text: the cells of tables and their footnotes, as every table of the report words them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from kdbench.report.page import Cell
+
+ONE_SEED = (
+    "one seed, so in braces a 95 % bootstrap interval over the test images: it tells these two networks apart, not the "
+    "two methods, since another seed would give other networks"
+)
+
+
+def note_letters(notes: dict[str, str], texts: Iterable[str]) -> tuple[str, ...]:
+    """Footnote letters in order of first use; `notes` remembers text -> letter, so that a text has one letter."""
+    return tuple(notes.setdefault(text, _letter(len(notes))) for text in texts)
+
+
+def _letter(index: int) -> str:
+    return ("" if index < 26 else _letter(index // 26 - 1)) + chr(ord("a") + index % 26)
+
+
+def note_list(notes: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """The footnotes that `note_letters` has gathered."""
+    return tuple((letter, text) for text, letter in notes.items())
+
+
+def known(value: Any) -> bool:
+    return value is not None and bool(np.isfinite(value))
+
+
+def signed(value: float) -> str:
+    """Points with their sign and one digit."""
+    # A mean of zero up to rounding must not carry a sign that depends on the machine.
+    return f"{round(value, 1) + 0.0:+.1f}".replace("-", "−")
+
+
+def accuracy_cell(record: Mapping[str, Any], notes: dict[str, str]) -> Cell:
+    """Mean and standard deviation of the test accuracy in a row of `cells`."""
+    letters = note_letters(notes, record["notes"])
+    if record["test_n"]:
+        sd = f" ± {record['test_sd']:.1f}" if known(record["test_sd"]) else ""
+        mean = record["test_mean"]
+        return Cell(f"{mean:.1f}{sd} ({record['test_n']})", mean, record["bold"], letters)
+    return Cell(_absent(record["status"]), letters=letters)
+
+
+def _absent(status: str) -> str:
+    return status if status in ("n/a", "diverged") else "—"
+
+
+def paired_cell(record: Mapping[str, Any], baseline: str, notes: dict[str, str]) -> Cell:
+    """The paired difference to a baseline in a row of `cells`."""
+    name = f"minus_{baseline}"
+    if not record[f"{name}_n"]:
+        return Cell(_absent(record["status"]))
+    interval = [record[f"{name}_{key}"] for key in ("mean", "low", "high", "n")]
+    if record[f"{name}_images_low"] is not None:
+        images = (record[f"{name}_images_{end}"] for end in ("low", "high"))
+        text, letters = f"{signed(interval[0])} {{{', '.join(map(signed, images))}}}", note_letters(notes, [ONE_SEED])
+    else:
+        text, letters = with_interval(*interval, notes)
+    return Cell(f"{text} ({record[f'{name}_n']})", interval[0], letters=letters)
+
+
+def with_interval(mean: float, low: Any, high: Any, n: int, notes: dict[str, str]) -> tuple[str, tuple[str, ...]]:
+    """A difference with its interval, and the letter of the footnote that says why it has none."""
+    if known(low):
+        return f"{signed(mean)} [{signed(low)}, {signed(high)}]", ()
+    why = "one common seed" if n == 1 else "the same difference in every seed"
+    return signed(mean), note_letters(notes, [f"{why}: no interval"])
+
+
+def joined(names: Iterable[str]) -> str:
+    """Names in a row, or `none`. Names may hold commas."""
+    return "; ".join(names) or "none"
+
+
+def say(value: Any) -> str:
+    """Any value of a footer or a fact as a person reads it."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{k} {say(v)}" for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(say(v) for v in value)
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def difference_cell(v: pd.Series, notes: dict[str, str]) -> Cell:
+    """The difference of a row of stats.verdict with its interval."""
+    if not v["n"]:
+        return Cell("—")
+    text, letters = with_interval(v["difference"], v["low"], v["high"], v["n"], notes)
+    return Cell(text, v["difference"], letters=letters)
+
+
+def p_cell(p: float, letters: tuple[str, ...] = ()) -> Cell:
+    if np.isnan(p):
+        return Cell("—", letters=letters)
+    return Cell("< 0.001" if p < 0.001 else f"{p:.3f}", p, letters=letters)
+
+
+def number_cell(value: float | None, form: str, unit: str = "") -> Cell:
+    """One number in this format, or a dash."""
+    return Cell(f"{format(value, form).replace('-', '−')}{unit}", value) if known(value) else Cell("—")
+
+
+def points_cell(value: float | None) -> Cell:
+    return Cell(signed(value), value) if known(value) else Cell("—")
+
+
+def count_cell(n: int, of: int) -> Cell:
+    return Cell(f"{n} of {of}", n)
+
+
+def range_cell(values: pd.Series, form: str = ",.0f", unit: str = "") -> Cell:
+    """The smallest and the largest of the known values."""
+    found = [v for v in values if known(v)]
+    if not found:
+        return Cell("—")
+    low, high = format(min(found), form), format(max(found), form)
+    return Cell((low if low == high else f"{low} to {high}") + unit, min(found))
