@@ -58,13 +58,13 @@ def cells(block: Block, frame: pd.DataFrame, correct: Correct = MappingProxyType
     values = {name: by_cell(table) for name, table in values.items()}
     usual = _usual_versions(frame)
     kinds, teacher = stats.headline_pairs(frame)["kind"], stats.teachers(frame)
-    runs = {key: rows for key, rows in frame.groupby(["pair", "method"])}  # noqa: C416, a GroupBy is no mapping
+    runs = _runs(frame)
     records = []
     for pair in block.pairs:
         teacher_test = stats.mean_sd(teacher.get(pair.id, [])).mean
         for method in block.methods:
             key = (pair.id, method.id)
-            rows = runs.get(key, frame.iloc[:0])
+            rows = runs.get(key, [])
             record: dict[str, Any] = {
                 "block": block.name,
                 "pair": pair.id,
@@ -77,8 +77,8 @@ def cells(block: Block, frame: pd.DataFrame, correct: Correct = MappingProxyType
                 "group": method.group,
                 "status": _status(rows),
                 "planned": len(rows),
-                "diverged": int((rows["status"] == "diverged").sum()),
-                "missing": int((rows["status"] == "missing").sum()),
+                "diverged": sum(run["status"] == "diverged" for run in rows),
+                "missing": sum(run["status"] == "missing" for run in rows),
             }
             record |= _named("test", stats.mean_sd(values["test"].get(key, ())))
             record["bold"] = method.id in near.get(pair.id, ())
@@ -111,34 +111,48 @@ def _named(name: str, summary: tuple) -> dict[str, Any]:
     return {f"{name}_{key}": value for key, value in summary._asdict().items()}
 
 
-def _status(rows: pd.DataFrame) -> str:
-    kinds = set(rows["status"])
+def _runs(frame: pd.DataFrame) -> dict[tuple[str, str], Runs]:
+    """(pair, method) -> what footnotes may say of its runs. Plain rows: a frame a cell would take most of the time."""
+    columns = ["pair", "method", "seed", "status", "reason", "notes", "versions"]
+    known = frame.reindex(columns=columns).assign(counts=np.isfinite(stats.numbers(frame, "test")))
+    found: dict[tuple[str, str], Runs] = {}
+    for run in known.to_dict("records"):
+        found.setdefault((run["pair"], run["method"]), []).append(run)
+    return found
+
+
+Runs = list[dict[str, Any]]
+
+
+def _status(runs: Runs) -> str:
+    kinds = {run["status"] for run in runs}
     if not kinds:
         return "missing"
     return kinds.pop() if len(kinds) == 1 else "partial"
 
 
-def _explanations(rows: pd.DataFrame) -> list[str]:
+def _explanations(runs: Runs) -> list[str]:
     """Why a cell holds fewer runs than planned, and what else must be known about it."""
-    n, texts = len(rows), []
-    for status, group in rows.groupby("status", sort=True):
-        reasons = group["reason"].astype(object).where(group["reason"].notna(), None)
+    n, texts = len(runs), []
+    for status in sorted({run["status"] for run in runs}):
+        group = [run for run in runs if run["status"] == status]
+        reasons = [run["reason"] if isinstance(run["reason"], str) else None for run in group]
         if status == "n/a":
             texts += [f"n/a: {reason or 'no reason given'}" for reason in dict.fromkeys(reasons)]
         elif status == "diverged":
-            causes = reasons.fillna("step unknown")
-            each = "; ".join(f"{_seeds(group[causes == cause])}: {cause}" for cause in dict.fromkeys(causes))
+            by_cause: dict[str, Runs] = {}
+            for run, reason in zip(group, reasons, strict=True):
+                by_cause.setdefault(reason or "step unknown", []).append(run)
+            each = "; ".join(f"{_seeds(own)}: {cause}" for cause, own in by_cause.items())
             texts.append(f"diverged in {len(group)} of {n} seeds ({each})")
         elif status == "missing":
             why = "".join(f"; {r}" for r in dict.fromkeys(reasons) if r)
             texts.append(f"no result yet for {_seeds(group)} ({len(group)} of {n}{why})")
-        else:
-            lost = group[~np.isfinite(stats.numbers(group, "test"))]
-            if len(lost):
-                texts.append(f"{_seeds(lost)} of {n} planned finished without a finite accuracy and does not count")
+        elif lost := [run for run in group if not run["counts"]]:
+            texts.append(f"{_seeds(lost)} of {n} planned finished without a finite accuracy and does not count")
     if not n:
         texts.append("not among the planned runs")
-    return texts + list(dict.fromkeys(note for notes in rows["notes"] for note in _as_list(notes)))
+    return texts + list(dict.fromkeys(note for run in runs for note in _as_list(run["notes"])))
 
 
 def _usual_versions(frame: pd.DataFrame) -> dict[str, str]:
@@ -155,18 +169,21 @@ def _usual_versions(frame: pd.DataFrame) -> dict[str, str]:
     }
 
 
-def _unusual_versions(rows: pd.DataFrame, usual: Mapping[str, str]) -> list[str]:
+def _unusual_versions(runs: Runs, usual: Mapping[str, str]) -> list[str]:
     texts = []
     for name, common in usual.items():
-        own = rows["versions"].map(lambda v, name=name: str(v.get(name, "unknown")) if isinstance(v, Mapping) else None)
-        for version in own[own.notna() & (own != common)].unique():
-            texts.append(f"{_seeds(rows[own == version])} trained with {name} {version}, most runs with {common}")
+        by_version: dict[str, Runs] = {}
+        for run in runs:
+            if isinstance(run["versions"], Mapping):
+                by_version.setdefault(str(run["versions"].get(name, "unknown")), []).append(run)
+        for version, own in by_version.items():
+            if version != common:
+                texts.append(f"{_seeds(own)} trained with {name} {version}, most runs with {common}")
     return texts
 
 
-def _seeds(rows: pd.DataFrame) -> str:
-    seeds = ", ".join(str(s) for s in rows["seed"])
-    return f"seed{'' if len(rows) == 1 else 's'} {seeds}"
+def _seeds(runs: Runs) -> str:
+    return f"seed{'' if len(runs) == 1 else 's'} {', '.join(str(run['seed']) for run in runs)}"
 
 
 def _as_list(value: Any) -> Sequence[str]:

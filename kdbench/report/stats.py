@@ -323,7 +323,8 @@ def near_best(values: pd.DataFrame) -> set[str]:
     if not len(n) or n.max() < 2:
         return set()
     best = values.loc[:, n == n.max()].mean().idxmax()
-    intervals = {m: paired_t_interval(values[best] - values[m]) for m in values.columns if m != best}
+    columns = dict(zip(values.columns, values.to_numpy().T, strict=True))
+    intervals = {m: paired_t_interval(columns[best] - x) for m, x in columns.items() if m != best}
     intervals = {m: i for m, i in intervals.items() if i.n >= 2}
     near = {m for m, i in intervals.items() if (abs(i.mean) < _SAME if i.low is None else i.low <= 0)}
     return near | {best} if intervals else set()
