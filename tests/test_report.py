@@ -18,8 +18,9 @@ from kdbench import cli
 from kdbench.plan.paths import home
 from kdbench.report import html as report
 from kdbench.report import tables
+from kdbench.report.block import block_reports
+from kdbench.results.today import Today
 from kdbench.run.data import run_data
-from kdbench.run.outputs import block_reports
 
 HOSTILE = """<script>document.title="run"</script>"'&</script><!--<img src=x onerror=alert(1)> {{data}} \u2028"""
 
@@ -44,7 +45,7 @@ def places(data, section=0):
 
 def test_every_text_of_the_markdown_table_stands_on_the_page(plan):
     finish_all(plan)
-    document = tables.describe(plan.suite, [block_reports(plan)[0]])
+    document = tables.describe(plan.suite, [block_reports(Today(plan))[0]])
     _, data = written(plan)
     shown = [t for section in data["blocks"][0]["sections"] for p in section["parts"] for t in p.get("tables", ())]
     described = [part for section in document.sections for part in section.parts if not isinstance(part, str)]

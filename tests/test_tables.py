@@ -16,14 +16,13 @@ from scipy import stats as st
 
 from kdbench.files import read_json, write_json
 from kdbench.report import pair_tables, stats, tables
-from kdbench.report.block import BlockReport
+from kdbench.report.block import BlockReport, block_reports
 from kdbench.report.cells import cells
 from kdbench.report.page import html, latex, markdown
 from kdbench.report.text import note_letters
 from kdbench.report.verdicts import claim_results
 from kdbench.results.frames import all_runs
 from kdbench.results.today import Today
-from kdbench.run.outputs import block_reports
 from kdbench.types import Block, Claim, KdbenchError, MethodSpec, ModelSpec, Pair, Suite
 
 METHODS = {
@@ -392,7 +391,7 @@ def finished(tmp_path, monkeypatch):
 
 
 def footer(plan):
-    lines = tables.describe(plan.suite, block_reports(plan)).footer
+    lines = tables.describe(plan.suite, block_reports(Today(plan))).footer
     return {name: text for name, _, text in (line.partition(": ") for line in lines)}
 
 
@@ -426,7 +425,7 @@ def test_a_cell_of_other_versions_has_a_footnote(finished):
     for seed in (0, 2):
         run = finished.runs()["cnn-t--vit-s", "kd", seed]
         finish(run, 80.0 + seed, versions={"kdbench": "1", "torch": "2.6.0", "commit": "abc"})
-    text = markdown(tables.describe(finished.suite, block_reports(finished)))
+    text = markdown(tables.describe(finished.suite, block_reports(Today(finished))))
     told = "seeds 0, 2 trained with torch 2.6.0, most runs with made up"
     letter = re.search(rf"<sup>(\w)</sup> {told}<br>", text)[1]
     cells = [row(text, label) for label in ("KD", "DKD", "Scratch")]
@@ -440,5 +439,5 @@ def test_runs_without_a_result_or_without_versions_differ_from_nothing(finished)
     finished.runs()["cnn-t--vit-s", "kd", 0].result.unlink()
     for seed in (1, 2):
         finish(finished.runs()["cnn-t--vit-s", "kd", seed], 80.0 + seed, versions={})
-    text = markdown(tables.describe(finished.suite, block_reports(finished)))
+    text = markdown(tables.describe(finished.suite, block_reports(Today(finished))))
     assert "no result yet for seed 0" in text and "trained with" not in text

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 import pandas as pd
 
+from kdbench.data.packed import load_packed
+from kdbench.files import read_json
+from kdbench.plan.paths import data_folder
 from kdbench.report import stats
 from kdbench.report.cells import Correct, baselines_of, cells, rivals_of
+from kdbench.results import provenance
+from kdbench.results.frames import collect, correct_images, histories
+from kdbench.results.today import Today
 from kdbench.types import Block, MethodSpec, Suite
 
 
@@ -95,3 +102,61 @@ class BlockReport:
             return self
         block = self.block.shown
         return replace(self, block=block, frame=self.frame[self.frame["pair"].isin([p.id for p in block.pairs])])
+
+
+def block_reports(today: Today, *also: str) -> list[BlockReport]:
+    """What tables, figures and pages are made from, block by block. A data set that is not packed yet has no anchors.
+
+    also: "curves", "stages", "channels", which tables do not need. Raises KdbenchError where one of these is missing.
+    """
+    plan, made_with, reports = today.plan, _made_with(today), []
+    for block in plan.suite.blocks:
+        folder = data_folder(plan.suite, block.data)
+        packed = (folder / "meta.json").exists()
+        meta = load_packed(folder).meta if packed else {"anchors": {}, "counts": {}, "class_names": [], "notes": []}
+        frame = collect(today, block)
+        more: dict[str, Any] = {
+            kind: [read_json(job.output) for job in plan.of(kind) if job.block == block.name]
+            for kind in also
+            if kind != "curves"
+        }
+        if "curves" in also:
+            more["curves"] = histories(today, block)
+        report = BlockReport(
+            plan.suite,
+            block,
+            frame,
+            anchors=meta["anchors"],
+            counts=meta["counts"],
+            classes=len(meta["class_names"]),
+            data_notes=meta["notes"],
+            readings=[Reading(method, own, collect(today, block, own)) for method, own in block.readings],
+            tuned=today.choices(block),
+            correct=correct_images(today, block, frame) if len(block.seeds) == 1 and packed else {},
+            made_with=made_with,
+            **more,
+        )
+        reports.append(report)
+    return reports
+
+
+def _made_with(today: Today) -> dict[str, Any]:
+    """What the footer of a table says of all runs that count, the teachers' among them, taken from their results."""
+    plan = today.plan
+    runs = [*plan.runs().values(), *(run for job in plan.of("teacher") for run in job.runs)]
+    records = [record for run in runs if (record := today.has(run))]
+    days = sorted(record["finished_at"][:10] for record in records)
+    names = dict.fromkeys(name for record in records for name in record["versions"])
+    return {
+        "date": " to ".join(dict.fromkeys([*days[:1], *days[-1:]])),
+        "hardware": _counted(provenance.hardware_line(record["hardware"]) for record in records),
+        "versions": {name: _counted(record["versions"].get(name, "unknown") for record in records) for name in names},
+    }
+
+
+def _counted(values: Iterable[Any]) -> str:
+    """The value that all runs share; where they differ, each with the number of its runs, the commonest first."""
+    counts = Counter(map(str, values)).most_common()
+    if len(counts) < 2:
+        return "".join(value for value, _ in counts)
+    return " and ".join(f"{value} ({n} run{'' if n == 1 else 's'})" for value, n in counts)

@@ -23,13 +23,11 @@ from kdbench.files import write_text
 from kdbench.plan.jobs import Plan
 from kdbench.plan.paths import home
 from kdbench.report import figures, stats, tables
-from kdbench.report.block import BlockReport
+from kdbench.report.block import BlockReport, block_reports
 from kdbench.report.page import Cell, Group, Row, Section, Table
 from kdbench.report.text import number_cell
 from kdbench.report.verdicts import detectable_sentence, label_of, verdict_title
-from kdbench.results.frames import histories
 from kdbench.results.today import Today
-from kdbench.run.outputs import block_reports
 from kdbench.types import Block
 
 TEMPLATE = Path(__file__).with_name("report.html")
@@ -45,7 +43,7 @@ def write_report(plan: Plan, path: Path) -> Path:
 
     Raises KdbenchError where the page cannot be written or a data set is damaged.
     """
-    write_text(path, page(_data(plan, block_reports(plan))))
+    write_text(path, page(_data(plan, block_reports(Today(plan), "curves"))))
     return path
 
 
@@ -148,7 +146,7 @@ def _details(plan: Plan, report: BlockReport) -> Iterator[tuple[str, dict[str, A
     block, frame, records = report.block, report.frame, report.records
     tests = {pair: rows.droplevel("pair") for pair, rows in stats.wide(frame).groupby(level="pair")}
     runs = dict(iter(frame.groupby(["pair", "method"])))
-    curves = dict(iter(histories(Today(plan), block).groupby(["pair", "method", "seed"])))
+    curves = dict(iter(report.curves.groupby(["pair", "method", "seed"])))
     for pair in block.pairs:
         for method in block.methods:
             drawn = {seed: curves.get((pair.id, method.id, seed)) for seed in block.seeds}

@@ -1,4 +1,4 @@
-"""Names -> networks: timm's, and those of kdbench/networks.py. Shapes are probed, never written down."""
+"""Names -> networks: timm's, and those of cifar_networks.py. Shapes are probed, never written down."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """What the sources cifar10 and cifar100 share: where the images may lie, and what they must be.
 
-Looked for in this order: NAME.npz in `data_dir` (the setting KDBENCH_DATA; kdbench/data/npz.py says what it holds), a
-folder NAME of pictures there (kdbench/data/imagefolder.py), the published archive there, and last torchvision's
+Looked for in this order: NAME.npz in `data_dir` (the setting KDBENCH_DATA; npz.py says what it holds), a folder
+NAME of pictures there (imagefolder.py), the published archive there, and last torchvision's
 download, for which results/data/downloads is looked into first. torchvision unpickles its files, but only those whose
 MD5 is the published one; an .npz is never unpickled.
 """

@@ -1,7 +1,7 @@
 """CIFAR-10: 60,000 colour images of 32x32 pixels in 10 classes, downloaded by torchvision or taken from your folder.
 
 Source: A. Krizhevsky, Learning Multiple Layers of Features from Tiny Images, 2009;
-https://www.cs.toronto.edu/~kriz/cifar.html. kdbench/data/cifar.py says where the images are looked for.
+https://www.cs.toronto.edu/~kriz/cifar.html. kdbench/data/sources/_cifar.py says where the images are looked for.
 """
 
 from __future__ import annotations
