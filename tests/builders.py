@@ -1,8 +1,11 @@
-"""Made-up signals of plausible shapes, and a distiller tried on them: what the tests of methods share."""
+"""What the tests of methods share: made-up signals and features, golden values, and a distiller tried on them."""
 
 import importlib
+import json
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -26,6 +29,55 @@ SIDES = {
     ),
 }
 FAMILIES = ("cnn", "vit", "mlp")
+HARD = torch.arange(BATCH) % CLASSES
+"""Classes of the samples that `signals` gives."""
+
+GOLDENS = np.load(Path(__file__).parent / "data/losses.npz")
+"""Losses and gradients of released code, computed in fp64."""
+SETTINGS = json.loads(str(GOLDENS["hyperparameters"]))
+CASES = range(len(SETTINGS))
+
+RNG = np.random.default_rng(1)
+STUDENT, TEACHER = RNG.normal(size=(2, 6, 5)) * 2
+"""Logits of six samples of five classes."""
+TARGET = np.array([0, 4, 2, 2, 1, 3])
+STUDENT_FEATURE, TEACHER_FEATURE = RNG.normal(size=(6, 7)), RNG.normal(size=(6, 4)) + 0.5
+
+
+def as_tensors(*arrays):
+    return [torch.from_numpy(a) for a in arrays]
+
+
+def softmax(z):
+    e = np.exp(z - z.max(1, keepdims=True))
+    return e / e.sum(1, keepdims=True)
+
+
+def divergence(teacher, student):
+    """KL divergence of two distributions."""
+    return (teacher * np.log(teacher / student)).sum()
+
+
+def rotation(width):
+    return torch.linalg.qr(torch.randn(width, width, dtype=torch.float64)).Q
+
+
+def given(case, *names):
+    """The inputs of a golden case."""
+    return [torch.from_numpy(GOLDENS[f"{case}/in/{name}"]) for name in names]
+
+
+def same_as_golden(actual, case, name, tolerance):
+    expected = GOLDENS[f"{case}/out/{name}"]
+    actual = actual.detach().numpy()
+    np.testing.assert_allclose(actual, expected, rtol=tolerance, atol=tolerance * abs(expected).max(), err_msg=name)
+
+
+def golden(case, name, value, student, student_name):
+    """Loss and gradient with respect to the student agree with the golden case to 1e-9 relative."""
+    (gradient,) = torch.autograd.grad(value, student)
+    np.testing.assert_allclose(value.item(), GOLDENS[f"{case}/out/{name}.loss"], rtol=1e-9)
+    same_as_golden(gradient, case, f"{name}.grad.{student_name}", 1e-9)
 
 
 def signals(side, batch=BATCH, dtype=torch.float32, seed=0):
@@ -65,6 +117,12 @@ def build(name, changes, student, teacher):
     return distiller
 
 
+def terms(name, progress=0.0, student="cnn", teacher="mlp", dtype=torch.float32, **changes):
+    """The loss terms of a distiller on made-up signals."""
+    distiller = build(name, changes, student, teacher)
+    return distiller(signals(SIDES[student], dtype=dtype), signals(SIDES[teacher], dtype=dtype, seed=1), HARD, progress)
+
+
 def only(needed, s):
     """What the engine hands over: the needed fields, None for the rest."""
     return replace(s, **{f: None for f in ("stages", "prefix", "pooled", "pooled_preact", "index") if f not in needed})
@@ -74,10 +132,9 @@ def conforms(name, changes, student, teacher, dtype=torch.float32):
     distiller = build(name, changes, student, teacher)
     needed = distiller.needs(distiller.params)
     ours, theirs = signals(SIDES[student], dtype=dtype), signals(SIDES[teacher], dtype=dtype, seed=1)
-    hard = torch.arange(BATCH) % CLASSES
-    soft = 0.7 * F.one_hot(hard, CLASSES) + 0.06
+    soft = 0.7 * F.one_hot(HARD, CLASSES) + 0.06
     total = 0.0
-    for target in (hard, soft):
+    for target in (HARD, soft):
         terms = distiller(only(needed, ours), only(needed, theirs) if distiller.pair.teacher else None, target, 0.4)
         assert all(term.ndim == 0 and term.isfinite() for term in terms.values()), terms
         assert all(term.dtype == torch.float32 for term in terms.values())

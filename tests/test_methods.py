@@ -1,29 +1,52 @@
-"""Every method, variant and control on every mix of families, with made-up signals of plausible shapes."""
+"""What holds for all methods alike: every variant on every mix of families, and the properties of their losses.
+
+What holds for one method is tested in its file of tests/methods.
+"""
 
 import importlib
-import itertools
 from dataclasses import replace
 
 import pytest
 import torch
-import torch.nn.functional as F
-from builders import BATCH, CLASSES, FAMILIES, SIDES, build, conforms, signals
-from conftest import run_jobs
-from test_engine import interrupted, plan_for
+from builders import (
+    CLASSES,
+    FAMILIES,
+    SIDES,
+    STUDENT,
+    STUDENT_FEATURE,
+    TARGET,
+    TEACHER,
+    TEACHER_FEATURE,
+    as_tensors,
+    conforms,
+    signals,
+    terms,
+)
+from conftest import run_jobs, tiny_plan
 
-from kdbench.conformance import check
-from kdbench.conformance.networks import MODELS
-from kdbench.methods import fdcmkd, ofa, uhkd
+from kdbench.methods import at, cc, crd, dist, dkd, fdcmkd, fitnet, mfh, ofa, pkd, pkt, rkd, rsd, sp, vid
+from kdbench.methods.kd import kd_loss
 from kdbench.plan import registry
 from kdbench.results.record import read_run
-from kdbench.types import KdbenchError, PairShapes, Side
+from kdbench.types import KdbenchError, PairShapes
 
-ONE_PAIR = [(MODELS["teacher-cnn"], MODELS["student-vit"])]
 HEADS_ONLY = {"weight": 0.0, "align_weight": 0.0}
 VARIANTS = {
     "scratch": [{}],
     "kd": [{}, {"temperature": 4.0, "ce_weight": 0.1, "kd_weight": 0.9}],
+    "dkd": [{}, {"beta": 8.0, "temperature": 4.0, "warmup": 0.5}],
+    "dist": [{}, {"beta": 2.0, "gamma": 0.0, "temperature": 2.0}],
     "ofa": [{}, {"eps": (1.0, 1.1, 1.2, 1.3, 1.5), "ofa_loss_weight": 0.1, "temperature": 2.0}],
+    "fitnet": [{}, *fitnet.PRESETS.values()],
+    "at": [{}, {"p": 1, "kd_weight": 1.0}],
+    "sp": [{}, {"feature": "pooled", "kd_weight": 1.0}],
+    "pkt": [{}, {"kd_weight": 1.0, "temperature": 4.0}],
+    "vid": [{}, {"initial_variance": 1.0, "kd_weight": 1.0}],
+    "cc": [{}, {"kd_weight": 0.5, "width": 7}],
+    "rkd": [{}, {"kd_weight": 1.0, "angle_weight": 0.0}],
+    "crd": [{}, {"negatives": 7, "width": 16, "tau": 0.2, "momentum": 0.0}, crd.PRESETS["mdistiller"]],
+    "rsd": [{}, {"kappa": 0.1, "kd_weight": 1.0}],
+    "pkd": [{}, {"feature": "map"}, {"kd_weight": 1.0}],
     "fdcmkd": [
         {},
         {"weight": 30.0},
@@ -62,23 +85,49 @@ VARIANTS = {
         {"levels": "all_to_all", "temperature": 4.0},
     ],
 }
+"""By method; those that adopt a teacher (C2KD, FBT, MFH, PAT) are tried in their files and in test_conformance.py."""
 CASES = [(name, changes) for name, variants in VARIANTS.items() for changes in variants]
 IDS = ["-".join([name, *(f"{k}={v}" for k, v in changes.items())]) for name, changes in CASES]
+ADDS_KL = ["fitnet", "at", "sp", "pkt", "vid", "cc", "rkd", "crd", "rsd", "pkd"]
+"""Methods to which `kd_weight` adds a KL term, off by default."""
+
+
+def served(name, changes, student, teacher):
+    method = importlib.import_module(f"kdbench.methods.{name}").Method
+    without = changes.get("teacher") is False or name == "scratch"
+    pair = PairShapes(SIDES[student], None if without else SIDES[teacher], CLASSES, (0, 1))
+    return method.supports(method.Params(**changes), pair) is None
+
+
+# --------------------------------------------------------------------------------------------------------- conformance
+
+
+def stages_read(distiller, name, changes, stages):
+    """The student's stages that must get a gradient."""
+    if name == "fitnet" and distiller.params.variant == "hint":
+        return stages[1:2]
+    if changes.get("levels") == "last_two":
+        return stages[2:]
+    return stages[-1:] if name in ("sp", "pkd") else stages
 
 
 @pytest.mark.parametrize("teacher", FAMILIES)
 @pytest.mark.parametrize("student", FAMILIES)
 @pytest.mark.parametrize(("name", "changes"), CASES, ids=IDS)
 def test_conformance(name, changes, student, teacher):
+    if not served(name, changes, student, teacher):
+        assert name == "fitnet" and (student, teacher) in {("mlp", "cnn"), ("mlp", "vit")}
+        return
     ours, distiller = conforms(name, changes, student, teacher)
     needed = distiller.needs(distiller.params)
-    if "pooled_preact" in needed:
-        assert ours.pooled_preact.grad.any()
+    for field in needed & {"pooled", "pooled_preact"}:
+        assert getattr(ours, field).grad.any()
     if "stages" in needed:
-        used = ours.stages[2:] if changes.get("levels") == "last_two" else ours.stages
-        assert all(stage.grad.any() for stage in used)
+        assert all(stage.grad.any() for stage in stages_read(distiller, name, changes, ours.stages))
     if "prefix" in needed and SIDES[student].prefix:
         assert all(prefix.grad.any() for prefix in ours.prefix)
+    if name in ("rkd", "cc", "sp", "pkt", "at", "vid"):
+        assert all(p.grad.any() for p in distiller.parameters())
 
 
 @pytest.mark.parametrize(
@@ -97,345 +146,181 @@ def test_conformance(name, changes, student, teacher):
 )
 @pytest.mark.parametrize("name", VARIANTS)
 def test_odd_shapes(name, student, teacher):
-    conforms(name, {}, student, teacher)
+    conforms(name, {"feature": "map"} if name == "pkd" else {}, student, teacher)
 
 
-@pytest.mark.parametrize("name", VARIANTS)
 @pytest.mark.parametrize("student", FAMILIES)
-def test_bf16_signals_inside_and_outside_autocast(name, student):
-    conforms(name, {}, student, "cnn", dtype=torch.bfloat16)
+@pytest.mark.parametrize(("name", "changes"), CASES, ids=IDS)
+def test_bf16_signals_inside_and_outside_autocast(name, changes, student):
+    if served(name, changes, student, "cnn"):
+        conforms(name, changes, student, "cnn", dtype=torch.bfloat16)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            conforms(name, changes, student, "cnn", dtype=torch.bfloat16)
+
+
+@pytest.mark.parametrize("name", ["dkd", "dist", "rkd", "cc", "sp", "pkt", "at", "vid"])
+@pytest.mark.parametrize("student", FAMILIES)
+def test_autocast_does_not_touch_the_terms(name, student):
+    outside = terms(name, student=student, teacher="cnn", dtype=torch.bfloat16)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        conforms(name, {}, student, "cnn", dtype=torch.bfloat16)
+        assert terms(name, student=student, teacher="cnn", dtype=torch.bfloat16) == outside
 
 
-@pytest.mark.parametrize("name", ["ofa", "uhkd"])
+@pytest.mark.parametrize("name", ["ofa", "fitnet", "at", "sp", "vid", "uhkd", "pat", "c2kd", "fbt"])
 def test_fewer_than_four_stages_is_a_reason(name):
     method = importlib.import_module(f"kdbench.methods.{name}").Method
-    short = replace(SIDES["cnn"], stages=SIDES["cnn"].stages[:3])
-    pair = PairShapes(short, SIDES["vit"], CLASSES, 100)
-    assert "fewer than four" in method.supports(method.Params(), pair)
+    """OFA reads the student's alone."""
+    whole = SIDES["vit"]
+    for few in (replace(SIDES["cnn"], stages=SIDES["cnn"].stages[:3]), replace(SIDES["cnn"], stages=())):
+        for student, teacher, side in ((few, whole, "student"), (whole, few, "teacher"))[: 1 if name == "ofa" else 2]:
+            reason = method.supports(method.Params(), PairShapes(student, teacher, CLASSES, (0, 1)))
+            assert reason == f"the {side} shows fewer than four stages"
 
 
-# ------------------------------------------------------------------------------------------------------------------ ofa
+def test_methods_that_adopt_a_teacher_train_in_a_cohort(trained):
+    plan = tiny_plan(blocks__main__methods=["c2kd", "pat"], seeds=[0], recipes__student__steps=4)
+    run_jobs(plan, "cohort")
+    records = {method: read_run(run.result) for (_, method, _), run in plan.runs().items()}
+    assert {r["status"] for r in records.values()} == {"finished"}
+    assert records["c2kd"]["notes"] == ["the teacher is trained too"] and records["pat"]["notes"] == []
+    assert records["c2kd"]["cost"]["extra_parameters"] > 5000
 
 
-def test_ofa_branches_are_the_released_ones():
-    teacher = replace(SIDES["cnn"], pooled=40)
-    branches = ofa.Method(ofa.Params(), PairShapes(SIDES["cnn"], teacher, CLASSES, 100)).branches
-    depthwise = [
-        [m.in_channels for m in b.modules() if isinstance(m, torch.nn.Conv2d) and m.groups > 1] for b in branches
-    ]
-    assert depthwise == [[8, 8, 16, 16, 32, 32], [12, 12, 24, 24], [16, 16], []]
-    assert [branch[-1].in_features for branch in branches] == [40] * 4
-    swin = replace(SIDES["swin"], stages=((96, 56, 56), (192, 28, 28), (384, 14, 14), (768, 7, 7)), pooled=768)
-    branches = ofa.Method(ofa.Params(), PairShapes(swin, teacher, CLASSES, 100)).branches
-    assert [len(b.merge) for b in branches] == [3, 2, 1, 0]
-    assert [len(b.blocks) for b in branches] == [3, 2, 1, 1]
-    assert [type(m.activation).__name__ for m in branches[0].merge] == ["GELU", "GELU", "Identity"]
-    assert branches[0].merge(torch.randn(1, 56, 56, 96)).shape == (1, 7, 7, 768)
+# ---------------------------------------------------------------------------------------------------------- parameters
 
 
-def test_patch_merging_joins_neighbours():
-    merging = ofa.PatchMerging(1, 4, 2, 2, torch.nn.Identity())
-    merging.norm, merging.reduction = torch.nn.Identity(), torch.nn.Identity()
-    joined = merging(torch.arange(16.0).view(1, 4, 4, 1))
-    assert joined[0, 0, 1].tolist() == [2, 3, 6, 7]
+@pytest.mark.parametrize("name", ADDS_KL)
+def test_feature_losses_run_with_and_without_kd(name):
+    plain = terms(name, student="vit", teacher="mlp")
+    with_kd = terms(name, student="vit", teacher="mlp", kd_weight=0.5, temperature=2.0)
+    assert set(plain) == {"ce", name} and set(with_kd) == {"ce", name, "kd"}
+    assert all(torch.equal(plain[term], with_kd[term]) for term in plain)
+    expected = 0.5 * kd_loss(signals(SIDES["vit"]).logits, signals(SIDES["mlp"], seed=1).logits, 2.0)
+    assert with_kd["kd"].item() == pytest.approx(expected.item())
 
 
-@pytest.mark.parametrize("eps", [(1.0, 1.0), 0.0, -1.0])
-def test_ofa_refuses_a_wrong_eps(eps):
-    with pytest.raises(KdbenchError, match="eps"):
-        ofa.Params(eps=eps)
+@pytest.mark.parametrize("name", ["kd", "dkd", "dist", *ADDS_KL])
+def test_the_main_weight_scales_the_methods_own_term(name):
+    module = importlib.import_module(f"kdbench.methods.{name}")
+    changes = {"alpha": 0.0} if name == "dkd" else {}
+    weight = getattr(module.Params(), module.MAIN_WEIGHT)
+    once, twice = (terms(name, **changes, **{module.MAIN_WEIGHT: factor * weight})[name].item() for factor in (1, 2))
+    assert twice == pytest.approx(2 * once, rel=1e-5)
 
 
-# --------------------------------------------------------------------------------------------------------------- fdcmkd
+@pytest.mark.parametrize("name", registry.method_names())
+def test_presets_are_parameters(name):
+    module = importlib.import_module(f"kdbench.methods.{name}")
+    info = registry.method_info(name)
+    for preset in getattr(module, "PRESETS", {}).values():
+        checked = {key: info.params[key].check(value, key) for key, value in preset.items()}
+        registry.check_params(name, checked, name)
+        assert any(getattr(module.Params(), key) != value for key, value in checked.items())
 
 
-def test_fdcmkd_terms_by_variant():
-    def terms(**changes):
-        distiller = build("fdcmkd", changes, "cnn", "mlp")
-        teacher = signals(SIDES["mlp"], seed=1) if distiller.pair.teacher else None
-        return distiller(signals(SIDES["cnn"]), teacher, torch.arange(BATCH) % CLASSES, 0.0)
-
-    code = {"ce", "ce_low", "ce_high", "low", "high", "align_low", "align_high"}
-    assert set(terms()) == code
-    heavy, plain = terms(weight=3.0), terms()
-    assert all(heavy[band].item() == pytest.approx(3 * plain[band].item()) for band in ("low", "high"))
-    assert all(torch.equal(heavy[name], plain[name]) for name in code - {"low", "high"})
-    assert set(terms(variant="paper")) == code - {"ce_low", "ce_high"}
-    assert set(terms(teacher=False)) == {"ce", "ce_low", "ce_high"}
-    assert set(terms(align_weight=0.0)) == code - {"align_low", "align_high"}
-    assert set(terms(lambda_low=0.0, lambda_high=0.0)) == code - {"low", "high"}
-    assert terms(times_width=True)["low"].item() == pytest.approx(24 * terms()["low"].item())
-    own, other = signals(SIDES["cnn"]).pooled_preact, signals(SIDES["mlp"], seed=1).pooled_preact
-    assert terms()["low"].item() == pytest.approx(fdcmkd.low_loss(own, other).item())
-    assert terms()["high"].item() == pytest.approx(fdcmkd.high_loss(own, other).item())
-
-
-def test_fdcmkd_tells_of_its_projector():
-    assert build("fdcmkd", {}, "cnn", "mlp").notes() == []
-    assert "16 to 24" in build("fdcmkd", {}, "vit", "mlp").notes()[0]
-
-
-@pytest.mark.parametrize("variant", ["code", "paper"])
-def test_fdcmkd_heads_only_is_the_method_without_its_losses_on_the_teacher(variant):
-    """Where widths agree it is the arm without a teacher; where they differ its heads read the method's Linear."""
-    target = torch.arange(BATCH) % CLASSES
-    same = [
-        build("fdcmkd", {"variant": variant, **changes}, "cnn", "mlp")(signals(SIDES["cnn"]), theirs, target, 0.0)
-        for changes, theirs in ((HEADS_ONLY, signals(SIDES["mlp"], seed=1)), ({"teacher": False}, None))
-    ]
-    assert set(same[0]) == {"ce", "ce_low", "ce_high"} and all(torch.equal(same[0][k], same[1][k]) for k in same[0])
-    full, heads = (build("fdcmkd", {"variant": "code", **changes}, "vit", "mlp") for changes in ({}, HEADS_ONLY))
-    state = full.state_dict()
-    assert heads.projector.out_features == 24 and "16 to 24" in heads.notes()[0]
-    assert all(torch.equal(value, state[name]) for name, value in heads.state_dict().items())
-    ours, theirs = signals(SIDES["vit"]), signals(SIDES["mlp"], seed=1)
-    both = [distiller(ours, theirs, target, 0.0) for distiller in (full, heads)]
-    assert set(both[1]) == {"ce", "ce_low", "ce_high"} and all(torch.equal(both[0][k], both[1][k]) for k in both[1])
-
-
-@pytest.mark.parametrize("width", [5, 16, 33])
-@pytest.mark.parametrize("split", ["frequency", "permuted", "random"])
-def test_splits_are_complementary_projections_of_the_same_ranks(width, split):
-    module = fdcmkd.RandomSplit(width) if split == "random" else fdcmkd.FrequencySplit(width, split == "permuted")
-    low, high = module(torch.eye(width))
-    centred = torch.eye(width) - 1 / width
-    torch.testing.assert_close(low + high, centred, rtol=0, atol=1e-5)
-    torch.testing.assert_close(low @ low, low, rtol=0, atol=1e-5)
-    torch.testing.assert_close(low, low.T, rtol=0, atol=1e-5)
-    assert torch.linalg.matrix_rank(low, atol=1e-3) == 2 * (width // 4)
-
-
-# ----------------------------------------------------------------------------------------------------------------- uhkd
-
-
-@pytest.mark.parametrize(("student", "teacher"), [("cnn", "cnn"), ("cnn", "vit"), ("mlp", "cnn"), ("sequence", "cnn")])
-def test_full_band_complex_mse_is_half_the_spatial_mse(student, teacher):
-    ours, theirs = signals(SIDES[student]), signals(SIDES[teacher], seed=1)
-    target = torch.zeros(BATCH, dtype=torch.long)
-    spatial, spectral = (
-        build("uhkd", {"control": control, "normalisation": "off"}, student, teacher)(ours, theirs, target, 0.0)
-        for control in ("C0", "C1")
-    )
-    for stage in ("stage1", "stage2", "stage3", "stage4"):
-        assert spectral[stage].item() == pytest.approx(spatial[stage].item() / 2, rel=1e-5)
-
-
-def test_standardised_loss_of_independent_signals_is_two():
-    shape = (8, 8, 8)
-    side = Side("cnn", (shape,) * 4, prefix=0, pooled=8, pooled_preact=8)
-    distiller = uhkd.Method(uhkd.Params(), PairShapes(side, side, CLASSES, 100))
-    distiller.prepare(signals(side, batch=200, seed=seed) for seed in range(10, 14))
-    terms = distiller(
-        signals(side, batch=200), signals(side, batch=200, seed=1), torch.zeros(200, dtype=torch.long), 0.0
-    )
-    assert 4 * terms["stage1"].item() == pytest.approx(2, abs=0.1)
-
-
-def test_teacher_statistics_are_those_of_the_whole_training_set():
-    distiller = build("uhkd", {}, "cnn", "vit")
-    level = distiller.levels["1-1"]
-    features = torch.cat([level.represent(signals(SIDES["vit"], seed=seed).stages[0]) for seed in range(2, 5)])
-    torch.testing.assert_close(level.teacher_mean, features.mean(0))
-    torch.testing.assert_close(level.teacher_variance, features.var(0, correction=0))
-    before = level.teacher_mean.clone()
-    distiller(signals(SIDES["cnn"]), signals(SIDES["vit"], seed=1), torch.zeros(BATCH, dtype=torch.long), 0.0)
-    assert torch.equal(level.teacher_mean, before)
-
-
-def test_frozen_batch_norm_standardises_teacher_maps_per_channel():
-    distiller = build("uhkd", {"ftm": "batch_norm", "normalisation": "layer"}, "cnn", "vit")
-    level = distiller.levels["1-1"]
-    train = torch.cat([signals(SIDES["vit"], seed=seed).stages[0] for seed in range(2, 5)])
-    standardised = F.batch_norm(train, None, None, training=True)
-    torch.testing.assert_close(level.represent_teacher(train), level.represent(standardised), rtol=1e-4, atol=1e-4)
-
-
-def test_channel_normalisation_follows_the_teachers_running_std():
-    level = build("uhkd", {"normalisation": "channel"}, "cnn", "vit").levels["1-1"]
-    first, second = (torch.randn(BATCH, 16, 25) * scale for scale in (1.0, 3.0))
-    student = torch.randn(BATCH, 16, 25)
-    spread = [x.std(dim=(0, 2), correction=0)[:, None] for x in (first, second)]
-    torch.testing.assert_close(level.normalise(student, first)[1], first / spread[0], rtol=1e-4, atol=1e-4)
-    running = 0.9 * spread[0] + 0.1 * spread[1]
-    ours, theirs = level.normalise(student, second)
-    torch.testing.assert_close(theirs, second / running, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(ours, student / running, rtol=1e-4, atol=1e-4)
-
-
-def test_forgotten_statistics_are_noticed():
-    distiller = uhkd.Method(uhkd.Params(), PairShapes(SIDES["cnn"], SIDES["vit"], CLASSES, 100))
-    terms = distiller(signals(SIDES["cnn"]), signals(SIDES["vit"]), torch.zeros(BATCH, dtype=torch.long), 0.0)
-    assert terms["stage1"].isnan()
-
-
-def test_phase_scrambling_keeps_amplitudes_and_means():
-    maps = torch.randn(3, 4, 8, 7, dtype=torch.float64)
-    scrambled = uhkd.scramble_phase(maps)
-    torch.testing.assert_close(torch.fft.fft2(scrambled).abs(), torch.fft.fft2(maps).abs())
-    torch.testing.assert_close(scrambled.mean((-2, -1)), maps.mean((-2, -1)))
-    assert F.cosine_similarity(scrambled.flatten(), maps.flatten(), dim=0).abs() < 0.3
-
-
-def test_amplitude_does_not_see_a_circular_shift_and_complex_does():
-    maps = torch.randn(2, 24, 8, 8)
-    for changes, blind in (
-        ({"control": "C3"}, True),
-        ({}, True),
-        ({"control": "C2"}, False),
-        ({"control": "C0"}, False),
-    ):
-        level = build("uhkd", changes, "cnn", "cnn").levels["2-2"]
-        same = torch.allclose(level.represent(maps), level.represent(maps.roll((3, 2), (2, 3))), atol=1e-4)
-        assert same is blind, changes
-
-
-def test_dc_alone_is_the_mean_over_space():
-    level = build("uhkd", {"control": "C6"}, "cnn", "cnn").levels["2-2"]
-    maps = torch.randn(2, 24, 8, 8)
-    torch.testing.assert_close(level.represent(maps)[..., 0], torch.log1p(8 * maps.mean((2, 3)).abs()))
-
-
-def test_spectral_crop_is_the_same_content_on_two_grids():
-    level = build("uhkd", {"representation": "complex", "norm": "forward"}, "cnn", "cnn").levels["2-2"]
-    assert level.size == (5, 5)
-
-    def wave(cells):
-        angle = 2 * torch.pi * torch.arange(cells) / cells
-        return (torch.cos(2 * angle)[:, None] * torch.cos(angle + 0.3)[None, :]).expand(1, 3, -1, -1)
-
-    torch.testing.assert_close(level.represent(wave(8)), level.represent(wave(16)), rtol=0, atol=1e-6)
-
-
-def test_ramp_and_weights():
-    def terms(progress, **changes):
-        distiller = build("uhkd", changes, "cnn", "cnn")
-        return distiller(
-            signals(SIDES["cnn"]), signals(SIDES["cnn"], seed=1), torch.zeros(BATCH, dtype=torch.long), progress
-        )
-
-    full = terms(0.0)
-    assert terms(0.1, ramp=0.2)["stage1"].item() == pytest.approx(full["stage1"].item() / 2)
-    assert terms(0.6, ramp=0.2)["stage1"].item() == pytest.approx(full["stage1"].item())
-    assert terms(0.0, beta=3.0)["stage4"].item() == pytest.approx(3 * full["stage4"].item())
-    assert set(terms(0.0, alpha=0.0)) == set(full) - {"kd"}
-    assert set(terms(0.0, levels="last_two")) == {"ce", "kd", "stage3", "stage4"}
-
-
-@pytest.mark.parametrize("choice", list(itertools.product(*uhkd.READINGS.values())), ids="-".join)
-def test_all_eight_readings_run(choice):
-    reading = dict(zip(uhkd.READINGS, choice, strict=True))
-    assert check("uhkd", reading, ONE_PAIR, thorough=False) == []
-
-
-def test_readings_are_choices_of_the_defaults_and_their_fallbacks():
-    info = registry.method_info("uhkd")
-    for name, values in uhkd.READINGS.items():
-        assert all(info.params[name].check(value, name) == value for value in values)
-        assert info.params[name].default == values[0]
-    assert len(list(itertools.product(*uhkd.READINGS.values()))) == 8
-
-
-def first_step(changes, shown=None):
-    """A distiller after its first step, and the terms of that."""
-    distiller = build("uhkd", changes, "cnn", "vit")
-    shown = shown or signals(SIDES["vit"], seed=1)
-    return distiller, distiller(signals(SIDES["cnn"]), shown, torch.arange(BATCH) % CLASSES, 0.0)
-
-
-def test_diagnostics_are_those_of_the_first_step():
-    distiller, terms = first_step({"beta": 3.0})
-    found = distiller.diagnostics()
-    kinds = ("loss", "dc_share", "shuffled_loss")
-    assert set(found) == {f"{kind}_{stage}-{stage}" for stage in (1, 2, 3, 4) for kind in kinds}
-    for stage in (1, 2, 3, 4):
-        assert 3 / 4 * found[f"loss_{stage}-{stage}"] == pytest.approx(terms[f"stage{stage}"].item())
-    assert all(0 < found[f"dc_share_{stage}-{stage}"] < 1 for stage in (1, 2, 3))
-    assert found["dc_share_4-4"] == 1
-    distiller(signals(SIDES["cnn"], seed=8), signals(SIDES["vit"], seed=9), torch.arange(BATCH) % CLASSES, 0.1)
-    assert distiller.diagnostics() == found
-    again = build("uhkd", {"beta": 3.0}, "cnn", "vit")
-    assert again.diagnostics() == {}
-    again.load_state_dict(distiller.state_dict())
-    assert again.diagnostics() == found
-
-
-def test_the_shuffled_loss_is_that_of_the_sample_half_a_batch_away():
-    theirs = signals(SIDES["vit"], seed=1)
-    rolled = replace(theirs, stages=tuple(stage.roll(BATCH // 2, 0) for stage in theirs.stages))
-    straight, shuffled = (first_step({}, shown)[0].diagnostics() for shown in (theirs, rolled))
-    for stage in (1, 2, 3, 4):
-        expected = shuffled[f"loss_{stage}-{stage}"]
-        assert straight[f"shuffled_loss_{stage}-{stage}"] == pytest.approx(expected)
-
-
+@pytest.mark.parametrize("temperature", [0.0, -1.0])
 @pytest.mark.parametrize(
-    "changes",
-    [
-        {},
-        {"representation": "complex"},
-        {"control": "C3"},
-        {"control": "C6"},
-        {"transform": "rfft2"},
-        {"tokens": "sequence"},
-        {"norm": "forward"},
-        {"refine": "gaussian"},
-    ],
+    "name", [n for n in registry.method_names() if "temperature" in registry.method_info(n).params]
 )
-def test_dc_is_one_bin(changes):
-    assert build("uhkd", changes, "cnn", "vit").levels["1-1"].dc.sum() == 1
+def test_a_temperature_of_0_is_refused(name, temperature):
+    with pytest.raises(KdbenchError, match=r"temperature.* must be above 0"):
+        importlib.import_module(f"kdbench.methods.{name}").Params(temperature=temperature)
 
 
-def test_dc_of_a_crop_is_its_middle_and_a_grid_has_none():
-    level = build("uhkd", {}, "cnn", "vit").levels["1-1"]
-    assert level.dc.argmax() == len(level.dc) // 2
-    for control in ("C0", "C5"):
-        found = first_step({"control": control})[0].diagnostics()
-        assert set(found) == {f"{kind}_{stage}-{stage}" for stage in (1, 2, 3, 4) for kind in ("loss", "shuffled_loss")}
+# ------------------------------------------------------------------------------------------------------- pure losses
+
+EPS = (0.5, 1.0, 1.5)
+DIVERGENCES = {
+    "kd": lambda s, t, y, temperature: kd_loss(s, t, temperature),
+    "dkd": lambda s, t, y, temperature: dkd.dkd_loss(s, t, y, 1.0, 8.0, temperature),
+    "dist": lambda s, t, y, temperature: dist.dist_loss(s, t, 1.0, 1.0, temperature),
+}
+"""Losses on logits that are 0 where both sides agree; OFA's is a cross-entropy."""
+OFA = {f"ofa {eps}": lambda s, t, y, temperature, eps=eps: ofa.ofa_loss(s, t, y, eps, temperature) for eps in EPS}
+LOGIT_LOSSES = DIVERGENCES | OFA
+FEATURE_LOSSES = {"rkd": rkd.rkd_loss, "sp": sp.sp_loss, "pkt": pkt.pkt_loss, "cc": cc.cc_loss}
+FD_LOSSES = {
+    "fdcmkd low": fdcmkd.low_loss,
+    "fdcmkd high": fdcmkd.high_loss,
+    "fdcmkd logmse": lambda s, t: fdcmkd.band_loss(s, t, "logmse"),
+}
 
 
-def test_diagnostics_are_recorded_and_the_same_in_company_alone_and_resumed(trained, monkeypatch):
-    def found(plan):
-        record = read_run(plan.runs()["cnn-t--vit-s", "uhkd", 0].result)
-        for run in plan.runs().values():
-            run.result.unlink()
-        return record["diagnostics"]
-
-    changes = {"seeds": [0], "checkpoint_seconds": 0, "recipes__student__steps": 6}
-    together, alone = plan_for(["kd", "uhkd"], **changes), plan_for(["uhkd"], **changes)
-    run_jobs(together, "cohort")
-    in_company = found(together)
-    assert len(in_company) == 12 and all(value > 0 for value in in_company.values())
-    run_jobs(alone, "cohort")
-    assert found(alone) == in_company
-    interrupted(alone, monkeypatch, at_step=3)
-    run_jobs(alone, "cohort")
-    assert found(alone) == in_company
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+@pytest.mark.parametrize("name", LOGIT_LOSSES)
+def test_logit_gaps_of_200_stay_finite(name, temperature, dtype):
+    student = torch.tensor([[200.0, 0, 0], [0, 200, 0], [0, 0, -200]], dtype=dtype, requires_grad=True)
+    teacher = torch.tensor([[0.0, 200, 0], [0, 200, 0], [-200, 0, 0]], dtype=dtype)
+    for target in (torch.tensor([2, 1, 0]), torch.tensor([0, 0, 2])):
+        value = LOGIT_LOSSES[name](student, teacher, target, temperature)
+        (gradient,) = torch.autograd.grad(value, student)
+        assert value.dtype == torch.float32 and value.isfinite() and gradient.isfinite().all()
 
 
-def test_notes_tell_of_stages_without_a_spectrum():
-    assert build("uhkd", {}, "cnn", "vit").notes() == [
-        "grids too coarse for more than the mean over space at student stage 4"
-    ]
-    assert build("uhkd", {}, "mlp", "vit").notes() == []
+@pytest.mark.parametrize("loss", FEATURE_LOSSES.values(), ids=FEATURE_LOSSES)
+def test_autocast_does_not_touch_the_pure_losses(loss):
+    student, teacher = torch.randn(2, 6, 5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = loss(student, teacher)
+    assert torch.equal(inside, loss(student, teacher))
 
 
-@pytest.mark.parametrize(
-    ("changes", "complaint"),
-    [
-        ({"control": "C1", "compact": "pool"}, "control C1 fixes compact"),
-        ({"control": "C0", "fam": "spectrum"}, "control C0 fixes fam"),
-        ({"control": "C5", "representation": "complex"}, "control C5 fixes representation"),
-        ({"control": "C6", "largest_crop": 5}, "control C6 fixes largest_crop"),
-        ({"refine": "gaussian", "representation": "complex"}, "undoes the Gaussian"),
-        ({"refine": "gaussian", "control": "C2"}, "undoes the Gaussian"),
-        ({"ftm": "batch_norm"}, "standardise the teacher twice"),
-        ({"largest_crop": 4}, "odd"),
-        ({"temperature": 0.0}, "above 0"),
-        ({"ramp": 20.0}, "between 0 and 1"),
-    ],
-)
-def test_meaningless_combinations_are_refused(changes, complaint):
-    with pytest.raises(KdbenchError, match=complaint):
-        uhkd.Params(**changes)
+@pytest.mark.parametrize("loss", FEATURE_LOSSES.values(), ids=FEATURE_LOSSES)
+@pytest.mark.parametrize("student", [torch.zeros(5, 4), torch.ones(5, 4), torch.eye(4)[[0, 0, 1, 2, 3]]])
+def test_collapsed_and_half_precision_features_stay_finite(loss, student):
+    student = student.clone().requires_grad_()
+    value = loss(student, torch.randn(5, 4, dtype=torch.bfloat16))
+    (gradient,) = torch.autograd.grad(value, student)
+    assert value.dtype == torch.float32 and value.isfinite() and gradient.isfinite().all()
+
+
+MINIMA = {
+    **{name: lambda s, t, loss=loss: loss(s, t, *as_tensors(TARGET), 2.0) for name, loss in DIVERGENCES.items()},
+    **FEATURE_LOSSES,
+    "at": lambda s, t: at.at_loss([s.view(6, 1, 1, 5)], [t.view(6, 1, 1, 5)]),
+    "fitnet": fitnet.fitnet_loss,
+    "mfh": mfh.mfh_loss,
+    "pkd": pkd.pkd_loss,
+}
+
+
+@pytest.mark.parametrize("name", MINIMA)
+def test_least_where_student_and_teacher_agree(name):
+    teacher, other = as_tensors(TEACHER, STUDENT)
+    student = teacher.clone().requires_grad_()
+    value = MINIMA[name](student, teacher)
+    (gradient,) = torch.autograd.grad(value, student)
+    # DIST adds its epsilon to the product of lengths, so that the best correlation is a little below 1.
+    assert value.item() == pytest.approx(0, abs=1e-5) and gradient.abs().max() < 1e-5
+    for step in (0.01, 0.1, 1.0):
+        assert MINIMA[name](teacher + step * other, teacher) > value
+
+
+ONE_SIDED = {
+    **{name: lambda s, t, loss=loss: loss(s, t, *as_tensors(TARGET), 1.0) for name, loss in LOGIT_LOSSES.items()},
+    **{name: loss for name, loss in FEATURE_LOSSES.items() if name != "cc"},
+    **FD_LOSSES,
+    "at": lambda s, t: at.at_loss([s.view(6, 1, 1, 5)], [t.view(6, 1, 1, 5)]),
+    "vid": lambda s, t: vid.vid_loss(s.view(6, 5, 1, 1), torch.ones(5), t.view(6, 5, 1, 1)),
+    "fitnet": fitnet.fitnet_loss,
+    "rsd": rsd.rsd_loss,
+    "pkd": pkd.pkd_loss,
+    "mfh": mfh.mfh_loss,
+}
+"""All but CC's, which trains the embeddings of both sides."""
+
+
+@pytest.mark.parametrize("name", ONE_SIDED)
+def test_no_gradient_reaches_the_teacher(name):
+    student, teacher = (torch.randn(6, 5, requires_grad=True) for _ in range(2))
+    ONE_SIDED[name](student, teacher).backward()
+    assert teacher.grad is None and student.grad.isfinite().all() and student.grad.any()
+
+
+@pytest.mark.parametrize("name", ["rkd", "sp", "pkt"])
+def test_the_order_of_the_batch_does_not_count(name):
+    student, teacher = as_tensors(STUDENT_FEATURE, TEACHER_FEATURE)
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    loss = FEATURE_LOSSES[name]
+    torch.testing.assert_close(loss(student[order], teacher[order]), loss(student, teacher))

@@ -17,11 +17,10 @@ from torch import nn
 
 import kdbench.torchvision_ops  # noqa: F401
 from kdbench import cli, similarity
-from kdbench.conformance import rehearsal
+from kdbench.conformance import check, rehearsal, rehearse
 from kdbench.conformance import rules as conformance
 from kdbench.conformance.networks import ALL_PAIRS, RECIPE
 from kdbench.conformance.rehearsal import LeftOnCpu, Waits, on_device, why_not, without_waiting
-from kdbench.conformance.rules import check, rehearse
 from kdbench.data.packed import load_packed
 from kdbench.methods.base import Distiller, cross_entropy
 from kdbench.methods.kd import kd_loss

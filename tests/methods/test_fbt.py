@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from builders import SIDES, adopted, signals
 from conftest import run_jobs
-from test_c2kd_pat import HIERARCHIES
 from test_engine import interrupted, plan_for, weights_of
 from test_models import spec
+from test_pat import HIERARCHIES
 
 from kdbench.conformance import check
 from kdbench.conformance.networks import CLASSES, LABELS, MODELS
