@@ -184,6 +184,24 @@ class Params(Common):
         registry.check_params(info.name, {"weight": 0.1}, "x")
 
 
+def test_a_local_name_of_params_is_not_that_of_the_file(tmp_path):
+    text = """
+x = torch.ones(3)
+least = key = torch.zeros(1)
+@dataclass(frozen=True)
+class Params:
+    weight: float = 1.0
+    def __post_init__(self) -> None:
+        x = [key for key in (self.weight,) if key > 0]
+        if not (lambda least: x)(0):
+            raise KdbenchError("mine: too small")
+"""
+    info = read(tmp_path, text)
+    registry.check_params(info.name, {"weight": 0.5}, "x")
+    with pytest.raises(KdbenchError, match=r"^x: mine: too small$"):
+        registry.check_params(info.name, {"weight": 0.0}, "x")
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [

@@ -192,6 +192,7 @@ _READ = ("Params", "TITLE", "GROUP", "MARK", "FOOTNOTE", "MAIN_WEIGHT", "PRESETS
 _LIGHT = {"__future__", "collections.abc", "dataclasses", "math", "typing", "kdbench.types", "kdbench.errors"}
 _LITERAL = (ast.Constant, ast.Tuple, ast.List, ast.Set, ast.Dict, ast.Starred, ast.Name, ast.UnaryOp, ast.BinOp)
 _LITERAL += (ast.expr_context, ast.operator, ast.unaryop)
+_SCOPES = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 
 def _read_alone(tree: ast.Module, path: Path, name: str) -> types.ModuleType:
@@ -212,7 +213,7 @@ def _read_alone(tree: ast.Module, path: Path, name: str) -> types.ModuleType:
                 if problem := _problem(node, word):
                     raise KdbenchError(f"{path}, line {node.lineno}: {problem}")
                 needed.append(node)
-                todo += _referred(node) & set(defining)
+                todo += sorted(_referred(node) & set(defining))
     # dataclasses look up annotations in the module that a class says it is from. None of them is evaluated, since
     # `compile` passes on this file's own import of annotations.
     module = types.ModuleType(f"kdbench.plan.registry.params.{name}")
@@ -220,7 +221,7 @@ def _read_alone(tree: ast.Module, path: Path, name: str) -> types.ModuleType:
     try:
         exec(compile(ast.Module(sorted(needed, key=lambda n: n.lineno), []), str(path), "exec"), module.__dict__)
     except Exception as error:
-        raise KdbenchError(_told(error, path)) from None
+        raise KdbenchError(_with_line(error, path)) from None
     return module
 
 
@@ -234,12 +235,16 @@ def _defined(node: ast.stmt) -> set[str]:
 
 
 def _referred(node: ast.AST) -> set[str]:
-    """Names that a statement reads, those in annotations aside."""
+    """Names that a statement reads of its file: not those in annotations, nor what is local to a function."""
     if isinstance(node, ast.Name):
         return {node.id} if isinstance(node.ctx, ast.Load) else set()
     parts = [value for key, value in ast.iter_fields(node) if key not in ("annotation", "returns")]
     children = [child for part in parts for child in (part if isinstance(part, list) else [part])]
-    return {found for child in children if isinstance(child, ast.AST) for found in _referred(child)}
+    found = {name for child in children if isinstance(child, ast.AST) for name in _referred(child)}
+    if isinstance(node, _SCOPES):
+        found -= {n.id for n in ast.walk(node) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+        found -= {n.arg for n in ast.walk(node) if isinstance(n, ast.arg)}
+    return found
 
 
 def _problem(node: ast.stmt, word: str) -> str | None:
@@ -247,8 +252,8 @@ def _problem(node: ast.stmt, word: str) -> str | None:
     if isinstance(node, ast.Import | ast.ImportFrom):
         modules = [node.module or "."] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
         light = ", ".join(sorted(_LIGHT - {"__future__"}))
-        told = f"Params may not refer to {word} of {modules[0]}: while a suite is checked, only {light} are imported"
-        return None if set(modules) <= _LIGHT else told
+        refused = f"Params may not refer to {word} of {modules[0]}: while a suite is checked, only {light} are imported"
+        return None if set(modules) <= _LIGHT else refused
     literal = isinstance(node, ast.Assign | ast.AnnAssign) and node.value is not None
     if literal and all(isinstance(part, _LITERAL) for part in ast.walk(node.value)):
         return None
@@ -258,7 +263,7 @@ def _problem(node: ast.stmt, word: str) -> str | None:
     return f"{word} must be a literal{use}: it is read before anything is imported; write its value"
 
 
-def _told(error: Exception, path: Path) -> str:
+def _with_line(error: Exception, path: Path) -> str:
     """An error, and the line of a file that it came from."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
     return f"{path}{f', line {lines[-1]}' if lines else ''}: {type(error).__name__}: {error}"
@@ -272,7 +277,7 @@ def check_params(name: str, params: dict[str, Any], where: str) -> None:
     except KdbenchError as error:
         raise KdbenchError(f"{where}: {error}") from None
     except Exception as error:
-        raise KdbenchError(f"{where}: {_told(error, info.path)}") from None
+        raise KdbenchError(f"{where}: {_with_line(error, info.path)}") from None
 
 
 @functools.cache
