@@ -74,6 +74,12 @@ def test_a_part_without_numbers_is_named():
     assert "no recorded numbers" in golden.verdict("method new", {"version": 1, "digest": ""}, None, SAME)
 
 
+def test_one_more_setting_of_a_method_in_a_suite_moves_nothing():
+    before = {"default: a to b": [1.0], "{'weight': 2.0}: a to b": [2.0]}
+    assert golden.moved("method kd", before, {"default: a to b": [1.0], "{'weight': 3.0}: a to b": [3.0]}) == []
+    assert golden.moved("method kd", before, before | {"default: a to b": [1.1]}) == ["default: a to b"]
+
+
 # ---------------------------------------------------------------------------------------------------------------- keys
 
 

@@ -49,7 +49,7 @@ from torch import Tensor, nn
 from kdbench.frequency import Grid, coarser_grid, crop_size, frequencies, full_precision, low_spectrum, spectrum
 from kdbench.methods.base import Distiller, cross_entropy, fewer_than_four_stages
 from kdbench.methods.kd import kd_loss
-from kdbench.tensors import to_device
+from kdbench.tensors import planar, to_device
 from kdbench.types import KdbenchError, PairShapes, Signals
 
 TITLE = "UHKD"
@@ -206,6 +206,10 @@ class Level(nn.Module):
         self.size = crop_size(*grids, largest=params.largest_crop, half_nyquist=params.crop_rule == "half_nyquist")
         if params.fam == "space":
             self.align = feature_alignment(student_channels, channels)
+            if params.compact == "crop":
+                constant = torch.ones(1, 1, *grids[0], dtype=torch.float64)
+                peak, _ = low_spectrum(constant, self.size, params.norm, params.transform == "rfft2")
+                self.register_buffer("peak", peak[0, 0], persistent=False)
         else:
             self.align = nn.Conv1d(student_channels, channels, 1, bias=False)
         if params.control == "C5":
@@ -233,23 +237,32 @@ class Level(nn.Module):
 
     # ------------------------------------------------------------------------------------------- FTM and FAM
 
-    def represent(self, maps: Tensor) -> Tensor:
-        """Maps (B, C, H, W) -> their compact representation (B, C, F)."""
+    def represent(self, maps: Tensor, last: nn.Conv2d | None = None) -> Tensor:
+        """Maps (B, C, H, W) -> their compact representation (B, C, F).
+
+        last: a 1x1 convolution that the maps still need. It commutes with what is linear in space, and is done after
+        the low-pass, where there are fewer places than in the maps.
+        """
         p = self.params
         maps = full_precision(maps)
         if p.tokens == "sequence":
             maps = maps.flatten(2).unsqueeze(2)
-        if p.control == "C0":
-            return F.adaptive_avg_pool2d(maps, self.grid).flatten(2)
-        if p.control == "C5":
-            positions = F.adaptive_avg_pool2d(maps, self.grid).flatten(2)
-            with torch.autocast(maps.device.type, enabled=False):
-                return positions @ self.projection.to(maps.dtype)
-        if p.compact != "crop":
+        if p.control in ("C0", "C5") or p.compact != "crop":
             maps = F.adaptive_avg_pool2d(maps, self.grid)
+            if last is not None:
+                maps = full_precision(last(maps))
+        if p.control == "C0":
+            return maps.flatten(2)
+        if p.control == "C5":
+            with torch.autocast(maps.device.type, enabled=False):
+                return maps.flatten(2) @ self.projection.to(maps.dtype)
         half = p.transform == "rfft2"
         if p.compact == "crop":
             real, imaginary = low_spectrum(maps, self.size, p.norm, half)
+            if last is not None:
+                with torch.autocast(maps.device.type, enabled=False):
+                    real, imaginary = (F.conv2d(planar(part), last.weight) for part in (real, imaginary))
+                    real = real + last.bias[:, None, None] * self.peak.to(real.dtype)
         else:
             shifted = spectrum(maps, p.norm, half)
             real, imaginary = shifted.real, shifted.imag
@@ -273,7 +286,7 @@ class Level(nn.Module):
     def represent_student(self, maps: Tensor) -> Tensor:
         maps = full_precision(maps)
         if self.params.fam == "space":
-            return self.represent(self.align(maps))
+            return self.represent(self.align[:-1](maps), self.align[-1])
         return full_precision(self.align(self.represent(maps)))
 
     @torch.no_grad()

@@ -249,3 +249,30 @@ def test_notes_tell_of_stages_without_a_spectrum():
 def test_meaningless_combinations_are_refused(changes, complaint):
     with pytest.raises(KdbenchError, match=complaint):
         uhkd.Params(**changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"control": "C0"},
+        {"control": "C5"},
+        {"control": "C6"},
+        {"compact": "pool"},
+        {"transform": "rfft2"},
+        {"tokens": "sequence"},
+        {"norm": "forward"},
+        {"refine": "gaussian", "normalisation": "layer"},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("student", [(8, 16, 16), (8, 8, 8), (8, 7, 5), (8, 1, 64), (8, 2, 2)], ids=str)
+def test_the_last_convolution_commutes_with_the_low_pass(changes, student):
+    """It is done where there are fewest places: the numbers are those of the FAM as it is written."""
+    teacher = (12, 1, 16) if student[1] == 1 else (12, 8, 8)
+    torch.manual_seed(0)
+    level = uhkd.Level(uhkd.Params(**changes).resolved, student, teacher).double().eval()
+    maps = torch.randn(3, *student, dtype=torch.float64)
+    whole = level.represent(level.align(maps))
+    torch.testing.assert_close(level.represent_student(maps), whole, rtol=1e-11, atol=1e-12)
+    assert level.align[-1].bias.abs().min() > 0, "a constant that the low-pass must keep"
