@@ -66,7 +66,7 @@ SAME, OTHER = NUMBERS, {"a": [1.0, 2.001], "b": [0.5]}
     ],
 )
 def test_a_version_is_held_in_both_directions(entry, now, told):
-    wrong = golden.verdict("method kd", {"digest": golden.digest(NUMBERS), **entry}, GOLDEN, now)
+    wrong = golden.verdict("engine", {"digest": golden.digest(NUMBERS), **entry}, GOLDEN, now)
     assert wrong is None if told is None else told in wrong
 
 
