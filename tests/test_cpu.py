@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 from conftest import run_jobs, tiny_plan
@@ -48,3 +52,32 @@ def test_a_gpu_takes_bf16_unless_the_suite_says_cpu(monkeypatch):
         assert training._device(tiny_plan(precision="bf16", device=device).suite).type == "cuda"
     with pytest.raises(KdbenchError, match="no bf16 units"):
         training._device(tiny_plan(precision="bf16", device="cpu").suite)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the settings are glibc's")
+def test_freed_memory_is_kept_so_that_no_step_faults_it_in_again():
+    """Six times eight pieces of 16 MiB, which are there from the first time."""
+    code = """
+import ctypes, resource, sys
+from kdbench.cpu import keep_memory
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+libc.free.argtypes, libc.memset.argtypes = [ctypes.c_void_p], [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+if sys.argv[1] == "keep":
+    keep_memory()
+for i in range(7):
+    if i == 1:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    pieces = [libc.malloc(2**24) for _ in range(8)]
+    for piece in pieces:
+        libc.memset(piece, 1, 2**24)
+    for piece in pieces:
+        libc.free(piece)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    faults = {
+        way: int(subprocess.run([sys.executable, "-c", code, way], capture_output=True, text=True, check=True).stdout)
+        for way in ("keep", "leave")
+    }
+    assert faults["keep"] < 0.1 * faults["leave"], faults

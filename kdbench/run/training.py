@@ -186,7 +186,7 @@ def _write_outcome(outcome: Any, common: dict[str, Any]) -> None:
 
 
 def _device(suite: Suite) -> torch.device:
-    """Raises KdbenchError for a card that there is not, and for bf16 on a CPU that is slow at it."""
+    """Where jobs of this suite train. Raises KdbenchError for a missing card, and for bf16 on a CPU slow at it."""
     import torch
 
     gpu = torch.cuda.is_available()

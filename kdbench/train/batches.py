@@ -162,9 +162,11 @@ class Batches:
         return pixels
 
     def evaluation(
-        self, modality: str, split: str, batch_size: int = 1024, limit: int | None = None
+        self, modality: str, split: str, batch_size: int | None = None, limit: int | None = None
     ) -> Iterator[Tensor]:
         """The split (its first `limit` samples) in its own order, un-augmented: batches (B, C, H, W), normalised."""
+        # A CPU is no faster with more, and their maps would be most of a job's memory.
+        batch_size = batch_size or (128 if self.device.type == "cpu" else 1024)
         for pixels in self._pixels[modality, split][:limit].split(batch_size):
             yield self._normalised(modality, pixels)
 

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kdbench import checkpoint, supervise
+from kdbench.cpu import keep_memory
 from kdbench.plan.jobs import Run
 from kdbench.plan.registry import load_method
 from kdbench.train.batches import stream
@@ -54,6 +55,8 @@ def train_cohort(
     done: called with each run's Outcome as soon as it is known. say: called with a line for people.
     Raises KdbenchError, after the others are done, when a member failed with an error of its own.
     """
+    if cohort.device.type == "cpu":
+        keep_memory()
     runs = list(runs)
     saved = checkpoint.load(state_file)
     resumable = [r for r in runs if saved and saved["keys"].get(r.method.id) == r.state_key]
