@@ -14,7 +14,7 @@ from kdbench.report.page import Section
 from kdbench.types import KdbenchError
 from speed import timing
 from speed.field import finished_records, prepare, report, script_command
-from speed.setting import PRECISIONS, Options, tree
+from speed.setting import Options, left_out, precisions, tree
 
 PAIR = ("cnn-wide", "cnn-narrow")
 METHODS = ("scratch", "kd")
@@ -31,7 +31,7 @@ def measure(options: Options) -> dict[str, Any]:
         raise KdbenchError("bench accuracy: repeats are seeds here, and an interval needs at least 2")
     epoch_steps = min(steps, EPOCH_STEPS)
     accuracies: dict[str, dict[str, list[float]]] = {}
-    for precision in PRECISIONS:
+    for precision in precisions(options.device):
         suite = tree(PAIR, options, precision, epochs=steps // epoch_steps, epoch_steps=epoch_steps, methods=METHODS)
         suite |= {"seeds": [*range(seeds)], "seeds_per_job": seeds}
         for recipe in suite["recipes"].values():
@@ -49,7 +49,8 @@ def measure(options: Options) -> dict[str, Any]:
         accuracies[precision] = {m: [records[m, s]["accuracy"]["test"] for s in range(seeds)] for m in METHODS}
         options.say(f"accuracy: the cohort's runs in {precision} are done")
     rows = compared(accuracies)
-    return {"settings": {"steps": steps, "repeats": seeds}, "rows": rows, "targets": targets(rows)}
+    settings = {"steps": steps, "repeats": seeds, **left_out(options.device)}
+    return {"settings": settings, "rows": rows, "targets": targets(rows)}
 
 
 def _by_script(plan: Any, seeds: int, options: Options) -> dict[str, list[float]]:
@@ -64,9 +65,10 @@ def compared(accuracies: dict[str, dict[str, list[float]]]) -> list[dict[str, An
 
     accuracies: {"field", "fp32", "bf16"} -> method -> test accuracy in percent by seed.
     """
-    confidence = 1 - 0.05 / (len(PRECISIONS) * len(METHODS))
+    measured = [precision for precision in accuracies if precision != "field"]
+    confidence = 1 - 0.05 / (len(measured) * len(METHODS))
     rows = []
-    for precision in PRECISIONS:
+    for precision in measured:
         for method in METHODS:
             field, cohort = accuracies["field"][method], accuracies[precision][method]
             differences = [b - a for a, b in zip(field, cohort, strict=True)]

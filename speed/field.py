@@ -21,7 +21,7 @@ from kdbench.report.page import Section
 from kdbench.results.record import FINISHED, read_run
 from kdbench.types import KdbenchError
 from speed import timing
-from speed.setting import METHODS, PAIRS, PRECISIONS, Options, in_epochs, tree, write_suite
+from speed.setting import METHODS, PAIRS, Options, in_epochs, left_out, precisions, tree, write_suite
 
 WANTED = {"cpu": 4.0, "cuda": 6.0}
 """How many times faster the cohort should be on the pair with the heavy teacher."""
@@ -31,21 +31,22 @@ def measure(options: Options) -> dict[str, Any]:
     """All pairs. Raises KdbenchError when a process fails or a run does not come to its end."""
     steps, repeats = options.choose("steps", 20, 400), options.choose("repeats", 1, 1)
     rows = [_pair(name, pair, steps, repeats, options) for name, pair in PAIRS.items()]
-    return {"settings": {"steps": steps, "repeats": repeats}, "rows": rows, "targets": targets(rows, options.device)}
+    settings = {"steps": steps, "repeats": repeats, **left_out(options.device)}
+    return {"settings": settings, "rows": rows, "targets": targets(rows, options.device)}
 
 
 def _pair(name: str, pair: tuple[str, str], steps: int, repeats: int, options: Options) -> dict[str, Any]:
     plans = {}
-    for precision in PRECISIONS:
+    for precision in precisions(options.device):
         suite = tree(pair, options, precision, **in_epochs(steps))
         suite["methods_per_job"] = math.ceil((len(METHODS) - 1) / options.jobs)
         plans[precision] = prepare(suite, f"{'--'.join(pair)}.{precision}", options)
     recipe, train = suite["recipes"]["student"], suite["data"]["glyphs"]["train"]
-    times: dict[str, list[dict]] = {"field": [], **{precision: [] for precision in PRECISIONS}}
+    times: dict[str, list[dict]] = {way: [] for way in ("field", *plans)}
     for repeat in range(repeats):
         times["field"].append(field_row(plans["fp32"], options))
-        for precision in PRECISIONS:
-            times[precision].append(cohort_row(plans[precision], options))
+        for precision, plan in plans.items():
+            times[precision].append(cohort_row(plan, options))
         told = ", ".join(f"{way} {found[-1]['row']:.1f} s" for way, found in times.items())
         options.say(f"field, {name}, repeat {repeat + 1} of {repeats}: {told}")
     return {
@@ -69,7 +70,8 @@ def compared(times: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
             key: timing.summary([a[key] / b[key] for a, b in zip(times["field"], times[precision], strict=True)])
             for key in ("row", "loop")
         }
-        for precision in PRECISIONS
+        for precision in times
+        if precision != "field"
     }
     return {"seconds": ways, "ratio": ratio}
 
@@ -163,11 +165,10 @@ def finished_records(plan: Plan, options: Options) -> dict[tuple[str, int], dict
 def targets(rows: list[dict[str, Any]], device: str) -> list[dict[str, Any]]:
     """The promised ratios against the measured ones, of which the smaller counts: whole row or loops."""
     heavy = next(row for row in rows if row["pair"] == "heavy teacher")
-    got = _ratio(heavy, "bf16")
-    found = [
-        timing.target("heavy teacher, bf16: times faster", WANTED[device], got, got >= WANTED[device], _held(heavy))
-    ]
-    slowest, precision = min(((row, p) for row in rows for p in PRECISIONS), key=lambda pair: _ratio(*pair))
+    fastest = list(heavy["ratio"])[-1]
+    got, what = _ratio(heavy, fastest), f"heavy teacher, {fastest}: times faster"
+    found = [timing.target(what, WANTED[device], got, got >= WANTED[device], _held(heavy, fastest))]
+    slowest, precision = min(((row, p) for row in rows for p in row["ratio"]), key=lambda pair: _ratio(*pair))
     got = _ratio(slowest, precision)
     what = f"no pair slower (the slowest: {slowest['pair']}, {precision})"
     return [*found, timing.target(what, 1.0, got, got >= 1.0, _held(slowest, precision))]
@@ -177,7 +178,7 @@ def _ratio(row: dict[str, Any], precision: str) -> float:
     return min(row["ratio"][precision][key]["median"] for key in ("row", "loop"))
 
 
-def _held(row: dict[str, Any], precision: str = "bf16") -> str:
+def _held(row: dict[str, Any], precision: str) -> str:
     """What holds a ratio back."""
     whole, loop, own = (row["seconds"][precision][key]["median"] for key in ("row", "loop", "own"))
     field = row["seconds"]["field"]["loop"]["median"]
@@ -189,24 +190,24 @@ def _held(row: dict[str, Any], precision: str = "bf16") -> str:
 
 
 def section(result: dict[str, Any]) -> Section:
-    columns = ["fp32 script", "fp32 cohort", "bf16 cohort", "times faster, fp32", "times faster, bf16"]
+    measured = [*result["rows"][0]["ratio"]]
+    ways = ["fp32 script", *(f"{precision} cohort" for precision in measured)]
+    columns = [*ways, *(f"times faster, {precision}" for precision in measured)]
     tables = []
     for key, title in (("row", "A row of nine methods: whole processes, seconds"), ("loop", "Loops alone, seconds")):
         body = []
         for row in result["rows"]:
-            seconds = [timing.text(row["seconds"][way][key]) for way in ("field", *PRECISIONS)]
-            ratios = [timing.text(row["ratio"][p][key], 2) for p in PRECISIONS]
+            seconds = [timing.text(row["seconds"][way][key]) for way in ("field", *measured)]
+            ratios = [timing.text(row["ratio"][p][key], 2) for p in measured]
             body.append((f"{row['pair']}: {row['teacher']} → {row['student']}", [*seconds, *ratios]))
         tables.append(timing.table(title, "Pair", columns, body))
     for row in result["rows"]:
         body = []
         for method in METHODS:
-            seconds = [
-                statistics.median(row["seconds"][way]["methods"][method]["all"]) for way in ("field", *PRECISIONS)
-            ]
+            seconds = [statistics.median(row["seconds"][way]["methods"][method]["all"]) for way in ("field", *measured)]
             body.append((method, [f"{row['images'] / s:,.0f}" for s in seconds]))
         title = f"{row['pair']}: images a second, whole processes"
-        tables.append(timing.table(title, "Method", ["fp32 script", "fp32 cohort", "bf16 cohort"], body))
+        tables.append(timing.table(title, "Method", ways, body))
     waiting = ", ".join(
         f"{row['pair']} {row['seconds']['field']['data']['median'] / row['seconds']['field']['loop']['median']:.0%}"
         for row in result["rows"]

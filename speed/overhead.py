@@ -22,7 +22,7 @@ from kdbench.train.augment import crop_and_flip
 from kdbench.train.batches import generator
 from kdbench.train.cohort import learning_rate
 from speed import setting, timing
-from speed.setting import INPUT, PAIRS, PRECISIONS, Options, Trial, tree
+from speed.setting import INPUT, PAIRS, Options, Trial, left_out, precisions, tree
 
 ALLOWED = {"cpu": 10.0, "cuda": 5.0}
 """Percent of a bare step that the engine may cost on top."""
@@ -32,10 +32,10 @@ def measure(options: Options) -> dict[str, Any]:
     steps, repeats = options.choose("steps", 8, 200), options.choose("repeats", 5, 7)
     rows = []
     for name, pair in PAIRS.items():
-        for precision in PRECISIONS:
+        for precision in precisions(options.device):
             rows.append({"pair": name, "precision": precision, **_row(pair, precision, steps, repeats, options)})
             options.say(f"engine, {name}, {precision}: {rows[-1]['overhead']['median']:+.1f} %")
-    settings = {"steps": steps, "repeats": repeats}
+    settings = {"steps": steps, "repeats": repeats, **left_out(options.device)}
     return {"settings": settings, "rows": rows, "targets": targets(rows, options.device)}
 
 

@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from kdbench.report.page import Section
 from speed import setting, timing
-from speed.setting import BATCH_SIZE, METHODS, PAIRS, PRECISIONS, Options, tree
+from speed.setting import BATCH_SIZE, METHODS, PAIRS, Options, left_out, precisions, tree
 
 WARM = 3
 """Steps before anything is measured; one more, which is not timed, counts operations."""
@@ -35,10 +35,11 @@ def measure(options: Options) -> dict[str, Any]:
     steps, repeats = options.choose("steps", 2, 50), options.choose("repeats", 3, 5)
     rows = []
     for name, pair in PAIRS.items():
-        for precision in PRECISIONS:
+        for precision in precisions(options.device):
             rows.append({"pair": name, "precision": precision, **_row(pair, precision, steps, repeats, options)})
             options.say(f"roofline, {name}, {precision}: {rows[-1]['share']:.0%} of the matrix rate")
-    return {"settings": {"steps": steps, "repeats": repeats}, "rows": rows, "targets": []}
+    settings = {"steps": steps, "repeats": repeats, **left_out(options.device)}
+    return {"settings": settings, "rows": rows, "targets": []}
 
 
 def _row(

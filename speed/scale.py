@@ -1,6 +1,7 @@
 """`bench scale`: time and memory by number of members, batch and seeds; each measured in a process of its own.
 
-The pair with the heavy teacher, in bf16. Seeds of a job are trained one after another, as `seeds_per_job` does.
+The pair with the heavy teacher, in bf16 where the machine has units for it. Seeds of a job are trained one after
+another, as `seeds_per_job` does.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 from kdbench.report.page import Section
 from kdbench.train import engine
 from speed import setting, timing
-from speed.setting import BATCH_SIZE, METHODS, PAIRS, Options, tree
+from speed.setting import BATCH_SIZE, METHODS, PAIRS, Options, left_out, precisions, tree
 
 MEMBERS = {1: ("kd",), 3: ("scratch", "kd", "dkd"), 9: METHODS}
 BATCHES = (64, 256, 1024)
@@ -30,10 +31,12 @@ _POINTS = {
 def measure(options: Options) -> dict[str, Any]:
     steps, repeats = options.choose("steps", 4, 100), options.choose("repeats", 3, 3)
     points = dict.fromkeys(point for found in _POINTS.values() for point in found)
-    rows = []
+    rows, precision = [], precisions(options.device)[-1]
     for members, batch, seeds in points:
         total = max(2, steps // 4) + steps + 1
-        suite = tree(PAIRS["heavy teacher"], options, "bf16", steps=total, batch_size=batch, methods=MEMBERS[members])
+        suite = tree(
+            PAIRS["heavy teacher"], options, precision, steps=total, batch_size=batch, methods=MEMBERS[members]
+        )
         setting.pack(setting.plan_of(suite, "bench"), options)
         task = {"suite": suite, "seeds": seeds, "steps": steps, "work": str(options.work)}
         task |= {"device": options.device, "threads": options.threads}
@@ -50,7 +53,8 @@ def measure(options: Options) -> dict[str, Any]:
         )
         step = timing.text(rows[-1]["step_seconds"], 1, 1000, "ms a step")
         options.say(f"scale, {members} members, batch {batch}, {seeds} seeds: {step}")
-    return {"settings": {"steps": steps, "repeats": repeats}, "rows": rows, "targets": []}
+    settings = {"steps": steps, "repeats": repeats, **left_out(options.device)}
+    return {"settings": settings, "rows": rows, "targets": []}
 
 
 def _point(command: list[str], options: Options) -> dict[str, float]:

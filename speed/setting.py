@@ -16,6 +16,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from kdbench.cpu import slow_bf16
 from kdbench.data.packed import Packed
 from kdbench.data.prepare import prepare_data
 from kdbench.plan.jobs import Plan, Run, make_plan
@@ -35,6 +36,18 @@ PAIRS = {
 """Teacher and student; forward passes of one image cost 718, 70, 59 and 164 MFLOP (vit-heavy, cnn, vit-even,
 vit-light)."""
 PRECISIONS = ("fp32", "bf16")
+
+
+def precisions(device: str) -> tuple[str, ...]:
+    """Those worth measuring: not bf16 on a CPU without units for it."""
+    return PRECISIONS[:1] if device == "cpu" and slow_bf16() else PRECISIONS
+
+
+def left_out(device: str) -> dict[str, str]:
+    """What a part's settings say where bf16 is not measured."""
+    return {} if precisions(device) == PRECISIONS else {"bf16": f"left out, since {slow_bf16()}"}
+
+
 BATCH_SIZE = 64
 EPOCH = 200
 """Steps of an epoch at most: longer runs go several times through the same images."""

@@ -22,6 +22,7 @@ from conftest import REPOSITORY
 from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 
+from kdbench.run import training
 from kdbench.train import engine, networks
 from kdbench.types import KdbenchError
 from speed import accuracy, field, main, overhead, roofline, scale, script, setting, timing
@@ -160,12 +161,12 @@ def test_median_and_spread():
     assert timing.text(timing.summary([0.0123]), 1, 1000) == "12.3"
 
 
-def rows_of(field_seconds, cohort_seconds):
+def rows_of(field_seconds, cohort_seconds, precisions=PRECISIONS):
     def row(value, **more):
         return {"row": value, "loop": value / 2, **more, "methods": dict.fromkeys(METHODS, value / 9)}
 
     cohort = [row(value, own=value / 4) for value in cohort_seconds]
-    return field.compared({"field": [row(v, data=1.0) for v in field_seconds], "fp32": cohort, "bf16": cohort})
+    return field.compared({"field": [row(v, data=1.0) for v in field_seconds], **dict.fromkeys(precisions, cohort)})
 
 
 def test_ratios_are_taken_repeat_by_repeat_and_the_smaller_counts():
@@ -247,7 +248,9 @@ def test_a_part_prints_its_table_and_writes_all_it_measured(part, options, monke
     monkeypatch.setattr(main, "tempfile", here)
     monkeypatch.setattr(accuracy, "TEST", 94)
     monkeypatch.setitem(roofline.SQUARE, "cpu", 64)
-    monkeypatch.setattr(roofline, "PRECISIONS", ("bf16",))
+    for place in (setting, training):
+        monkeypatch.setattr(place, "slow_bf16", lambda: None)
+    monkeypatch.setattr(roofline, "precisions", lambda device: ("bf16",))
     monkeypatch.setattr(scale, "_POINTS", {"members": [(3, 64, 1)], "batch": [(1, 1024, 1)], "seeds": [(1, 64, 2)]})
     monkeypatch.setattr(script, "DataLoader", lambda *args, num_workers=0, **more: DataLoader(*args, **more))
     heading, keys = SHOWN[part]
@@ -327,6 +330,17 @@ def test_a_process_that_fails_is_told_with_its_last_words(tmp_path):
     with pytest.raises(KdbenchError, match=r"exit code 3 .*: not enough glue"):
         bad = "import sys; print('more\\nnot enough glue', file=sys.stderr); sys.exit(3)"
         timing.processes([fine, [sys.executable, "-c", bad]], 2, tmp_path, 1)
+
+
+def test_bf16_is_left_out_with_its_reason_where_a_cpu_is_slow_at_it(monkeypatch):
+    monkeypatch.setattr(setting, "slow_bf16", lambda: "this CPU has no bf16 units")
+    assert setting.precisions("cpu") == ("fp32",) and setting.precisions("cuda") == PRECISIONS
+    assert setting.left_out("cpu") == {"bf16": "left out, since this CPU has no bf16 units"}
+    assert setting.left_out("cuda") == {}
+    heavy, slowest = field.targets([{"pair": "heavy teacher", **rows_of([12.0], [4.0], ["fp32"])}], "cpu")
+    assert heavy["got"] == slowest["got"] == 3.0 and "fp32" in heavy["target"] and "fp32" in slowest["target"]
+    rows = accuracy.compared({side: {m: [50.0, 52.0] for m in accuracy.METHODS} for side in ("field", "fp32")})
+    assert {row["precision"] for row in rows} == {"fp32"}
 
 
 def test_a_member_that_diverges_is_no_timing(options):
