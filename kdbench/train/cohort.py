@@ -89,10 +89,13 @@ class Cohort:
 
     @torch.no_grad()
     def logits(self, model: nn.Module, modality: str, split: str) -> Tensor:
-        """(N, classes) float32 of a whole split, in its own order; leaves the model in evaluation mode."""
+        """(N, classes) float32 of a whole split, in its own order, in evaluation mode; the model goes back to its own."""
+        training = model.training
         model.eval()
         with self.autocast():
-            return torch.cat([read_logits(model, x).float() for x in self.batches.evaluation(modality, split)])
+            found = torch.cat([read_logits(model, x).float() for x in self.batches.evaluation(modality, split)])
+        model.train(training)
+        return found
 
 
 def load_teacher(

@@ -145,7 +145,6 @@ def _start(cohort: Cohort, run: Run, fresh: bool) -> Member | Outcome:
 def _step(cohort: Cohort, member: Member, batch: Batch) -> None:
     """One optimizer step of one member. Nothing here waits for the device."""
     with member.own_rng(), member.timed():
-        member.model.train()
         with cohort.autocast():
             signals = member.reader(batch.inputs[cohort.student.input], batch.index)
             terms = member.distiller(signals, batch.teacher, batch.target, batch.progress)
