@@ -89,7 +89,7 @@ class Cohort:
 
     @torch.no_grad()
     def logits(self, model: nn.Module, modality: str, split: str) -> Tensor:
-        """(N, classes) float32 of a whole split, in its own order, in evaluation mode; the model goes back to its own."""
+        """(N, classes) float32 of a whole split, in its own order, computed in evaluation mode."""
         training = model.training
         model.eval()
         with self.autocast():
