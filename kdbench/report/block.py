@@ -89,7 +89,7 @@ class BlockReport:
         """stats.teachers of the block."""
         return stats.teachers(self.frame)
 
-    @property
+    @cached_property
     def spectra(self) -> list[dict[str, Any]]:
         """The rows of all spectra in `stages`, with their pairs."""
         return [{"pair": document["pair"], **row} for document in self.stages for row in document.get("spectra", [])]

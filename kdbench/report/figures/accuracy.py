@@ -27,6 +27,7 @@ from kdbench.report.figures.canvas import (
     row_height,
     seeds_text,
 )
+from kdbench.report.figures.limits import PANELS, ROWS, first, table_of
 from kdbench.report.figures.style import method_styles, styled
 
 TITLE = "Paired differences by method and pair"
@@ -43,14 +44,18 @@ def forest(report: BlockReport, by_pair: bool) -> Figure:
     block, frame = report.block, report.frame
     baseline, labels, styles = baseline_of(block), labels_of(block), method_styles(report.suite)
     methods = held_against(block, baseline)
+    shown, left_out = first(methods, ROWS, "methods", table_of(report))
+    methods = {method: methods[method] for method in shown}
     delta = {b: stats.differences(frame, b) for b in {baseline, *methods.values()}}
-    verdicts, kinds = {b: stats.verdict(frame, b) for b in delta}, stats.headline_pairs(frame)["kind"]
-    states = frame.groupby(["pair", "method"])["status"].agg(lambda s: s.iloc[0] if s.nunique() == 1 else "incomplete")
+    verdicts, kinds = {b: stats.verdict(frame, b) for b in delta}, report.headline["kind"]
+    pairs, more = first(kinds.index if by_pair else (), PANELS, "pairs", table_of(report))
+    drawn = frame[frame["pair"].isin(pairs)]
+    states = drawn.groupby(["pair", "method"])["status"].agg(lambda s: s.iloc[0] if s.nunique() == 1 else "incomplete")
     columns_of = ["difference", "low", "high", "n"]
     over = {m: (stats.Interval(*verdicts[b].loc[m, columns_of]), "no complete seed") for m, b in methods.items()}
     headline = int((kinds == "headline").sum())
     panels = {mean_of(headline): ("headline", over)}
-    for pair in kinds.index if by_pair else ():
+    for pair in pairs:
         each = {m: (stats.paired_t_interval(delta[b].loc[pair, m]), states.get((pair, m))) for m, b in methods.items()}
         panels[pair] = (kinds[pair], each)
 
@@ -71,12 +76,14 @@ def forest(report: BlockReport, by_pair: bool) -> Figure:
     grid[0].set_title(grid[0].get_title(), weight="bold")
     grid[0].set_yticks(range(len(methods)), names)
     grid[0].set(ylim=(len(methods) - 0.5, -0.5), xlim=(-limit, limit))
-    first = "first panel" if by_pair else "mean"
+    where = "first panel" if by_pair else "mean"
     below(
         figure,
         [
             f"Right of 0: better than {labels[baseline]}{own}. Bars: 95 % t interval over seeds, arrow: it goes beyond "
-            f"the frame; open point: no interval. Weak and undecided pairs are not in the {first}."
+            f"the frame; open point: no interval. Weak and undecided pairs are not in the {where}.",
+            *left_out,
+            *more,
         ],
     )
     return figure

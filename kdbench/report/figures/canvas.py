@@ -165,7 +165,7 @@ def seeds_text(n: int) -> str:
 
 @styled
 def write(figure: Figure, stem: Path, suffixes: Sequence[str] = ("svg", "png")) -> list[Path]:
-    figure.draw_without_rendering()
+    figure.get_layout_engine().execute(figure)
     figure.set_layout_engine("none")  # laid out once, for both files: it is what takes the time
     for axes in figure.axes:
         # The solver's last digits depend on memory addresses; rounded away, the same numbers give the same bytes.

@@ -20,6 +20,7 @@ from kdbench.report import stats
 from kdbench.report.block import BlockReport
 from kdbench.report.figures.canvas import arrange, below, canvas, panel_grid, plain, say, seeds_text
 from kdbench.report.figures.documents import main_reason, rows_of
+from kdbench.report.figures.limits import PANELS, first, measured_of
 from kdbench.report.figures.style import styled
 
 TITLE = "Agreement of two modalities by channel frequency"
@@ -41,6 +42,7 @@ def draw(report: BlockReport) -> Figure:
     for (a, b), rows in data.groupby(["a", "b"], sort=False):
         if (a, b) not in models:
             absent.setdefault(main_reason(rows), []).append(f"{a} and {b}")
+    models, left_out = first(models, PANELS, "pairs of models", measured_of(report, "channels"))
     seeds = data["seed"].nunique()
     shape = arrange(len(models), 2)
     title = f"{report.block.title}: do two modalities agree in low channel frequencies? {seeds_text(seeds)}"
@@ -70,6 +72,7 @@ def draw(report: BlockReport) -> Figure:
             "Permuted channels: each side in its own random order, as two networks that share no order of channels. "
             "Shuffled pairs: each sample with a random one of the other side, or of its own class.",
             *(f"n/a: {', '.join(pairs)}: {reason}" for reason, pairs in absent.items()),
+            *left_out,
         ],
         entries,
     )

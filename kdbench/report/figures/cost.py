@@ -31,7 +31,7 @@ def draw(report: BlockReport) -> Figure:
     verdicts = {b: stats.verdict(frame, b) for b in {baseline, *rivals.values()}}
     gains = pd.DataFrame({m: verdicts[b].loc[m] for m, b in rivals.items()}).T.reindex([m.id for m in block.methods])
     gains.loc[baseline, ["difference", "n"]] = 0.0, frame["seed"].nunique()
-    kinds = stats.headline_pairs(frame)["kind"]
+    kinds = report.headline["kind"]
     seconds = stats.wide(frame, "seconds")
     seconds = seconds[seconds.index.get_level_values("pair").isin(kinds.index[kinds == "headline"])]
     relative = "scratch" in seconds and seconds["scratch"].notna().any()

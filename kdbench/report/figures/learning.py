@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from kdbench.plan.paths import home
 from kdbench.report.block import BlockReport
 from kdbench.report.figures.canvas import (
     STEPS,
@@ -23,6 +24,7 @@ from kdbench.report.figures.canvas import (
     say,
     seeds_text,
 )
+from kdbench.report.figures.limits import PANELS, ROWS, first
 from kdbench.report.figures.style import method_styles, styled
 from kdbench.types import KdbenchError
 
@@ -37,8 +39,11 @@ def draw(report: BlockReport) -> Figure:
     if curves.empty:
         raise KdbenchError(f"no learning curve for block {block.name!r}: there is nothing to draw")
     labels, styles = labels_of(block), method_styles(report.suite)
-    pairs = [p.id for p in block.pairs]
-    methods = [m.id for m in block.methods if m.id in set(curves["method"])]
+    page = home(report.suite) / "report.html"
+    pairs, left_out = first((p.id for p in block.pairs), PANELS, "pairs", page)
+    known = set(curves["method"])
+    methods, more = first((m.id for m in block.methods if m.id in known), ROWS, "methods", page)
+    curves = curves[curves["pair"].isin(pairs)]
     shape = arrange(len(pairs), 3)
     title = (
         f"{block.title}: learning curves, {seeds_text(curves['seed'].nunique())} (decide nothing; the last step counts)"
@@ -65,7 +70,11 @@ def draw(report: BlockReport) -> Figure:
     entries = {labels[m]: Line2D([], [], **styles[m]) for m in methods}
     below(
         figure,
-        ["Lines: mean over seeds; bands: ± one standard deviation over seeds. Large marker: the last step."],
+        [
+            "Lines: mean over seeds; bands: ± one standard deviation over seeds. Large marker: the last step.",
+            *left_out,
+            *more,
+        ],
         entries,
     )
     return figure

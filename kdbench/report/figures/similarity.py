@@ -20,6 +20,7 @@ from matplotlib.ticker import MaxNLocator
 from kdbench.report.block import BlockReport
 from kdbench.report.figures.canvas import STEPS, below, beside, canvas, labels_of, pair_name, row_height, seeds_text
 from kdbench.report.figures.documents import BANDS, cka_of, known_pairs, main_reason
+from kdbench.report.figures.limits import ROWS, first, measured_of
 from kdbench.report.figures.style import styled
 
 TITLE = "What training changed in the similarity of teacher and student"
@@ -30,12 +31,15 @@ _CHANGES = "PuOr"
 @styled
 def draw(report: BlockReport) -> Figure:
     block, data = report.block, cka_of(report)
-    pairs, methods = known_pairs(block, data["pair"]), [m.id for m in block.methods]
+    where = measured_of(report, "similarity")
+    pairs, left_out = first(known_pairs(block, data["pair"]), ROWS, "pairs", where)
+    methods, more = first((m.id for m in block.methods), ROWS, "methods", where)
+    measured = dict(iter(data.groupby(["pair", "band"])))
     tables, notes = {}, {}
     for band in ("low", "high"):
         columns = {}
         for pair in pairs:
-            part = data[(data["pair"] == pair) & (data["band"] == band)]
+            part = measured.get((pair, band), data.iloc[:0])
             columns[pair] = _changes(part)
             if columns[pair].empty:
                 notes[f"{pair_name(block, pair)}: {main_reason(part)}."] = None
@@ -67,6 +71,8 @@ def draw(report: BlockReport) -> Figure:
             "Means over stages and seeds, no interval.",
             *chance,
             *notes,
+            *left_out,
+            *more,
             *(["Hatched: no finished run, or no CKA at some stage."] if _any_empty(tables.values()) else []),
         ],
     )

@@ -21,6 +21,7 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from kdbench.report.block import BlockReport
 from kdbench.report.figures.canvas import below, canvas, labels_of, log_locator, pair_title, say, seeds_text
 from kdbench.report.figures.documents import known_pairs
+from kdbench.report.figures.limits import PANELS, first, measured_of
 from kdbench.report.figures.style import BEFORE, NULL, method_styles, styled
 from kdbench.types import KdbenchError
 
@@ -39,7 +40,8 @@ def draw(report: BlockReport) -> Figure:
     if not report.spectra:
         raise KdbenchError(f"no spectra for block {block.name!r}: there is nothing to draw")
     data = pd.DataFrame(report.spectra)
-    pairs = known_pairs(block, (document["pair"] for document in report.stages))
+    where = measured_of(report, "similarity")
+    pairs, left_out = first(known_pairs(block, (d["pair"] for d in report.stages)), PANELS, "pairs", where)
     styles, labels = (
         method_styles(report.suite) | {"before": BEFORE},
         labels_of(block) | {"before": "student before training"},
@@ -79,24 +81,25 @@ def draw(report: BlockReport) -> Figure:
     for name, axes in zip(("no teacher", *(pair_title(block, p, 18) for p in pairs)), grid[:, 0], strict=True):
         axes.set_ylabel(f"{name}\nshare of power")
     noise = {"white noise on its grid": Line2D([], [], **_WHITE_NOISE)}
-    first = {
+    alone_lines = {
         f"{model} ({'teacher' if role == 'teacher' else labels['scratch']})": Line2D([], [], **look)
         for (role, model), look in looks.items()
     }
-    second = {"teacher of the pair": Line2D([], [], **_TEACHER)}
-    second |= {labels[m]: Line2D([], [], color=styles[m]["color"], linestyle=styles[m]["linestyle"]) for m in own}
+    pair_lines = {"teacher of the pair": Line2D([], [], **_TEACHER)}
+    pair_lines |= {labels[m]: Line2D([], [], color=styles[m]["color"], linestyle=styles[m]["linestyle"]) for m in own}
     if set(data["method"].dropna()) - set(own):
-        second |= {"range of all other methods": Patch(color=NULL)}
+        pair_lines |= {"range of all other methods": Patch(color=NULL)}
     below(
         figure,
         [
             "Spatial frequencies of the maps. Share of each ring in the power from 1 cycle to the Nyquist frequency of "
             "its own grid; mean over samples, channels and seeds, the mean map over samples taken off. Dot at 0: share "
             "of DC, the mean over space, in all power up to there. No intervals; grey: range of the other methods' "
-            "means."
+            "means.",
+            *left_out,
         ],
-        first | noise,
-        second | noise,
+        alone_lines | noise,
+        pair_lines | noise,
         titles=("First row: networks trained without a teacher", "Rows below: teacher and students of the pair"),
     )
     return figure

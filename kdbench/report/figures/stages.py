@@ -28,6 +28,7 @@ from kdbench.report.figures.canvas import (
     seeds_text,
 )
 from kdbench.report.figures.documents import BANDS, cka_of, known_pairs, main_reason
+from kdbench.report.figures.limits import PANELS, ROWS, first, measured_of
 from kdbench.report.figures.style import BEFORE, NULL, method_styles, styled
 
 TITLE = "Similarity of teacher and student by stage and frequency band"
@@ -37,26 +38,35 @@ READS = ("stages",)
 @styled
 def draw(report: BlockReport) -> Figure:
     block, data = report.block, cka_of(report)
-    pairs = known_pairs(block, data["pair"])
-    methods = ["before", *(m.id for m in block.methods if m.id in set(data["method"]))]
+    pairs, methods, left_out = _shown(report, data)
+    methods = ["before", *methods]
     title = f"{block.title}: CKA of teacher and student by stage, {seeds_text(data['seed'].nunique())}"
     panel = (1.5 + 0.01 * len(methods), 1.6 if len(pairs) < 4 else 1.15)
     figure = canvas(title, len(pairs), len(BANDS), panel, labels=0.4)
     grid = figure.subplots(len(pairs), len(BANDS), sharex=True, sharey=True, squeeze=False)
+    _scale(grid[0, 0], data)
     styles, labels = method_styles(report.suite) | {"before": BEFORE}, labels_of(block) | {"before": "before training"}
     notes: dict[str, None] = {}
+    measured = dict(iter(data.groupby(["pair", "band"])))
     for pair, row in zip(pairs, grid, strict=True):
         for band, axes in zip(BANDS, row, strict=True):
-            part = data[(data["pair"] == pair) & (data["band"] == band)]
+            part = measured.get((pair, band), data.iloc[:0])
             _stage_panel(axes, part, methods, styles, labels, notes)
         row[0].set_ylabel(f"{pair_title(block, pair, 18)}\nCKA")
     for axes, name in zip(grid[0], BANDS.values(), strict=True):
         axes.set_title(name)
     for axes in grid[-1]:
         axes.set_xlabel("stage")
-    grid[0, 0].set(xlim=(0.4, 4.6), xticks=range(1, 5), ylim=(min(-0.08, data["cka"].min() - 0.05), 1.05))
-    _stage_legend(figure, methods, styles, labels, notes)
+    _stage_legend(figure, methods, styles, labels, [*notes, *left_out])
     return figure
+
+
+def _shown(report: BlockReport, data: pd.DataFrame) -> tuple[list[str], list[str], list[str]]:
+    """Pairs, methods, and what is said of those that are left out."""
+    where, known = measured_of(report, "similarity"), set(data["method"])
+    pairs, left_out = first(known_pairs(report.block, data["pair"]), PANELS, "pairs", where)
+    methods, more = first((m.id for m in report.block.methods if m.id in known), ROWS, "methods", where)
+    return pairs, methods, left_out + more
 
 
 def views(report: BlockReport) -> Iterator[tuple[str, Figure]]:
@@ -64,32 +74,38 @@ def views(report: BlockReport) -> Iterator[tuple[str, Figure]]:
 
     The low and the high band of a view share one scale, so that they can be compared.
     """
-    block, data = report.block, cka_of(report)
+    data = cka_of(report)
     data = data[data["band"].isin(("low", "high"))]
-    pairs = known_pairs(block, data["pair"])
-    methods = [m.id for m in block.methods if m.id in set(data["method"])]
+    pairs, methods, left_out = _shown(report, data)
     shown = {f"by-pair/{pair}": ([pair], methods) for pair in pairs}
     shown |= {f"by-method/{method}": (pairs, [method]) for method in methods}
     for name, (own, compared) in shown.items():
         part = data[data["pair"].isin(own) & data["method"].isin(["before", *compared])]
         for band in ("low", "high"):
-            yield f"{name}-{band}", _view(report, part, own, ["before", *compared], band)
+            yield f"{name}-{band}", _view(report, part, own, ["before", *compared], band, left_out)
 
 
 @styled
-def _view(report: BlockReport, data: pd.DataFrame, pairs: Sequence[str], methods: Sequence[str], band: str) -> Figure:
+def _view(
+    report: BlockReport,
+    data: pd.DataFrame,
+    pairs: Sequence[str],
+    methods: Sequence[str],
+    band: str,
+    left_out: Sequence[str],
+) -> Figure:
     block, shape = report.block, arrange(len(pairs), most=4)
     panel = (COLUMN, 2.5) if len(pairs) == 1 else (1.7, 1.5)
     title = f"{block.title}: CKA of teacher and student by stage, {BANDS[band]}"
     figure = canvas(f"{title}, {seeds_text(data['seed'].nunique())}", *shape, panel)
     axes, notes = panel_grid(figure, shape, len(pairs), "stage"), {}
+    _scale(axes[0], data)
     styles, labels = method_styles(report.suite) | {"before": BEFORE}, labels_of(block) | {"before": "before training"}
     for pair, one in zip(pairs, axes, strict=True):
         _stage_panel(one, data[(data["pair"] == pair) & (data["band"] == band)], methods, styles, labels, notes)
         one.set_title(pair_title(block, pair))
-    axes[0].set(xlim=(0.4, 4.6), xticks=range(1, 5), ylim=(min(-0.08, data["cka"].min() - 0.05), 1.05))
     axes[0].set_ylabel("CKA")
-    _stage_legend(figure, methods, styles, labels, notes)
+    _stage_legend(figure, methods, styles, labels, [*notes, *left_out])
     return figure
 
 
@@ -98,6 +114,11 @@ def _stage_legend(figure: Figure, methods: Sequence[str], styles, labels, notes:
     entries |= {"shuffled pairs (null)": Patch(color=NULL)}
     what = "Unbiased linear CKA of the maps, by band of spatial frequencies."
     below(figure, [f"{what} Points: mean over seeds; whiskers: range over seeds, no interval.", *notes], entries)
+
+
+def _scale(axes: Axes, data: pd.DataFrame) -> None:
+    """Fix the scale that all panels share, before anything is drawn: each artist would have it computed anew."""
+    axes.set(xlim=(0.4, 4.6), xticks=range(1, 5), ylim=(min(-0.08, data["cka"].min() - 0.05), 1.05))
 
 
 def _stage_panel(axes: Axes, data: pd.DataFrame, methods, styles, labels, notes: dict[str, None]) -> None:
@@ -113,12 +134,14 @@ def _stage_panel(axes: Axes, data: pd.DataFrame, methods, styles, labels, notes:
         if at["cka"].isna().all():
             axes.text(stage, 0.5, "n/a", rotation=90, ha="center", va="center", color="#777777", fontsize=7)
             notes[f"n/a: {main_reason(at)}"] = None
-    seen = data.groupby("stage")["cka"].transform(lambda x: x.notna().any())
+    seen = data.groupby("stage")["cka"].transform("count") > 0
     for method, lost in data[data["cka"].isna() & seen].groupby("method"):
         notes |= {f"{labels.get(method, method)}: {r}": None for r in lost["reason"] if r}
     dodge = np.linspace(-0.3, 0.3, len(methods)) if len(methods) > 1 else [0.0]
+    levels = data.groupby(["method", "stage"])["cka"].agg(["mean", "min", "max"]).dropna()
+    by_method = {method: rows.droplevel("method") for method, rows in levels.groupby(level="method")}
     for method, shift in zip(methods, dodge, strict=True):
-        by_stage = data[data["method"] == method].groupby("stage")["cka"].agg(["mean", "min", "max"]).dropna()
+        by_stage = by_method.get(method, levels.iloc[:0].droplevel("method"))
         x = by_stage.index + shift
         axes.vlines(x, by_stage["min"], by_stage["max"], color=styles[method]["color"], lw=0.8)
         axes.plot(x, by_stage["mean"], **{**styles[method], "linewidth": 0.7})
