@@ -66,11 +66,13 @@ def _shown(report: BlockReport, data: pd.DataFrame) -> tuple[list[str], list[str
     where, known = measured_of(report, "similarity"), set(data["method"])
     pairs, left_out = first(known_pairs(report.block, data["pair"]), PANELS, "pairs", where)
     methods, more = first((m.id for m in report.block.methods if m.id in known), ROWS, "methods", where)
+    if left_out:
+        left_out.append("There are no single views by method: each would lack pairs.")
     return pairs, methods, left_out + more
 
 
 def views(report: BlockReport) -> Iterator[tuple[str, Figure]]:
-    """by-pair/PAIR-BAND (its methods) and by-method/METHOD-BAND (its pairs).
+    """by-pair/PAIR-BAND (its methods) and, where all pairs fit one figure, by-method/METHOD-BAND (its pairs).
 
     The low and the high band of a view share one scale, so that they can be compared.
     """
@@ -78,7 +80,8 @@ def views(report: BlockReport) -> Iterator[tuple[str, Figure]]:
     data = data[data["band"].isin(("low", "high"))]
     pairs, methods, left_out = _shown(report, data)
     shown = {f"by-pair/{pair}": ([pair], methods) for pair in pairs}
-    shown |= {f"by-method/{method}": (pairs, [method]) for method in methods}
+    if len(pairs) == data["pair"].nunique():
+        shown |= {f"by-method/{method}": (pairs, [method]) for method in methods}
     for name, (own, compared) in shown.items():
         part = data[data["pair"].isin(own) & data["method"].isin(["before", *compared])]
         for band in ("low", "high"):
