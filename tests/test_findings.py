@@ -83,7 +83,7 @@ def test_facts_and_verdict():
     assert table["UHKD†"] == [f"{interval(3 + NOISE)} better", f"{interval(5 + NOISE - NOISE[::-1])} better"]
     assert table["Scratch"] == [f"{interval(-2 + NOISE[::-1])} worse", ""]
     assert table["OFA"][0] == f"{interval(0.1 + NOISE / 2)} not separated"
-    assert "Better than KD: UHKD†; UHKD† (C0). Worse: Scratch. Not separated: OFA. Without a test: none." in page
+    assert "Better than KD: UHKD†; UHKD† (C0). Worse: Scratch. Not separated: OFA. Not tested: none." in page
     assert "Made from results/reference/tiny/runs.csv by: kdbench findings tiny" in page
 
 
@@ -133,7 +133,7 @@ def test_a_claim_is_told_by_its_interval(gain, words):
     assert ("80 % power" in told) == ("Undecided" in words)
     if "Undecided" in words:
         # At the difference it names, a t test with n = 5 has 80 % power: by simulation, whatever solved for it.
-        size = float(told.split("power is ")[1].split(" ")[0])
+        size = float(told.split("80 % power) is ")[1].split(" ")[0])
         draws = np.random.default_rng(0).normal(size, gain.std(ddof=1), (20_000, 5))
         assert (st.ttest_1samp(draws, 0, axis=1).pvalue < 0.05).mean() == pytest.approx(0.8, abs=0.06)
     assert "This page makes 1 test of claims." in page
@@ -142,17 +142,17 @@ def test_a_claim_is_told_by_its_interval(gain, words):
 def test_claims_that_cannot_be_told():
     gains = {"scratch": -2.0, "kd": 0.0, "uhkd": 1.5, "uhkd-c0": 1.0}
     page = text(*make(gains))
-    assert "Does UHKD† need the spectrum? Cannot be told: the same difference in every seed" in page
+    assert "Does UHKD† need the spectrum? Cannot be answered: the same difference in every seed" in page
     assert "This page makes" not in page
     suite, frame = make(gains | {"uhkd": 1 + NOISE})
     for seed in range(1, 5):
         frame = without(frame, "diverged", method="uhkd-c0", seed=seed, pair=PAIRS[0])
     page = text(suite, frame)
-    assert "Cannot be told: 1 complete seed, two are needed." in page
+    assert "Cannot be answered: 1 complete seed, two are needed." in page
     assert "Without a result: UHKD† (C0) on cnn-t → vit-s diverged, 4 seeds." in page
-    assert "Not compared, for want of pairs or seeds: UHKD† (C0)." in page
+    assert "Not compared, for lack of pairs or seeds: UHKD† (C0)." in page
     page = text(*make({"scratch": -2.0, "kd": NOISE}))
-    assert "No block with two seeds or more has method and control of: spectrum." in page
+    assert "No block with at least two seeds has both the method and its control for: spectrum." in page
     assert "claims and controls" not in page and "This page makes" not in page
 
 
@@ -171,7 +171,7 @@ def test_weak_pairs_are_named_and_count_nowhere():
     by_pair = {pair: NOISE + (100 if pair == PAIRS[0] else 1) for pair in PAIRS}
     suite, frame = make({"scratch": -2 + NOISE, "kd": 0.0, "uhkd": by_pair}, weak=PAIRS[:1])
     page = text(suite, frame)
-    assert "Weak teachers, in no difference, 1 of 4: cnn-t → vit-s." in page
+    assert "Weak teachers, left out of all differences, 1 of 4: cnn-t → vit-s." in page
     assert rows(page, "### Verdict over")["UHKD†"][0] == f"{interval(1 + NOISE)} better"
     assert "ViT students<br>(1 pair)" in page
     page = text(*make({"scratch": -2 + NOISE, "kd": 0.0, "uhkd": by_pair}, weak=PAIRS))
@@ -198,7 +198,7 @@ def test_one_seed_ranks_nothing():
     table = rows(page, "### Mean test accuracy")
     assert list(table) == ["UHKD†", "KD", "Scratch", "UHKD† (C0)"]  # the last lacks a pair
     assert table["UHKD†"] == ["77.0", "4 of 4"] and table["UHKD† (C0)"] == ["78.0", "3 of 4"]
-    assert "One seed ranks nothing" in page
+    assert "One seed does not rank methods" in page
     assert not any(word in page for word in ("better than", "Verdict over", "best", "not separated", "This page makes"))
 
 

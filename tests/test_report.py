@@ -73,7 +73,9 @@ def test_the_verdict_comes_from_the_table_of_verdicts(plan):
     lists = {one["kind"]: "; ".join(one["methods"]) for one in first["lists"]}
     for kind, words in (("better", "Better than KD"), ("worse", "Worse"), ("not separated", "Not separated")):
         assert f"{words}: {lists.get(kind, 'none')}." in sentence
-    assert first["title"].startswith("Verdict against KD") and first["detectable"].startswith("Smallest")
+    assert first["title"].startswith("Verdict against KD") and first["detectable"].startswith(
+        "Minimum detectable difference"
+    )
     assert len(lists) > 1
 
 

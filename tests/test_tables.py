@@ -112,17 +112,20 @@ def test_cells_by_hand():
     assert row(text, "Scratch") == ["**81.0 ± 1.0 (3)**"]
     assert row(text, "Scratch", "### Paired difference to KD") == [r"−2.0 \[−4.5, +0.5\] (3)"]  # 4.3027 / sqrt 3
     assert row(text, "test accuracy") == ["96.1 ± 0.1 (3)"]
-    assert row(text, "KD", "### DECIDES NOTHING") == ["83.0", "84.0", "+1.0", "1"]
+    assert row(text, "KD", "### For information only") == ["83.0", "84.0", "+1.0", "1"]
     assert row(text, "KD", "### Cost") == ["1,000", "10", "2.00 ×", "300"]
 
 
 def test_page_says_what_a_reader_needs():
     text = page(*make())
     assert text.index("Too small to rank.") < text.index("## Main block")
-    assert "10 classes: guessing has 10.0 %." in text
+    assert "10 classes: chance level 10.0 %." in text
     assert "540 test samples" in text and re.search(r"standard error of 1\.\d points", text)
     assert "image: nearest neighbour 95.2 %, logistic regression 91.3 % (on 1,000 train and 540 test samples)" in text
-    assert "Smallest true difference" in text and "Holm's first step over 5 methods, n = 3" in text
+    assert (
+        "Minimum detectable difference (paired t test, 5 %, 80 % power)" in text
+        and "Holm's first step over 5 methods, n = 3" in text
+    )
     assert "CNN → CNN<br>cnn-t →<br>cnn-s" in text
     assert text.count("our reading of the paper") == 1 and text.count("known from a transcription") == 1
     assert text.index("*Reference*") < text.index("*Logits*") < text.index("*Frequency*") < text.index("*Cross-modal*")
@@ -166,7 +169,7 @@ def test_every_status_explains_itself():
         ["diverged in 3 of 3 seeds (seeds 0, 1, 2: non-finite ce at step 2)"],
         ["no result yet for seed 0 (1 of 3)"],
         ["no result yet for seeds 0, 1, 2 (3 of 3)"],
-        ["seed 2 of 3 planned finished without a finite accuracy and does not count"],
+        ["no finite accuracy in seed 2 (1 of 3), not counted"],
         ["projector added"],
     ]
     assert text.index("PARTIAL TABLE, no result yet for 4 of 54 runs") < text.index("## Main block")
@@ -190,7 +193,7 @@ def test_nothing_finished_one_seed_one_pair_and_no_kd():
     assert "undecided" in text and "cannot be estimated" in text and "nan" not in text.lower().replace("nano", "")
     suite, block, frame = make(pairs=1, seeds=1)
     text = page(suite, block, frame)
-    assert "One single seed" in text and "**8" not in text and "one common seed: no interval" in text
+    assert "Only one seed" in text and "**8" not in text and "one common seed: no interval" in text
     suite, block, frame = make(pairs=1, methods=("scratch", "ofa"))
     text = page(suite, block, frame)
     assert "no plain KD" in text and "Paired difference to Scratch" in text and "Verdict against Scratch" in text

@@ -149,7 +149,7 @@ def _explanations(runs: Runs) -> list[str]:
             why = "".join(f"; {r}" for r in dict.fromkeys(reasons) if r)
             texts.append(f"no result yet for {_seeds(group)} ({len(group)} of {n}{why})")
         elif lost := [run for run in group if not run["counts"]]:
-            texts.append(f"{_seeds(lost)} of {n} planned finished without a finite accuracy and does not count")
+            texts.append(f"no finite accuracy in {_seeds(lost)} ({len(lost)} of {n}), not counted")
     if not n:
         texts.append("not among the planned runs")
     return texts + list(dict.fromkeys(note for run in runs for note in _as_list(run["notes"])))

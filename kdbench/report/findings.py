@@ -98,17 +98,17 @@ def _about(suite: Suite, claims: dict[str, Claims]) -> Section:
         "claims and kinds of pairs are not."
     ]
     if not suite.tune:
-        parts.append("No method was tuned to these data: a loss of another weight may stand elsewhere.")
+        parts.append("No method was tuned on these data: with another loss weight, a method may rank differently.")
     results = [result for of_block in claims.values() for result in of_block]
     tests = sum(np.isfinite(result.verdict["p"]) for result in results)
     if tests:
         parts.append(
-            f"This page makes {_count(tests, 'test')} of claims. Chance alone calls a method better or worse than a "
-            "control that is just as good in one test of twenty."
+            f"This page makes {_count(tests, 'test')} of claims. By chance alone, one test in twenty calls a method "
+            "better or worse than a control that is equally good."
         )
     held = {result.claim.name for result in results}
     if lacking := [claim.name for claim in suite.claims if claim.name not in held]:
-        parts.append(f"No block with two seeds or more has method and control of: {', '.join(lacking)}.")
+        parts.append(f"No block with at least two seeds has both the method and its control for: {', '.join(lacking)}.")
     return Section("", tuple(parts))
 
 
@@ -125,8 +125,8 @@ def _facts(block: Block, frame: pd.DataFrame) -> list[str]:
     gains = stats.headline_pairs(frame)
     for kind, meaning in (
         ("headline", f"Headline pairs (teacher at least {stats.HEADLINE_POINTS:g} points above scratch on validation)"),
-        ("weak", "Weak teachers, in no difference"),
-        ("undecided", "Teacher or scratch unknown, in no difference"),
+        ("weak", "Weak teachers, left out of all differences"),
+        ("undecided", "Teacher or scratch unknown, left out of all differences"),
     ):
         if own := [_arrow(p) for p in block.pairs if gains.loc[p.id, "kind"] == kind]:
             lines.append(f"{meaning}, {len(own)} of {len(block.pairs)}: {', '.join(own)}.")
@@ -172,8 +172,8 @@ def _one_seed_parts(block: Block, frame: pd.DataFrame) -> list[str | Table]:
     )
     return [
         Table("Mean test accuracy over all pairs, %", "Method", (("accuracy",), ("pairs",)), (Group("", rows),)),
-        "One seed ranks nothing: another seed would give other networks, and no interval or test can tell how far the "
-        "order above would change.",
+        "One seed does not rank methods: another seed would give other networks, and no interval or test can say "
+        "how far this order would change.",
     ]
 
 
@@ -184,8 +184,8 @@ def _verdict_parts(block: Block, frame: pd.DataFrame) -> list[str | Table]:
     """One table of all methods against each baseline, and a sentence a baseline."""
     baselines = baselines_of(block)
     if not baselines:
-        return ["This block has neither KD nor scratch beside another method, so there is nothing to hold one against."]
-    missing = [] if "kd" in baselines else ["This block has no plain KD, so nothing is held against it."]
+        return ["This block has neither KD nor scratch beside another method, so there is nothing to compare with."]
+    missing = [] if "kd" in baselines else ["This block has no plain KD, so nothing is compared with it."]
     verdicts = {b: stats.verdict(frame, b, [m.id for m in rivals_of(block, b)]) for b in baselines}
     notes: dict[str, str] = {}
 
@@ -302,7 +302,7 @@ def _best_sentence(block: Block, kind: str, comparable: pd.DataFrame, best: set[
         _label(block, m) for m in comparable.mean().sort_values(ascending=False, kind="stable").index if m in best
     ]
     uncompared = joined(_label(block, m) for m in others)
-    lacking = f" Not compared, for want of pairs or seeds: {uncompared}." if others else ""
+    lacking = f" Not compared, for lack of pairs or seeds: {uncompared}." if others else ""
     if len(labels) == 1:
         return f"{_start(kind)}: {labels[0]} is the best.{lacking}"
     return f"{_start(kind)}: not separated: {joined(labels)}.{lacking}"
@@ -326,7 +326,7 @@ def _answer(block: Block, claim: Claim, students: str, frame: pd.DataFrame, v: p
     method, control = _label(block, claim.method), _label(block, claim.control)
     asked = f"{claim.question} {_start(students)}:" if students else claim.question
     if not np.isfinite(v["p"]):
-        return f"{asked} Cannot be told: {v['reason']}."
+        return f"{asked} Cannot be answered: {v['reason']}."
     difference, _ = with_interval(v["difference"], v["low"], v["high"], v["n"], {})
     if v["low"] > 0:
         return f"{asked} {method} is better than its control {control}: {difference} points."
@@ -334,8 +334,8 @@ def _answer(block: Block, claim: Claim, students: str, frame: pd.DataFrame, v: p
         return f"{asked} {method} is worse than its control {control}: {difference} points."
     found = stats.detectable(frame, claim.control, [claim.method])
     return (
-        f"{asked} Undecided after {v['n']} seeds: {method} minus {control} is {difference} points. The smallest true "
-        f"difference that so many seeds find with 80 % power is {found.verdict:.1f} points."
+        f"{asked} Undecided after {v['n']} seeds: {method} minus {control} is {difference} points. With this many "
+        f"seeds, the minimum detectable difference (80 % power) is {found.verdict:.1f} points."
     )
 
 

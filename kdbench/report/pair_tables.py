@@ -101,7 +101,7 @@ def _teacher_row(report: BlockReport, pairs: Sequence[str], notes: dict[str, str
 
 def _gain_row(report: BlockReport, pairs: Sequence[str]) -> Row:
     gains = report.headline["gain"].reindex(pairs)
-    return Row(Cell("minus scratch, validation, points"), tuple(map(points_cell, gains)))
+    return Row(Cell("gain over scratch on validation, points"), tuple(map(points_cell, gains)))
 
 
 def _headings(report: BlockReport, pairs: Sequence[str]) -> tuple[tuple[str, ...], ...]:

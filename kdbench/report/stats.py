@@ -284,7 +284,7 @@ def _no_test(headline: int, pairs: int, n: int) -> str:
         return "n/a on every headline pair"
     if n < 2:
         return f"{n} complete seed{'' if n == 1 else 's'}, two are needed"
-    return "the same difference in every seed, no spread to test against"
+    return "the same difference in every seed: no variance to test against"
 
 
 def detectable(frame: pd.DataFrame, baseline: str, methods: Sequence[str] | None = None) -> Detectable:

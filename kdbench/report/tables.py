@@ -41,8 +41,8 @@ def describe(suite: Suite, reports: Sequence[BlockReport]) -> Document:
     if partial:
         banner.append(f"PARTIAL TABLE, no result yet for {'; '.join(partial)}. Numbers will change.")
     how = (
-        "Cells: mean ± standard deviation over seeds (number of seeds), test accuracy of the last epoch. Bold: not "
-        "separated from the best of its column by a paired 95 % t interval over seeds."
+        "Cells show the test accuracy after the last epoch: mean ± standard deviation over seeds (number of seeds). "
+        "Bold: the best of a column, and all methods whose paired 95 % t interval against it includes 0."
     )
     return Document(suite.title or suite.name, tuple(banner), (Section("", (how,)), *sections), _footer(reports))
 
@@ -54,17 +54,28 @@ def _sections(report: BlockReport) -> list[Section]:
 
     parts: list[str | Table] = [*_facts(report)]
     if "kd" not in {m.id for m in block.methods}:
-        parts.append("This block has no plain KD (logits), so the differences to it are left out.")
+        parts.append("This block has no plain KD, so there are no differences to KD.")
     if report.frame["seed"].nunique() == 1:
-        parts.append("One single seed: no interval and no test can be had, and nothing is bold.")
+        parts.append("Only one seed: there are no intervals and no tests, and nothing is bold.")
     if pairs["headline"]:
         parts += pair_tables(report, pairs["headline"])
     else:
-        parts.append("No pair of this block is known to be a headline pair (teacher at least 3 points above scratch).")
+        parts.append(
+            "No pair of this block is known to be a headline pair (teacher at least 3 points above scratch on "
+            "validation)."
+        )
     sections = [Section(f"{block.title} ({block.name})", tuple(parts))]
     for kind, title, why in (
-        ("weak", "Weak teachers", "Teacher less than 3 points above scratch on validation: not in the verdict."),
-        ("undecided", "Undecided", "Teacher or scratch not yet known on validation: not in the verdict."),
+        (
+            "weak",
+            "Weak teachers",
+            "The teacher is less than 3 points above scratch on validation. These pairs do not count in the verdict.",
+        ),
+        (
+            "undecided",
+            "Undecided",
+            "The teacher or scratch has no validation result yet. These pairs do not count in the verdict.",
+        ),
     ):
         if pairs[kind]:
             tables = pair_tables(report, pairs[kind])
@@ -108,7 +119,7 @@ def _tuning_table(block: Block, choices: Sequence[Mapping[str, Any]]) -> Table:
 
     methods = [m for m in block.methods if any(m.id == c["method"] for c in choices)]
     return Table(
-        "Tuning: chosen main weight (times the default, points gained on validation)",
+        "Tuning: selected main weight (multiple of the default, validation gain in points)",
         "Method",
         tuple((*pair.split("--", 1),) for pair in pairs),
         by_group(methods, lambda m: Row(Cell(m.label), tuple(cell(m, pair) for pair in pairs), m.id)),
@@ -128,7 +139,7 @@ def _optimism_table(block: Block, data: pd.DataFrame) -> Table:
         return Row(Cell(method.label), cells, method.id)
 
     return Table(
-        "DECIDES NOTHING: what choosing the epoch on the test set would add",
+        "For information only: gain from selecting the epoch on the test set",
         "Method",
         (("last", "epoch, %"), ("best test", "epoch, %"), ("optimism,", "points"), ("pairs",)),
         by_group(block.methods, row),
@@ -145,15 +156,15 @@ def _cost_table(block: Block, data: pd.DataFrame) -> Table:
             found.append(range_cell(own["seconds_over_scratch"], ".2f", " ×"))
         return Row(Cell(method.label), (*found, range_cell(own["peak_memory_mb_mean"])), method.id)
 
-    columns = (("extra", "parameters"), ("seconds", "a run"))
+    columns = (("extra", "parameters"), ("seconds", "per run"))
     columns += ((("time over", "scratch"),) if relative else ()) + (("peak memory,", "MB"),)
     return Table("Cost of training, range over pairs", "Method", columns, by_group(block.methods, row))
 
 
 _COST_NOTE = (
-    "Seconds are those of the student's own steps: what the runs of a job share, the teacher's forward pass and the "
-    "batches, is not counted, nor is evaluation. Scratch is timed in a job of its own, so a busy machine moves the "
-    "ratio. Memory is that of the whole process, with all its runs."
+    "Seconds cover the student's own training steps. What the runs of a job share (the teacher's forward pass and "
+    "the batches) is not included, nor is evaluation. Scratch is timed in a separate job, so other load on the "
+    "machine changes the ratio. Memory is that of the whole process with all its runs."
 )
 
 
@@ -161,21 +172,21 @@ def _facts(report: BlockReport) -> list[str]:
     counts, classes = report.counts, report.classes
     lines = [f"Data: {say(counts)}."] if counts else []
     if classes:
-        lines.append(f"{classes:,} classes: guessing has {100 / classes:.1f} %.")
+        lines.append(f"{classes:,} classes: chance level {100 / classes:.1f} %.")
     lines += map(str, report.data_notes)
     level = stats.mean_sd(report.cells["test_mean"]).mean
     if counts.get("test") and level is not None:
         error = stats.sampling_error(level, counts["test"])
         lines.append(
-            f"{counts['test']:,} test samples: at this table's mean accuracy of {level:.1f} % they alone give one "
-            f"network's accuracy a standard error of {error:.1f} points."
+            f"{counts['test']:,} test samples: at this table's mean accuracy of {level:.1f} %, sampling alone gives "
+            f"the accuracy of one network a standard error of {error:.1f} points."
         )
     for modality, anchor in report.anchors.items():
         names = ("nearest neighbour", "logistic regression")
         found = [f"{name} {anchor[name]:.1f} %" for name in names if known(anchor.get(name))]
         sizes = [f"{say(anchor[f'{k}_used'])} {k}" for k in ("train", "test") if anchor.get(f"{k}_used")]
         used = f" (on {' and '.join(sizes)} samples)" if sizes else ""
-        lines.append(f"Without any network, {modality}: {', '.join(found) or 'none'}{used}.")
+        lines.append(f"Without a network, {modality}: {', '.join(found) or 'none'}{used}.")
     return lines
 
 

@@ -11,8 +11,8 @@ import pandas as pd
 from kdbench.report.page import Cell
 
 ONE_SEED = (
-    "one seed, so in braces a 95 % bootstrap interval over the test images: it tells these two networks apart, not the "
-    "two methods, since another seed would give other networks"
+    "one seed: braces show a 95 % bootstrap interval over the test images. It compares these two networks, not the "
+    "two methods: another seed would give other networks"
 )
 
 

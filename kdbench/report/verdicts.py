@@ -112,7 +112,7 @@ def verdict_sentence(block: Block, verdict: pd.DataFrame, baseline: str) -> str:
 
     return (
         f"Better than {label_of(block, baseline)}: {named('better')}. Worse: {named('worse')}. "
-        f"Not separated: {named('not separated')}. Without a test: {named('no test')}."
+        f"Not separated: {named('not separated')}. Not tested: {named('no test')}."
     )
 
 
@@ -126,9 +126,14 @@ def detectable_sentence(frame: pd.DataFrame, baseline: str, rivals: Sequence[str
     if found.cell:
         sizes.append(f"{found.cell:.1f} points in a single cell (n = {found.cell_n})")
     if not sizes:
-        return "The smallest detectable difference cannot be estimated: it takes two complete seeds that differ."
-    found_by = "Smallest true difference that a two-sided paired t test at 5 % finds with 80 % power"
+        return (
+            "The minimum detectable difference cannot be estimated: this takes two complete seeds with different "
+            "results."
+        )
+    found_by = "Minimum detectable difference (paired t test, 5 %, 80 % power)"
     pooled = (
-        " At the spread pooled over these methods; one that varies less is found sooner." if len(rivals) > 1 else ""
+        " The spread is pooled over these methods; for a method that varies less, the difference is smaller."
+        if len(rivals) > 1
+        else ""
     )
     return f"{found_by}: {'; '.join(sizes)}.{pooled}"

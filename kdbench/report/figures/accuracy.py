@@ -80,8 +80,9 @@ def forest(report: BlockReport, by_pair: bool) -> Figure:
     below(
         figure,
         [
-            f"Right of 0: better than {labels[baseline]}{own}. Bars: 95 % t interval over seeds, arrow: it goes beyond "
-            f"the frame; open point: no interval. Weak and undecided pairs are not in the {where}.",
+            f"Right of 0: better than {labels[baseline]}{own}. Bars: 95 % t intervals over seeds; an arrow marks an "
+            "interval that extends beyond the axis, an open point has none. Weak and undecided pairs are not "
+            f"included in the {where}.",
             *left_out,
             *more,
         ],

@@ -15,7 +15,7 @@ def baseline_of(block: Block) -> str:
     ids = [m.id for m in block.methods]
     baseline = next((b for b in ("kd", "scratch") if b in ids), None)
     if baseline is None or len(ids) < 2:
-        raise KdbenchError(f"block {block.name!r} has no KD and no scratch to hold its methods against")
+        raise KdbenchError(f"block {block.name!r} has no KD and no scratch to compare its methods with")
     return baseline
 
 

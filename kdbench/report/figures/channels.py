@@ -69,8 +69,9 @@ def draw(report: BlockReport) -> Figure:
             f"Whiskers: {whiskers}.",
             "Frequencies run along the channel index, not over space: the channel mean is frequency 0 and part of the "
             "low band where it is kept.",
-            "Permuted channels: each side in its own random order, as two networks that share no order of channels. "
-            "Shuffled pairs: each sample with a random one of the other side, or of its own class.",
+            "Permuted channels: each side in a random order of its own, as in two networks whose channels do not "
+            "correspond. Shuffled pairs: each sample is paired with a random sample of the other side, or with one "
+            "of its own class.",
             *(f"n/a: {', '.join(pairs)}: {reason}" for reason, pairs in absent.items()),
             *left_out,
         ],

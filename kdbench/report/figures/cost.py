@@ -70,8 +70,8 @@ def draw(report: BlockReport) -> Figure:
     below(
         figure,
         [
-            "Whiskers: 95 % t interval over seeds; open point: no interval. Time: the student's own steps, log scale; "
-            "the teacher's forward pass is shared and not counted.",
+            "Whiskers: 95 % t intervals over seeds; open points have none. Time: the student's own training steps, "
+            "log scale; the teacher's forward pass is shared and not included.",
             *([f"Without a complete seed on the headline pairs: {', '.join(absent)}."] if absent and headline else []),
         ],
         {labels[m]: Line2D([], [], **styles[m] | {"linestyle": ""}) for m in drawn},

@@ -46,7 +46,8 @@ def draw(report: BlockReport) -> Figure:
     curves = curves[curves["pair"].isin(pairs)]
     shape = arrange(len(pairs), 3)
     title = (
-        f"{block.title}: learning curves, {seeds_text(curves['seed'].nunique())} (decide nothing; the last step counts)"
+        f"{block.title}: learning curves, {seeds_text(curves['seed'].nunique())} (for information: only the last "
+        "step counts)"
     )
     figure = canvas(title, *shape, panel=(1.6, 1.5), labels=0.3)
     for i, axes in enumerate(panel_grid(figure, shape, len(pairs), "step")):
@@ -71,7 +72,7 @@ def draw(report: BlockReport) -> Figure:
     below(
         figure,
         [
-            "Lines: mean over seeds; bands: ± one standard deviation over seeds. Large marker: the last step.",
+            "Lines: means over seeds; bands: ± one standard deviation over seeds. Large markers: the last step.",
             *left_out,
             *more,
         ],

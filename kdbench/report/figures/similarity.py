@@ -63,12 +63,12 @@ def draw(report: BlockReport) -> Figure:
     bar = {"location": "bottom", "aspect": 30, "ticks": MaxNLocator(nbins=5, steps=STEPS)}
     figure.colorbar(image, ax=list(grid), label="change of CKA, mean over stages", **bar)
     null = data.loc[data["band"].isin(tables), ["null_low", "null_high"]].abs().max().max()
-    chance = [f"Shuffled pairs reach a CKA of {null:.2f}."] if np.isfinite(null) else []
+    chance = [f"CKA of shuffled pairs: up to {null:.2f}."] if np.isfinite(null) else []
     below(
         figure,
         [
-            "Spatial frequencies of the maps. Below the first row: paired difference to it. "
-            "Means over stages and seeds, no interval.",
+            "Rows below the first: paired difference to the first. Means over stages and seeds, by band of spatial "
+            "frequencies of the feature maps; no intervals.",
             *chance,
             *notes,
             *left_out,

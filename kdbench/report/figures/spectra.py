@@ -92,10 +92,10 @@ def draw(report: BlockReport) -> Figure:
     below(
         figure,
         [
-            "Spatial frequencies of the maps. Share of each ring in the power from 1 cycle to the Nyquist frequency of "
-            "its own grid; mean over samples, channels and seeds, the mean map over samples taken off. Dot at 0: share "
-            "of DC, the mean over space, in all power up to there. No intervals; grey: range of the other methods' "
-            "means.",
+            "Share of each frequency ring in the power of the feature maps, from 1 cycle to the Nyquist frequency "
+            "of their grid; mean over samples, channels and seeds, after subtracting the mean map over samples. Dot "
+            "at 0: share of DC, the mean over space, in all power up to that frequency. Grey: range of the other "
+            "methods' means. No intervals.",
             *left_out,
         ],
         alone_lines | noise,

@@ -115,8 +115,12 @@ def _view(
 def _stage_legend(figure: Figure, methods: Sequence[str], styles, labels, notes: Iterable[str]) -> None:
     entries = {labels[m]: Line2D([], [], **styles[m]) for m in methods}
     entries |= {"shuffled pairs (null)": Patch(color=NULL)}
-    what = "Unbiased linear CKA of the maps, by band of spatial frequencies."
-    below(figure, [f"{what} Points: mean over seeds; whiskers: range over seeds, no interval.", *notes], entries)
+    what = "Unbiased linear CKA of the feature maps, by band of spatial frequencies."
+    below(
+        figure,
+        [f"{what} Points: means over seeds; whiskers: range over seeds, not a confidence interval.", *notes],
+        entries,
+    )
 
 
 def _scale(axes: Axes, data: pd.DataFrame) -> None:
