@@ -196,11 +196,13 @@ def _figures(plan: Plan, block: Block) -> Iterator[dict[str, Any]]:
     """The block's figures as they lie in the suite's folder; one older than a result says so."""
     drawn_of = [run.result for run in plan.runs().values() if run.result.exists()]
     newest = max((path.stat().st_mtime for path in drawn_of), default=0.0)
-    titles = {kind: figure.TITLE for kind, figure in figures.kinds().items()}
+    known = figures.kinds()
     for kind, path in sorted(_drawn(plan, block).items()):
         media = "image/svg+xml" if path.suffix == ".svg" else "image/png"
         source = f"data:{media};base64,{base64.b64encode(path.read_bytes()).decode()}"
-        yield {"title": titles.get(kind, kind), "source": source, "old": path.stat().st_mtime < newest}
+        title, caption = (known[kind].TITLE, known[kind].__doc__) if kind in known else (kind, "")
+        old = path.stat().st_mtime < newest
+        yield {"title": title, "caption": " ".join(caption.split()), "source": source, "old": old}
 
 
 def _drawn(plan: Plan, block: Block) -> dict[str, Path]:

@@ -1,7 +1,7 @@
 """Power of the feature maps by radius in cycles per image, one column of panels a stage.
 
 The first row compares networks trained without a teacher. Below, each pair has a row: the teacher, the student before
-training and after scratch, KD and the methods of the group `frequency`, and the range of all other methods. Lines are
+training and after scratch, KD and the methods of the frequency group, and the range of all other methods. Lines are
 means over seeds.
 """
 

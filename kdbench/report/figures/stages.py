@@ -1,7 +1,7 @@
 """CKA of teacher and student at each of four stages, before training and after each method.
 
 One row of panels a pair, one column a frequency band. Points are means over seeds, whiskers the range over seeds, grey
-the range of shuffled pairs. Single views, one pair or one method in one band, are drawn besides.
+the range of shuffled pairs. Single views show one pair or one method in one band.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Paired difference of each method to KD in test accuracy, averaged over the headline pairs.
 
-The first panel of the figure `accuracy` alone: it fits a column of a page or a slide.
+Bars are 95 % t intervals over seeds. It is the first panel of the figure of all pairs, sized for a column or a slide.
 """
 
 from __future__ import annotations
