@@ -1,8 +1,7 @@
 """Statistics of a table: paired differences, one verdict a method, and what could have been found at all.
 
 Accuracies are percent, differences are points. `frame` is always the table of one block: one row per planned
-(pair, method, seed) with at least the columns pair, method, seed, status, val, test, teacher_val
-(kdbench/results/frames.py).
+(pair, method, seed) with at least the columns pair, method, seed, status, val, test, teacher_val (results/frames.py).
 A run counts where its status is `finished` and its value is a finite number; everything else is absent, never zero.
 
 Pairs share teachers and students, so they are no replicates: seeds are, and every test below is over seeds.

@@ -128,15 +128,15 @@ def _tuning_table(block: Block, choices: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _optimism_table(block: Block, data: pd.DataFrame) -> Table:
-    known = data[data["optimism_mean_decides_nothing"].notna()]
+    measured = data[data["optimism_mean_decides_nothing"].notna()]
 
     def row(method: MethodSpec) -> Row:
-        own = known[known["method"] == method.id]
+        own = measured[measured["method"] == method.id]
         names = ("test_mean", "best_test_mean_decides_nothing", "optimism_mean_decides_nothing")
         last, best, gap = (stats.mean_sd(own[name]).mean for name in names)
         pairs = Cell(str(len(own)), len(own)) if len(own) else Cell("—")
-        cells = (number_cell(last, ".1f"), number_cell(best, ".1f"), points_cell(gap), pairs)
-        return Row(Cell(method.label), cells, method.id)
+        row = (number_cell(last, ".1f"), number_cell(best, ".1f"), points_cell(gap), pairs)
+        return Row(Cell(method.label), row, method.id)
 
     return Table(
         "For information only: gain from selecting the epoch on the test set",
