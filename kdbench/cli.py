@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import kdbench
 from kdbench import supervise
+from kdbench.cpu import slow_bf16
 from kdbench.errors import unknown
 from kdbench.plan.jobs import Job, Plan, jobs_of_pair, jobs_of_teacher, make_plan
 from kdbench.plan.paths import claim, home
@@ -150,6 +151,8 @@ def _plan(args: argparse.Namespace) -> None:
         state = f"{done} of {len(job.runs)} runs" if job.runs else ("done" if job.output.exists() else "to do")
         print(f"{job.kind:10} {job.id:44} {state}")
     print(f"{len(plan.jobs)} jobs, {sum(len(job.runs) for job in plan.jobs)} runs; then the table and the figures")
+    if plan.suite.precision == "bf16" and plan.suite.device != "cuda" and (why := slow_bf16()):
+        print(f"precision: bf16, but {why}; this suite trains on a GPU only")
     if args.cost:
         from kdbench.terminal import cost
 

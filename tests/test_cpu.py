@@ -8,9 +8,9 @@ import sys
 
 import pytest
 import torch
-from conftest import run_jobs, tiny_plan
+from conftest import run_jobs, tiny_plan, write_tiny
 
-from kdbench import cpu
+from kdbench import cli, cpu
 from kdbench.run import training
 from kdbench.types import KdbenchError
 
@@ -81,3 +81,12 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
         for way in ("keep", "leave")
     }
     assert faults["keep"] < 0.1 * faults["leave"], faults
+
+
+@pytest.mark.parametrize(("device", "said"), [("auto", True), ("cpu", True), ("cuda", False)])
+def test_the_plan_says_that_bf16_is_slow_here(tmp_path, monkeypatch, capsys, device, said):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "slow_bf16", lambda: "this CPU has no bf16 units")
+    write_tiny(tmp_path, precision="bf16", device=device)
+    assert cli.main(["plan", "tiny"]) == 0
+    assert ("precision: bf16, but this CPU has no bf16 units" in capsys.readouterr().out) == said
