@@ -229,8 +229,8 @@ def test_augmented_batches_do_not_wait_and_are_those_of_the_cpu(trained, geometr
         order = batches.order(0, 0)
         with without_waiting():
             found = [batches.train(order[:40], recipe, 0, step) for step in range(4)]
-            images = list(batches.evaluation("image", "test"))
-        return [x.cpu() for inputs, target in found for x in (inputs["image"], target)] + [x.cpu() for x in images]
+            images = torch.cat(list(batches.evaluation("image", "test")))
+        return [x.cpu() for inputs, target in found for x in (inputs["image"], target)] + [images.cpu()]
 
     for ours, theirs in zip(on_device(drawn), drawn(torch.device("cpu")), strict=True):
         assert torch.equal(ours, theirs)

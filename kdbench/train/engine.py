@@ -123,6 +123,7 @@ def _train(
             elapsed = seconds_before + time.monotonic() - started
             checkpoint.save(state_file, _cohort_state(cohort, members, step + 1, elapsed))
             saved_at = time.monotonic()
+        del batch  # the teacher's maps make room for the next ones
 
     elapsed = seconds_before + time.monotonic() - started
     teacher_logits = {}
