@@ -41,8 +41,8 @@ def job_counts(output: str) -> dict[str, int]:
 
 def test_the_default_suite_is_planned_with_every_pair_and_figure():
     counts = job_counts(snakemake(REPOSITORY, "-n", "--forceall"))
-    assert counts["data"] == 2 and counts["teacher"] == 5 and counts["cohort"] == 14
-    assert counts["stages"] == 7 and counts["channels"] == 1 and counts["table"] == counts["figure"] == 1
+    assert counts["data"] == 2 and counts["teacher"] == 5 and counts["cohort"] == 13
+    assert counts["stages"] == 6 and counts["channels"] == 1 and counts["table"] == counts["figure"] == 1
 
 
 def test_a_suite_runs_rests_and_grows(trained):
