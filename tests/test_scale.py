@@ -17,6 +17,7 @@ from kdbench.report import figures, stats, tables
 from kdbench.report.block import BlockReport
 from kdbench.report.figures import limits
 from kdbench.results.frames import collect
+from kdbench.results.today import Today
 from kdbench.types import ModelSpec, Pair
 from speed import synthetic
 
@@ -113,7 +114,7 @@ def test_synthetic_results_count(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     plan = make_plan(load_suite(path.relative_to(tmp_path)))
     (block,) = plan.suite.blocks
-    frame = collect(plan, block)
+    frame = collect(Today(plan), block)
     assert len(frame) == 200 and set(frame["status"]) == {"finished"} and frame["teacher_val"].notna().all()
     assert set(stats.headline_pairs(frame)["kind"]) == {"headline"}
     assert all(job.output.exists() for job in plan.of("stages"))

@@ -119,7 +119,7 @@ def test_never_another_suite_than_was_asked_for(tmp_path, words, told):
 def test_the_cluster_profile_plans_the_default_suite():
     pytest.importorskip("snakemake_executor_plugin_slurm")
     output = snakemake(REPOSITORY, "-n", "--forceall", "--profile", str(REPOSITORY / "profiles/slurm"))
-    assert job_counts(output)["cohort"] == 14
+    assert job_counts(output)["cohort"] == 13
 
 
 def test_real_cifar_images_go_through_the_same_workflow(tmp_path):
