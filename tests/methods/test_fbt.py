@@ -199,6 +199,7 @@ def test_a_student_of_another_modality_is_served(student, teacher):
     assert ours.stages[2].grad.any() and ours.pooled.grad.any()
 
 
+@pytest.mark.slow
 def test_a_run_is_the_same_in_company_alone_and_resumed(trained, monkeypatch):
     changes = {"seeds": [0], "checkpoint_seconds": 0}
     together, alone = plan_for(["kd", "fbt"], **changes), plan_for(["fbt"], **changes)
