@@ -380,7 +380,7 @@ def _reference(args: argparse.Namespace) -> None:
 @verb(FOR_KEEPERS, "findings glyphs > docs/results-glyphs.md", SUITE)
 def _findings(args: argparse.Namespace) -> None:
     """Print what a suite found, from its reference alone."""
-    from kdbench.report import findings
+    from kdbench.terminal import findings
 
     print(findings.reference_page(_load(args).suite), end="")
 

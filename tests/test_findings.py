@@ -12,8 +12,8 @@ from scipy import stats as st
 
 from kdbench import cli
 from kdbench.plan.suite import load_suite
-from kdbench.report import findings
 from kdbench.report.page import markdown
+from kdbench.terminal import findings
 from kdbench.terminal.compare import read_runs
 from kdbench.types import Block, Claim, KdbenchError, MethodSpec, ModelSpec, Pair, Suite, Tune
 

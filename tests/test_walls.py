@@ -63,5 +63,21 @@ def test_no_import_circles():
         pytest.fail(" -> ".join(error.args[1]))
 
 
+ROWS = ["types errors", "files checkpoint", "cpu supervise", "tensors signals", "frequency similarity", "plan", "data"]
+ROWS += ["methods", "train", "results", "report", "run", "terminal", "conformance", "cli"]
+
+
+def test_imports_go_up_the_table_of_the_wings():
+    """The order of docs/architecture.md."""
+    height = {place: i for i, row in enumerate(ROWS) for place in row.split()}
+    allowed = {("kdbench.plan.workflow", "kdbench.data.prepare")}
+    for module, path in MODULES.items():
+        place = module.split(".")[1:2]
+        for other in imported(path):
+            there = other.split(".")[1:2]
+            if place and there and place[0] in height and there[0] in height and (module, other) not in allowed:
+                assert height[there[0]] <= height[place[0]], f"{module} imports {other}"
+
+
 def test_the_engine_can_be_read_at_a_sitting():
     assert len((PACKAGE / "train/engine.py").read_text().splitlines()) < 280
