@@ -42,6 +42,7 @@ AT_224 = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", method_names())
 def test_conforms_at_224_px(method):
     """Grids of the published tables: 56 to 7 cells, and 14 x 14 tokens; each family once on each side."""

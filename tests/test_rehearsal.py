@@ -46,7 +46,13 @@ NARROW = {"pat": {"width": 32}, "crd": {"width": 16}}
 # ------------------------------------------------------------------------------------------------------------- methods
 
 
-@pytest.mark.parametrize("method", method_names())
+OFTEN = ("scratch", "kd", "ofa", "uhkd", "fdcmkd")
+"""Of the methods, those of `quick`; the others are slow tests."""
+
+
+@pytest.mark.parametrize(
+    "method", [m if m in OFTEN else pytest.param(m, marks=pytest.mark.slow) for m in method_names()]
+)
 def test_every_method_on_every_pair_of_families(method):
     assert rehearse(method, NARROW.get(method)) == []
 

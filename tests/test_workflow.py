@@ -45,6 +45,7 @@ def test_the_default_suite_is_planned_with_every_pair_and_figure():
     assert counts["stages"] == 6 and counts["channels"] == 1 and counts["table"] == counts["figure"] == 1
 
 
+@pytest.mark.slow
 def test_a_suite_runs_rests_and_grows(trained):
     """From packed data and teachers on: run, do nothing, add a method, lose a result."""
     write_tiny(trained, seeds_per_job=2)

@@ -11,7 +11,7 @@ from builders import SIDES, adopted, signals
 from conftest import run_jobs
 from test_engine import interrupted, plan_for, weights_of
 from test_models import spec
-from test_pat import HIERARCHIES
+from test_pat import TEACHERS
 
 from kdbench.conformance import check
 from kdbench.conformance.networks import CLASSES, LABELS, MODELS
@@ -70,7 +70,7 @@ def test_the_gradient_reaches_the_learner_and_the_temperature_alone():
 # -------------------------------------------------------------------------------------------------------------- bridge
 
 
-@pytest.mark.parametrize(("timm", "args", "options", "size", "family", "stages"), HIERARCHIES, ids=lambda v: str(v)[:9])
+@pytest.mark.parametrize(("timm", "args", "options", "size", "family", "stages"), TEACHERS, ids=lambda v: str(v)[:9])
 def test_a_bridge_that_shows_the_teachers_own_third_stage_is_the_teacher(timm, args, options, size, family, stages):
     """So every known teacher is entered after its third stage and run to its end."""
     shape = (size, size, 3)

@@ -19,6 +19,8 @@ from kdbench.types import KdbenchError, PairShapes
 RNG = np.random.default_rng(0)
 HIERARCHIES = [row for row in SMALL if row[0] in ("resnet18", "mobilenetv2_100", "convnext_tiny") or "swin" in row[0]]
 HIERARCHIES += [("deit_tiny_distilled_patch16_224", {"patch_size": 8}, {}, 32, "vit", [(192, 4, 4)] * 4)]
+OFTEN = ("resnet18", "deit_tiny_distilled_patch16_224")
+TEACHERS = [row if row[0] in OFTEN else pytest.param(*row, marks=pytest.mark.slow) for row in HIERARCHIES]
 
 
 def numpys_hierarchy(s, t):
@@ -112,7 +114,7 @@ def test_differences_of_another_batch_size_are_cut_or_repeated():
     assert torch.equal(other.difference0, kept)
 
 
-@pytest.mark.parametrize(("timm", "args", "options", "size", "family", "stages"), HIERARCHIES, ids=lambda v: str(v)[:9])
+@pytest.mark.parametrize(("timm", "args", "options", "size", "family", "stages"), TEACHERS, ids=lambda v: str(v)[:9])
 def test_prompts_find_the_stages_of_every_known_teacher(timm, args, options, size, family, stages):
     shape = (size, size, 3)
     teacher = networks.build(spec(timm, args, **options), shape, CLASSES, 0)
