@@ -180,7 +180,7 @@ def test_a_block_may_have_fewer_seeds(trained):
     run_all(plan)
     frame = collect(Today(plan), suite.blocks[1])
     assert set(frame["seed"]) == {1} and (frame["status"] == "finished").all()
-    assert "One single seed" in written(plan)
+    assert "Only one seed:" in written(plan)
 
     tree["blocks"]["more"]["seeds"] = [1, 7]
     with pytest.raises(KdbenchError, match=r"blocks.more: seeds .*7"):
