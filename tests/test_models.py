@@ -134,6 +134,8 @@ WITHOUT += ["mobilenetv3_small_050", "densenet121", "regnetx_002", "pvt_v2_b0", 
 def test_stage_4_is_behind_the_head_convolution(name):
     """MobileNetV2: 1280x7x7, after conv_head and its norm, as in Hao840/OFAKD; the other stages stay what they are."""
     model = networks.build(ModelSpec("m", name, "d", "r", family="cnn"), (224, 224, 3), 7, 0).eval()
+    if not hasattr(model, "forward_intermediates"):
+        pytest.skip("this timm cannot hand out its maps")
     x = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     *first, last = Reader(model, (224, 224, 3), "cnn")(x).stages
     final, maps = model.forward_intermediates(x, indices=stage_indices(model), output_fmt="NCHW")
