@@ -12,14 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kdbench.plan.registry import (
-    PACKAGE,
-    changed_args,
-    method_info,
-    method_names,
-    parsed,
-    source_names,
-)
+from kdbench.plan.registry import PACKAGE, changed_args, method_info, method_names, parsed, source_names
 from kdbench.plan.timm_names import has_head_convolution
 from kdbench.types import MethodSpec, ModelSpec, Pair, Recipe, Suite
 

@@ -8,9 +8,7 @@ import importlib.util
 import re
 from pathlib import Path
 
-from kdbench.plan.registry import (
-    parsed,
-)
+from kdbench.plan.registry import parsed
 from kdbench.types import KdbenchError
 
 FAMILIES = {

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any
 from kdbench.data.packed import load_packed
 from kdbench.plan.jobs import Run
 from kdbench.plan.paths import data_folder
+from kdbench.results.provenance import hardware_line
+from kdbench.results.record import FINISHED, MISSING, retrain_command
+from kdbench.results.today import Today
 from kdbench.types import Block, KdbenchError, MethodSpec, Pair
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
-from kdbench.results.provenance import hardware_line
-from kdbench.results.record import FINISHED, MISSING, retrain_command
-from kdbench.results.today import Today
 
 
 def collect(today: Today, block: Block, methods: Sequence[MethodSpec] | None = None) -> pd.DataFrame:

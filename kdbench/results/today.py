@@ -32,6 +32,7 @@ class Today:
         self._data: dict[str, str | None] = {}
         self._keyed: dict[tuple[Path, str], dict[str, Any] | KdbenchError] = {}
         self._teachers: dict[tuple[str, int], dict[str, Any] | KdbenchError] = {}
+        self._whole: dict[Path, bool] = {}
         self._choices: dict[tuple[str, str], dict[str, Any]] | None = None
 
     def data(self, name: str) -> str | None:
@@ -78,7 +79,7 @@ class Today:
                 raise Stale("its result comes from another teacher")
         if record.get("tuned") != self.weight(run):
             raise Stale("its weight is not the one that tuning chose")
-        if weights and record["status"] == FINISHED and not _are_whole(run, record):
+        if weights and record["status"] == FINISHED and not self._are_whole(run, record):
             raise Stale("its weights are missing or damaged")
         return record
 
@@ -100,10 +101,17 @@ class Today:
             raise KdbenchError(f"teacher {model} of seed {seed}: {reason}; {command}") from None
         if record["status"] != FINISHED:
             raise KdbenchError(f"teacher {model} of seed {seed}: {record['status']} ({record.get('reason')})")
-        if not _are_whole(run, record):
+        if not self._are_whole(run, record):
             weights = run.stem.with_suffix(".safetensors")
             raise KdbenchError(f"{weights} is missing or damaged; {retrain_command(run.result)}")
         return record
+
+    def _are_whole(self, run: Run, record: dict[str, Any]) -> bool:
+        """Whether a run's weights are those of its record; hashed once."""
+        weights = run.stem.with_suffix(".safetensors")
+        if weights not in self._whole:
+            self._whole[weights] = weights.exists() and sha256_file(weights) == record["hashes"].get("weights")
+        return self._whole[weights]
 
     def weight(self, run: Run) -> dict[str, float] | None:
         """{parameter: value} that tuning chose for a tuned run; None for any other, and where nothing is chosen yet."""
@@ -137,11 +145,6 @@ def _keyed(run: Run) -> dict[str, Any]:
             raise Stale("its result was trained before keys went by version (kdbench 0.1, November 2026)")
         raise Stale("its result comes from another config or version of the code")
     return {key: value for key, value in record.items() if key not in BULKY}
-
-
-def _are_whole(run: Run, record: dict[str, Any]) -> bool:
-    weights = run.stem.with_suffix(".safetensors")
-    return weights.exists() and sha256_file(weights) == record["hashes"].get("weights")
 
 
 def _or_raise(found: dict[str, Any] | KdbenchError) -> dict[str, Any]:

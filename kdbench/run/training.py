@@ -16,14 +16,14 @@ from kdbench.plan.suite import typed
 from kdbench.results import provenance
 from kdbench.results.record import load_weights, measured_cost, read_run, write_run
 from kdbench.results.today import Stale, Today
+from kdbench.run.locks import locked, state_folder
+from kdbench.run.progress import Progress
 from kdbench.types import KdbenchError, Suite
 
 if TYPE_CHECKING:
     import torch
 
     from kdbench.train.batches import Batches
-from kdbench.run.locks import locked, state_folder
-from kdbench.run.progress import Progress
 
 ONE_VERSION = ("torch", "timm")
 
