@@ -249,6 +249,7 @@ def test_the_three_families_run_with_every_method(images):
     assert "FD-CMKD" in Path("tables/cifar100-32.md").read_text()
 
 
+@pytest.mark.slow
 def test_the_cost_is_counted_before_anything_is_trained(images, capsys):
     """299 images are 4 steps of 64; a step takes a student three passes and its teacher one, an epoch ends with 101."""
     anchors = str(REPOSITORY / "config/anchors-32.yaml")

@@ -177,6 +177,7 @@ def test_fewer_than_four_stages_is_a_reason(name):
             assert reason == f"the {side} shows fewer than four stages"
 
 
+@pytest.mark.slow
 def test_methods_that_adopt_a_teacher_train_in_a_cohort(trained):
     plan = tiny_plan(blocks__main__methods=["c2kd", "pat"], seeds=[0], recipes__student__steps=4)
     run_jobs(plan, "cohort")

@@ -50,6 +50,7 @@ def write_file(folder: Path) -> None:
     np.savez(folder / "pets.npz", **arrays)
 
 
+@pytest.mark.slow
 def test_from_a_folder_of_pictures_to_a_table(tmp_path, monkeypatch, capsys):
     follow(tmp_path, monkeypatch, SUITE, write_folder)
     assert [words[0] for words in COMMANDS] == ["data", "run"]
