@@ -458,7 +458,9 @@ def test_npz_names_other_arrays_and_does_not_look_at_them(tmp_path):
     "name", ["valid_images", "validation_labels", "dev_x", "x_val", "X_test", "y_train", "trainX", "testLabels", "val"]
 )
 def test_npz_refuses_an_array_that_is_meant_as_part_of_a_split(tmp_path, name):
-    sentence = rf"array {name} is not read; it has train_images, .*{name}; wanted train_images, .* val_images, .*rename"
+    sentence = (
+        rf"array {name} is not read; it has train_images, .*{name}; expected train_images, .* val_images, .*rename"
+    )
     with pytest.raises(KdbenchError, match=sentence):
         npz.build(data_dir=write(tmp_path, **{name: toy()["test_images"]}))
 
@@ -479,7 +481,7 @@ def test_npz_takes_validation_images_of_its_own(tmp_path):
         ({"val_labels": None}, "no array val_labels; it has"),
         ({"val_images": None}, "no array val_images; it has"),
         ({"val_images": toy(side=8)["test_images"]}, "train_images and val_images are of different shapes"),
-        ({"val_labels": toy()["test_labels"][:-1]}, r"val_labels is uint8 \(49,\); wanted 50 integers"),
+        ({"val_labels": toy()["test_labels"][:-1]}, r"val_labels is uint8 \(49,\); expected 50 integers"),
         ({"val_labels": toy()["test_labels"] + 1}, "val_labels holds 5"),
         ({"val_labels": np.minimum(toy()["test_labels"], 3)}, "no val image of class class 4"),
     ],
@@ -497,7 +499,7 @@ def test_npz_takes_labels_in_a_column_and_names_in_bytes(tmp_path):
     raw = npz.build(data_dir=write(tmp_path, **column, class_names=names))
     assert raw.class_names == [f"Käse {i}" for i in range(5)]
     assert all(np.array_equal(raw.labels[s], plain.labels[s]) for s in SPLITS)
-    with pytest.raises(KdbenchError, match="class_names holds what is no text"):
+    with pytest.raises(KdbenchError, match="class_names contains values that are not text"):
         npz.build(data_dir=write(tmp_path, class_names=np.array(["Käse".encode("latin-1"), *map(bytes, names[1:])])))
 
 
@@ -507,9 +509,9 @@ def test_npz_takes_labels_in_a_column_and_names_in_bytes(tmp_path):
     [
         (
             lambda labels: np.eye(5)[labels],
-            r"\(200, 5\); wanted 200 integers: these are one-hot, and .*argmax",
+            r"\(200, 5\); expected 200 integers: these are one-hot, and .*argmax",
         ),
-        (lambda labels: np.eye(5)[labels] + np.eye(5)[0], r"\(200, 5\); wanted 200 integers, one class an image"),
+        (lambda labels: np.eye(5)[labels] + np.eye(5)[0], r"\(200, 5\); expected 200 integers, one class an image"),
     ],
 )
 def test_npz_labels_with_a_row_an_image_say_what_to_give(tmp_path, dtype, change, sentence):
@@ -528,7 +530,7 @@ def test_npz_labels_with_a_row_an_image_say_what_to_give(tmp_path, dtype, change
 )
 @pytest.mark.parametrize("shape", [(200,), (200, 1)])
 def test_npz_labels_of_another_type_say_what_to_give(tmp_path, dtype, sentence, shape):
-    with pytest.raises(KdbenchError, match=rf"test_labels is .*wanted 200 integers: .*{sentence}"):
+    with pytest.raises(KdbenchError, match=rf"test_labels is .*expected 200 integers: .*{sentence}"):
         labels = toy(test=200)["test_labels"].astype(dtype).reshape(shape)
         npz.build(data_dir=write(tmp_path, test_images=toy(test=200)["test_images"], test_labels=labels))
 
@@ -542,7 +544,7 @@ def test_npz_labels_of_another_type_say_what_to_give(tmp_path, dtype, sentence, 
         ({"train_images": np.zeros((0, 6, 6, 3), np.uint8)}, "train_images is uint8"),
         ({"train_images": toy()["train_images"].transpose(0, 3, 1, 2)}, "channels first"),
         ({"test_images": toy(side=8)["test_images"]}, "different shapes"),
-        ({"train_labels": toy()["train_labels"][:-1]}, "train_labels is uint8 .* wanted 200 integers"),
+        ({"train_labels": toy()["train_labels"][:-1]}, "train_labels is uint8 .* expected 200 integers"),
         ({"train_labels": toy()["train_labels"].astype(float)}, "train_labels is float64"),
         ({"train_labels": np.eye(5, dtype=int)[toy()["train_labels"]]}, "train_labels is int64"),
         ({"test_labels": toy()["test_labels"] + 1}, "test_labels holds 5; 5 classes are 0 to 4"),
@@ -567,7 +569,7 @@ def test_npz_faults_name_file_and_array(tmp_path, changes, sentence):
 )
 def test_npz_that_is_no_zip_or_cut_off(tmp_path, harm):
     harm(write(tmp_path) / "data.npz")
-    with pytest.raises(KdbenchError, match=r"data\.npz is not a whole \.npz file"):
+    with pytest.raises(KdbenchError, match=r"data\.npz is not a complete \.npz file"):
         npz.build(data_dir=tmp_path)
 
 
@@ -587,8 +589,8 @@ def test_npz_with_a_flipped_bit_fails_its_checksum(tmp_path):
         ({"limit": 0}, "limit is 0"),
         ({"test_limit": 51}, "test_limit is 51"),
         ({"val_share": 1.0}, "val_share is 1.0"),
-        ({"val_share": 0.001}, "leaves one part empty"),
-        ({"limit": 5, "val_share": 0.2}, "4 training images do not cover 5 classes: none of class"),
+        ({"val_share": 0.001}, "leaves one split empty"),
+        ({"limit": 5, "val_share": 0.2}, "4 training images do not cover all 5 classes: none of class"),
     ],
 )
 def test_npz_arguments_out_of_range(tmp_path, args, sentence):
@@ -686,7 +688,7 @@ def test_fewer_test_samples_than_similarities_take_are_refused_when_packed(tmp_p
 
 @pytest.mark.parametrize(
     ("setting", "told"),
-    [("nowhere", "does not exist"), ("file", "is no folder"), ("~no-such-user/x", "does not exist")],
+    [("nowhere", "does not exist"), ("file", "is not a folder"), ("~no-such-user/x", "does not exist")],
 )
 def test_a_setting_that_names_no_folder_is_refused(tmp_path, monkeypatch, setting, told):
     monkeypatch.chdir(tmp_path)

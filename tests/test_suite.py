@@ -166,7 +166,7 @@ def test_a_file_that_is_not_there_is_named_as_a_file_with_the_nearest_one(tmp_pa
         ("other/pet.yaml", f"there is no file other/pet.yaml in {tmp_path}; did you mean other/pets.yaml?"),
         ("other/pets", "there is no suite config/other/pets.yaml; did you mean the file other/pets.yaml?"),
         ("mine", "there is no suite config/mine.yaml; did you mean the file config/mine.yml?"),
-        ("runs.csv", "runs.csv is no suite: a suite is a .yaml file"),
+        ("runs.csv", "runs.csv is not a suite: a suite is a .yaml file"),
     ):
         with pytest.raises(KdbenchError) as error:
             load_suite(wanted)

@@ -117,7 +117,7 @@ def test_a_pickle_as_a_data_set_behind_the_end_of_a_zip(bomb, monkeypatch):
     np.save(array, np.zeros(3))
     for front in (bomb, array.getvalue()):
         Path("own.npz").write_bytes(front + whole)
-        with pytest.raises(KdbenchError, match=r"own\.npz is not a whole \.npz file"):
+        with pytest.raises(KdbenchError, match=r"own\.npz is not a complete \.npz file"):
             run_data(own, own.of("data")[0])
 
 

@@ -67,7 +67,7 @@ def split(found: Labelled, limit: int | None, test_limit: int | None, val_share:
     the images that cannot be used.
     """
     if len(found.class_names) < 2:
-        raise KdbenchError(f"{found.where}: {len(found.class_names)} class; it takes two to tell apart")
+        raise KdbenchError(f"{found.where}: {len(found.class_names)} class; at least two are needed")
     for name, labels in found.labels.items():
         if missing := _missing(found, labels):
             raise KdbenchError(f"{found.where}: no {name} image of class {missing}")
@@ -86,7 +86,9 @@ def split(found: Labelled, limit: int | None, test_limit: int | None, val_share:
     labels = {name: found.labels[source][parts[name]] for name, source in origin.items()}
     if missing := _missing(found, labels["train"]):
         size, classes = len(labels["train"]), len(found.class_names)
-        raise KdbenchError(f"{found.where}: {size} training images do not cover {classes} classes: none of {missing}")
+        raise KdbenchError(
+            f"{found.where}: {size} training images do not cover all {classes} classes: none of {missing}"
+        )
     for name, words in (("val", "validation"), ("test", "test")):
         if missing := _missing(found, labels[name]):
             notes.append(f"no {words} image of class {missing}")
@@ -127,11 +129,11 @@ def _first(found: Labelled, name: str, limit: int | None, key: str) -> np.ndarra
 def _cut(found: Labelled, train: np.ndarray, val_share: float) -> tuple[np.ndarray, np.ndarray]:
     """The chosen training samples -> those for validation, the rest."""
     if not 0 < val_share < 1:
-        raise KdbenchError(f"{found.where}: val_share is {val_share}; it is a share between 0 and 1, such as 0.1")
+        raise KdbenchError(f"{found.where}: val_share is {val_share}; expected a share between 0 and 1, such as 0.1")
     count = round(val_share * len(train))
     if not 0 < count < len(train):
         raise KdbenchError(
-            f"{found.where}: val_share {val_share} of {len(train)} training images leaves one part empty"
+            f"{found.where}: val_share {val_share} of {len(train)} training images leaves one split empty"
         )
     return train[:count], train[count:]
 

@@ -62,7 +62,7 @@ def load_packed(folder: Path, verify: bool = False) -> Packed:
         names = [(stem, split) for stem in ("labels", *meta["modalities"]) for split in SPLITS]
         expected = [(meta["files"][f"{stem}-{split}.npy"], stem, split) for stem, split in names]
     except FileNotFoundError:
-        raise KdbenchError(f"{meta_path} is missing: the data set was not prepared to its end; {_REBUILD}") from None
+        raise KdbenchError(f"{meta_path} is missing: the data set was not packed completely; {_REBUILD}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _damaged(meta_path, f"not a whole data set's meta.json ({error!r})") from error
     packed = Packed(folder, meta)

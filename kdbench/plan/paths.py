@@ -85,6 +85,6 @@ def data_dir() -> Path | None:
         return None
     folder = Path(os.path.expanduser(setting))  # which, unlike Path, leaves a user that there is not
     if not os.path.isdir(folder):  # Path.is_dir raises for names that are too long
-        what = "is no folder" if os.path.lexists(folder) else "does not exist"
+        what = "is not a folder" if os.path.lexists(folder) else "does not exist"
         raise KdbenchError(f"KDBENCH_DATA={setting} {what}; set it to the folder that holds your data, or unset it")
     return folder

@@ -59,7 +59,7 @@ def suite_path(name: str | Path) -> Path:
     if (found := CONFIG_FOLDER / f"{name}.yaml").is_file():
         return found
     if path.is_file():
-        raise KdbenchError(f"{path} is no suite: a suite is a .yaml file")
+        raise KdbenchError(f"{path} is not a suite: a suite is a .yaml file")
     for near in (CONFIG_FOLDER / f"{name}.yml", Path(f"{name}.yaml"), Path(f"{name}.yml")):
         if near.is_file():
             raise KdbenchError(f"there is no suite {found}; did you mean the file {near}?")

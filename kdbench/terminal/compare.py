@@ -102,10 +102,10 @@ def read_runs(path: Path) -> pd.DataFrame:
         told = " ".join(str(error).split())
         raise KdbenchError(f"{path} cannot be read as a table of runs: {told}") from None
     if not isinstance(frame.index, pd.RangeIndex):
-        raise KdbenchError(f"{path} is no table of runs: its rows have more fields than its first line names")
+        raise KdbenchError(f"{path} is not a table of runs: its rows have more fields than its first line names")
     lacking = [column for column in _NEEDED if column not in frame]
     if lacking:
-        raise KdbenchError(f"{path} is no table of runs: it has no column {', '.join(lacking)}")
+        raise KdbenchError(f"{path} is not a table of runs: it has no column {', '.join(lacking)}")
     if frame.empty:
         raise KdbenchError(f"{path} holds no run")
     for status in set(frame["status"]) - _STATES:

@@ -106,8 +106,8 @@ def _published(name: str, archive: Path | None, data_dir: Path | None) -> Labell
                     file.replace(DOWNLOADS / source.base_folder / file.name)
         except (OSError, RuntimeError, http.client.HTTPException) as error:
             raise KdbenchError(
-                f"{name}: no whole download from {source.url}: {error}; nothing was kept. Run it again with a network, "
-                f"or set KDBENCH_DATA to a folder that holds {ARCHIVES[name]}, {name}.npz or {name}/ "
+                f"{name}: the download failed from {source.url}: {error}; nothing was kept. Run it again with a "
+                f"network, or set KDBENCH_DATA to a folder that holds {ARCHIVES[name]}, {name}.npz or {name}/ "
                 "(docs/your-own-data.md)"
             ) from error
         finally:

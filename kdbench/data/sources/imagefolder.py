@@ -23,7 +23,7 @@ from kdbench.data.raw import RawData, SourceMissing
 from kdbench.types import KdbenchError
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
-FORM = "wanted train/CLASS/*.png (or .jpg) and test/CLASS/*.png"
+FORM = "expected train/CLASS/*.png (or .jpg) and test/CLASS/*.png"
 MEANT = {**{name: name for name in SPLITS}, "valid": "val", "validation": "val"}
 """Name of a folder in small letters -> the split that it holds."""
 LEFT_BY_SYSTEMS = {"thumbs.db", "desktop.ini", "__macosx"}
@@ -79,7 +79,9 @@ def scan(folder: Path, links: bool = False) -> tuple[dict[str, dict[str, list[Pa
         if name is None or not entry.is_dir():
             unread.setdefault(_kind(entry, "folder beside train and test"), []).append(Path(entry))
         elif name in places:
-            raise KdbenchError(f"imagefolder: {folder} has {places[name].name} and {entry.name}; which is {name}?")
+            raise KdbenchError(
+                f"imagefolder: {folder} has {places[name].name} and {entry.name}; keep one of them as {name}"
+            )
         else:
             places[name] = Path(entry)
 
@@ -97,7 +99,7 @@ def scan(folder: Path, links: bool = False) -> tuple[dict[str, dict[str, list[Pa
             else:
                 unread.setdefault(_kind(entry, ""), []).append(Path(entry))
         if not found[name]:
-            raise KdbenchError(f"imagefolder: {places[name]} holds no class; {FORM}")
+            raise KdbenchError(f"imagefolder: {places[name]} has no class folders; {FORM}")
         if strange := sorted(set(found[name]) - set(found["train"])):
             raise KdbenchError(f"imagefolder: {folder}: class {strange[0]} is in {name}, but not in train")
     return found, unread
@@ -125,7 +127,7 @@ def _kind(entry: os.DirEntry, folder: str) -> str:
         return folder
     suffix = Path(entry).suffix.lower()
     if not entry.is_file():
-        return "entry that is no file"
+        return "entry that is not a file"
     return "picture outside the folders of classes" if suffix in SUFFIXES else f"{suffix or 'other'} file"
 
 
@@ -139,7 +141,7 @@ def _list_unread(unread: dict[str, list[Path]], folder: Path) -> str:
 def read(folder: Path, size: int, ground: str = "white", links: bool = False, resize: bool = True) -> Labelled:
     """The pictures of a folder, decoded when they are asked for; `resize=False` refuses those of another size."""
     if not _is_colour(ground):
-        raise KdbenchError(f"imagefolder: ground {ground!r} is no colour; wanted a name or '#rrggbb'")
+        raise KdbenchError(f"imagefolder: ground {ground!r} is not a colour; expected a name or '#rrggbb'")
     scanned, unread = scan(folder, links)
     names = list(scanned["train"])
     paths = {name: [path for some in classes.values() for path in some] for name, classes in scanned.items()}
@@ -193,7 +195,7 @@ class Pictures:
     def _fit(self, picture: Image.Image) -> np.ndarray:
         if not self.resize and picture.size != (self.size, self.size):
             width, height = picture.size
-            raise KdbenchError(f"it is {width}x{height}; wanted {self.size}x{self.size}")
+            raise KdbenchError(f"it is {width}x{height}; expected {self.size}x{self.size}")
         side = min(picture.size)
         left, top = ((length - side) // 2 for length in picture.size)
         square = picture.crop((left, top, left + side, top + side))
@@ -263,12 +265,12 @@ def _entries(place: Path, folder: Path, links: bool) -> list[os.DirEntry]:
         try:
             entry.name.encode()
         except UnicodeEncodeError:
-            raise KdbenchError(f"imagefolder: {entry.path!r}: its name is no UTF-8 text; give it another") from None
+            raise KdbenchError(f"imagefolder: {entry.path!r}: its name is not valid UTF-8; rename it") from None
         if entry.is_symlink() and not os.path.exists(entry):
-            raise KdbenchError(f"imagefolder: {entry.path} is a link that leads nowhere; remove it")
+            raise KdbenchError(f"imagefolder: {entry.path} is a broken link; remove it")
         if not links and entry.is_symlink() and not Path(os.path.realpath(entry)).is_relative_to(root):
             raise KdbenchError(
-                f"imagefolder: {entry.path} is a link that leads out of {folder}; put the files there, or allow such "
+                f"imagefolder: {entry.path} is a link to a place outside {folder}; put the files there, or allow such "
                 f"links with `links: true` (source imagefolder)"
             )
     return found

@@ -63,7 +63,7 @@ def source_files(args: dict, data_dir: Path | None) -> list[Path]:
 def read(path: Path) -> Labelled:
     """Checked arrays of the file. Raises KdbenchError, naming file and array, for whatever is wrong with either."""
     if not zipfile.is_zipfile(path):
-        raise KdbenchError(f"npz: {path} is not a whole .npz file (cut off or of another kind); make it again")
+        raise KdbenchError(f"npz: {path} is not a complete .npz file (truncated, or another format); write it again")
 
     def get(name: str) -> np.ndarray:
         if name not in arrays.files:
@@ -79,9 +79,11 @@ def read(path: Path) -> Labelled:
     try:
         arrays = np.load(path, allow_pickle=False)
     except Exception as error:
-        raise KdbenchError(f"npz: {path} is not a whole .npz file ({error}); make it again") from error
+        raise KdbenchError(f"npz: {path} is not a complete .npz file ({error}); write it again") from error
     if not isinstance(arrays, np.lib.npyio.NpzFile):
-        raise KdbenchError(f"npz: {path} is not a whole .npz file (one array, or of another kind); make it again")
+        raise KdbenchError(
+            f"npz: {path} is not a complete .npz file (a single array, or another format); write it again"
+        )
     with arrays:
         notes = _unread(path, arrays.files)
         parts = ("train", "val", "test") if {"val_images", "val_labels"} & set(arrays.files) else ("train", "test")
@@ -101,7 +103,7 @@ def read(path: Path) -> Labelled:
         where = f"npz: {path}: {part}_labels"
         if names is None:
             if int(values.max()) >= len(values):
-                raise KdbenchError(f"{where} holds {values.max()}: {len(values)} images cannot be of so many classes")
+                raise KdbenchError(f"{where} holds {values.max()}: {len(values)} images cannot have that many classes")
             names = [str(i) for i in range(int(values.max()) + 1)]
         outside = (values < 0) | (values >= len(names))
         if outside.any():
@@ -111,7 +113,7 @@ def read(path: Path) -> Labelled:
 
 
 def _found(files: list[str]) -> str:
-    return f"it has {', '.join(files)}; wanted {', '.join(NEEDED)} and, where there are some, {', '.join(OPTIONAL)}"
+    return f"it has {', '.join(files)}; expected {', '.join(NEEDED)} and, where there are some, {', '.join(OPTIONAL)}"
 
 
 def _unread(path: Path, files: list[str]) -> list[str]:
@@ -129,7 +131,7 @@ def _labels(labels: np.ndarray, images: int, where: str) -> np.ndarray:
     """Integers (N,) of whatever width. Raises KdbenchError that says how to make them of what is there."""
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
-    wanted = f"{where} is {labels.dtype} {labels.shape}; wanted {images} integers"
+    wanted = f"{where} is {labels.dtype} {labels.shape}; expected {images} integers"
     if labels.ndim == 2 and labels.dtype.kind in "biuf" and len(labels) == images:
         if ((labels == 0) | (labels == 1)).all() and (labels.sum(axis=1) == 1).all():
             raise KdbenchError(f"{wanted}: these are one-hot, and labels.argmax(axis=1) makes integers of them")
@@ -150,7 +152,7 @@ def _names(array: np.ndarray, images: int, where: str) -> list[str]:
         names = [name.decode() if isinstance(name, bytes) else str(name) for name in array.ravel()]
         "".join(names).encode()
     except Exception:  # numpy fails on code points beyond Unicode in ways of its own
-        raise KdbenchError(f"npz: {where} holds what is no text (as UTF-8, where it is bytes)") from None
+        raise KdbenchError(f"npz: {where} contains values that are not text (bytes are read as UTF-8)") from None
     return names
 
 
@@ -158,7 +160,7 @@ def _images(images: np.ndarray, where: str) -> np.ndarray:
     if images.ndim == 3:
         images = images[..., None]
     if images.dtype != np.uint8 or images.ndim != 4 or 0 in images.shape:
-        raise KdbenchError(f"npz: {where} is {images.dtype} {images.shape}; wanted uint8 (N, H, W, C) or (N, H, W)")
+        raise KdbenchError(f"npz: {where} is {images.dtype} {images.shape}; expected uint8 (N, H, W, C) or (N, H, W)")
     if images.shape[1] in (1, 3) and images.shape[3] not in (1, 3):
-        raise KdbenchError(f"npz: {where} is {images.shape}, channels first; wanted (N, H, W, C)")
+        raise KdbenchError(f"npz: {where} is {images.shape}, channels first; expected (N, H, W, C)")
     return images
