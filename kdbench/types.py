@@ -1,8 +1,8 @@
 """The vocabulary of kdbench. Read this file first.
 
 A *suite* (one YAML) is a list of *blocks*; a block compares *methods* on *pairs* over one data set. A pair is a
-teacher *model* and a student model. A **run** is one (pair, method, seed); a **cohort** is all the runs of one
-(pair, seed), trained side by side on the same batches; a **job** is one process that trains one or more cohorts.
+teacher *model* and a student model. A **run** is one (pair, method, seed, budget); a **cohort** is all the runs of one
+(pair, seed, budget), trained side by side on the same batches; a **job** is one process that trains one or more cohorts.
 
 Nothing here imports torch, so that the Snakefile can be parsed in a second.
 """
@@ -87,6 +87,20 @@ class Recipe:
     cutmix: float = 0.0
     """Alpha of CutMix; 0: off (images only). With `mixup`, each has half of the batches."""
 
+    def times(self, budget: float) -> Recipe:
+        """The recipe of a training that is `budget` times as long, its schedule stretched over all of it.
+
+        Raises KdbenchError where that is no whole number of epochs or steps.
+        """
+        unit = "epochs" if self.steps is None else "steps"
+        longer = budget * getattr(self, unit)
+        if round(longer) < 1 or abs(longer - round(longer)) > 1e-6:
+            raise KdbenchError(
+                f"{budget:g} times the {getattr(self, unit)} {unit} of recipe {self.name} is {longer:g}, "
+                f"no whole number of {unit}"
+            )
+        return replace(self, **{unit: round(longer)})
+
 
 @dataclass(frozen=True)
 class ModelSpec:
@@ -163,6 +177,10 @@ class Block:
     methods: tuple[MethodSpec, ...]
     seeds: tuple[int, ...]
     """The suite's, or some of them."""
+    budgets: tuple[float, ...] = (1,)
+    """Multiples of the steps or epochs of each student's recipe: all of this is trained once for each."""
+    budget: float = 1
+    """The one of them that tables, figures and similarities show."""
     readings: tuple[tuple[MethodSpec, tuple[MethodSpec, ...]], ...] = ()
     """Reconstructed methods with all their readings, of which the table shows the range."""
     baselines: tuple[str, ...] = ("kd", "kd-tuned", "scratch")
@@ -194,6 +212,9 @@ class Tune:
     pairs: tuple[Pair, ...]
     """Where settings are judged, on validation: one pair a student family."""
     factors: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0)
+    budget: float = 1
+    """Multiple of the steps or epochs of a student's recipe that each setting is tried for. One for the whole suite,
+    since a tuned method has one weight; where a suite does not say, the largest that a block with these pairs shows."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from kdbench.types import KdbenchError
 def frame(**cells):
     """Runs of pair p in block b; a method's values are accuracies, or the status of a run without one."""
     rows = [
-        {"block": "b", "pair": "p", "method": method, "label": method.upper(), "seed": seed}
+        {"block": "b", "pair": "p", "method": method, "budget": "1", "label": method.upper(), "seed": seed}
         | ({"status": value, "test": math.nan} if isinstance(value, str) else {"status": "finished", "test": value})
         for method, values in cells.items()
         for seed, value in enumerate(values)

@@ -36,6 +36,7 @@ def make(gains, pairs=PAIRS, seeds=5, weak=(), claims=(CLAIM,)):
             for seed in range(seeds):
                 rows.append(
                     {"block": "main", "pair": pair, "method": method, "label": LABELS[method], "seed": seed}
+                    | {"budget": 1}
                     | {"status": "finished", "reason": None, "val": 70.0, "test": 70.0 + own[seed]}
                     | {"teacher_val": 71.0 if pair in weak else 90.0, "teacher_test": 90.0}
                     | {"key": f"{pair if method != 'scratch' else pair.split('--')[1]} {method} {seed}"}

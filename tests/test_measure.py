@@ -28,10 +28,10 @@ def fake(monkeypatch):
     monkeypatch.setattr(measure, "_read", read)
     monkeypatch.setattr(Today, "record", lambda self, run: {"status": statuses[run.method]})
     methods = tuple(SimpleNamespace(id=m) for m in statuses)
-    block = SimpleNamespace(name="main", methods=methods, seeds=(0, 1))
+    block = SimpleNamespace(name="main", methods=methods, seeds=(0, 1), budget=1)
     plan = SimpleNamespace(
         suite=SimpleNamespace(blocks=(block,), models={"s": SimpleNamespace(name="s")}),
-        run_of=lambda pair, method, seed: SimpleNamespace(
+        run_of=lambda pair, method, seed, budget: SimpleNamespace(
             key="k", threads=1, method=method.id, result=SimpleNamespace(method=method.id)
         ),
     )

@@ -87,7 +87,7 @@ def test_what_is_chosen_is_trained_and_shown(trained):
     assert set(by_weight) == {0.5, 1.0}
     assert by_weight[choices[0]["value"]] == max(by_weight.values())
 
-    run = plan.run_of(pair, twin, 0)
+    run = plan.run_of(pair, twin, 0, 1)
     assert read_run(run.result)["tuned"] == {"kd_weight": choices[0]["value"]}
     text = written(plan)
     assert "| KD, tuned |" in text and "Verdict against KD, tuned" in text and "### Tuning" in text
@@ -100,7 +100,7 @@ def test_what_is_chosen_is_trained_and_shown(trained):
     frame = collect(Today(plan), plan.suite.blocks[0]).set_index("method")
     assert frame.loc["kd-tuned", "reason"] == "its weight is not the one that tuning chose"
     assert (frame.drop("kd-tuned")["status"] == "finished").all()
-    kept = plan.run_of(pair, next(m for m in plan.suite.blocks[0].methods if m.id == "dkd-tuned"), 0).result
+    kept = plan.run_of(pair, next(m for m in plan.suite.blocks[0].methods if m.id == "dkd-tuned"), 0, 1).result
     before = kept.stat().st_mtime_ns
     run_training(plan, plan.job("cohort", "cnn-t--vit-s/seeds-0.tuned"), threads=1)
     assert read_run(run.result)["tuned"] == {"kd_weight": other}

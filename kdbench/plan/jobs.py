@@ -13,7 +13,7 @@ from typing import Any
 
 from kdbench.errors import unknown
 from kdbench.plan.keys import hash_of, version_of, versions_of_run, without_defaults
-from kdbench.plan.paths import data_folder, home, owner_of, tuned_file
+from kdbench.plan.paths import data_folder, home, of_budget, owner_of, runs_folder, tuned_file
 from kdbench.plan.registry import method_info
 from kdbench.plan.suite import tuning_pair
 from kdbench.types import Block, KdbenchError, MethodSpec, Pair, Suite
@@ -23,7 +23,7 @@ SCRATCH = "scratch"
 
 @dataclass(frozen=True)
 class Run:
-    """One (pair, method, seed) of a suite; a teacher is the run of `scratch` on a pair without a teacher."""
+    """One (pair, method, seed, budget) of a suite; a teacher is the run of `scratch` on a pair without a teacher."""
 
     pair: Pair
     method: MethodSpec
@@ -37,6 +37,8 @@ class Run:
     """Hash of `config` without what stands at its default, so that a new option that is off changes no key."""
     stem: Path
     """Path of its files without suffix: .json (the result), .npz (predictions), .safetensors (weights)."""
+    budget: float = 1
+    """Multiple of the steps or epochs of the student's recipe that it trains for; `config` holds that longer recipe."""
     threads: int = 1
     """Threads it computes with: another number gives other last bits."""
     tuned: dict[str, float] | None = None
@@ -71,6 +73,11 @@ class Job:
     """Name of the block that a similarity job belongs to."""
 
     @property
+    def budget(self) -> float:
+        """Of all its runs: another one has another schedule."""
+        return self.runs[0].budget
+
+    @property
     def key(self) -> str:
         """Changes when any number this job makes may change: the reason for Snakemake to run it again."""
         return hash_of([(run.key, run.threads) for run in self.runs])[:16]
@@ -93,18 +100,18 @@ class Plan:
             raise unknown(f"{kind} job", id, found, f"suite {self.suite.name}")
         return found[id]
 
-    def runs(self) -> dict[tuple[str, str, int], Run]:
+    def runs(self, budget: float = 1) -> dict[tuple[str, str, int], Run]:
         """{(pair id, method id, seed): run} of all students; teacher-free runs stand under 'none--STUDENT'."""
-        return self._runs
+        return {place[:3]: run for place, run in self._runs.items() if run.budget == budget}
 
     @functools.cached_property
-    def _runs(self) -> dict[tuple[str, str, int], Run]:
-        return {(r.pair.id, r.method.id, r.seed): r for job in self.of("cohort") for r in job.runs}
+    def _runs(self) -> dict[tuple[str, str, int, float], Run]:
+        return {(r.pair.id, r.method.id, r.seed, r.budget): r for job in self.of("cohort") for r in job.runs}
 
-    def run_of(self, pair: Pair, method: MethodSpec, seed: int) -> Run:
+    def run_of(self, pair: Pair, method: MethodSpec, seed: int, budget: float) -> Run:
         """The run that fills a cell: for a method without a teacher, the one of the student alone."""
         pair = pair if method.needs_teacher else Pair(None, pair.student)
-        return self._runs[pair.id, method.id, seed]
+        return self._runs[pair.id, method.id, seed, budget]
 
     def teacher(self, model: str, seed: int) -> Run:
         return next(r for job in self.of("teacher") for r in job.runs if r.pair.student == model and r.seed == seed)
@@ -129,8 +136,9 @@ def _data_jobs(suite: Suite) -> list[Job]:
     return [Job("data", data_folder(suite, n).name, data_folder(suite, n) / "meta.json", data=n) for n in used]
 
 
-Wanted = dict[Pair, dict[str, tuple[MethodSpec, set[int]]]]
-"""Pair -> method id -> the method and the seeds at which it trains; without a teacher under Pair(None, student)."""
+Wanted = dict[tuple[Pair, float], dict[str, tuple[MethodSpec, set[int]]]]
+"""Pair and budget -> method id -> the method and the seeds at which it trains; without a teacher under Pair(None,
+student)."""
 
 
 def _teacher_jobs(suite: Suite) -> list[Job]:
@@ -139,19 +147,19 @@ def _teacher_jobs(suite: Suite) -> list[Job]:
     for block in suite.blocks:
         for pair in block.pairs:
             tuning = {suite.tune.seed} if suite.tune and pair in suite.tune.pairs else set()
-            _want(wanted, Pair(None, pair.teacher), _scratch(), {*block.seeds, *tuning})
+            _want(wanted, Pair(None, pair.teacher), 1, _scratch(), {*block.seeds, *tuning})
     return _cut(suite, "teacher", wanted)
 
 
 def _cohort_jobs(suite: Suite, teachers: list[Job]) -> list[Job]:
-    """One cohort a pair for the methods that have a teacher, one a student for those that have none. Tuned twins, which
-    wait for the tuning, have cohorts of their own."""
+    """One cohort a pair and budget for the methods that have a teacher, one a student and budget for those that have
+    none. Tuned twins, which wait for the tuning, have cohorts of their own."""
     plain: Wanted = {}
     twins: Wanted = {}
     for block in suite.blocks:
-        for pair, method in itertools.product(block.pairs, block.trained):
+        for pair, budget, method in itertools.product(block.pairs, block.budgets, block.trained):
             owner = pair if method.needs_teacher else Pair(None, pair.student)
-            _want(twins if method.tuned_from else plain, owner, method, block.seeds)
+            _want(twins if method.tuned_from else plain, owner, budget, method, block.seeds)
     return [*_cut(suite, "cohort", plain, teachers), *_cut(suite, "cohort", twins, teachers, "tuned")]
 
 
@@ -161,8 +169,9 @@ def _tune_jobs(suite: Suite, teachers: list[Job]) -> list[Job]:
     for block in suite.blocks:
         for pair, method in itertools.product(block.pairs, block.methods):
             if method.tuned_from:
+                judged = tuning_pair(suite.tune, suite.models, pair)
                 for setting in tuning_settings(suite, method):
-                    _want(wanted, tuning_pair(suite.tune, suite.models, pair), setting, {suite.tune.seed})
+                    _want(wanted, judged, suite.tune.budget, setting, {suite.tune.seed})
     cohorts = _cut(suite, "cohort", wanted, teachers, "tune")
     if not cohorts:
         return []
@@ -184,25 +193,26 @@ def tuning_settings(suite: Suite, twin: MethodSpec) -> list[MethodSpec]:
     ]
 
 
-def _want(wanted: Wanted, pair: Pair, method: MethodSpec, seeds: Iterable[int]) -> None:
-    wanted.setdefault(pair, {}).setdefault(method.id, (method, set()))[1].update(seeds)
+def _want(wanted: Wanted, pair: Pair, budget: float, method: MethodSpec, seeds: Iterable[int]) -> None:
+    wanted.setdefault((pair, budget), {}).setdefault(method.id, (method, set()))[1].update(seeds)
 
 
 def _cut(suite: Suite, kind: str, wanted: Wanted, teachers: Sequence[Job] = (), layer: str = "") -> list[Job]:
     """Jobs of `seeds_per_job` seeds and `methods_per_job` methods each; those without a teacher first."""
     folder = home(suite) / f"{kind}s"
     jobs = []
-    for pair, methods in sorted(wanted.items(), key=lambda item: item[0].teacher is not None):
+    for (pair, budget), methods in sorted(wanted.items(), key=lambda item: item[0][0].teacher is not None):
         name = pair.student if kind == "teacher" else pair.id
         data = suite.models[pair.student].data
         size = suite.methods_per_job or len(methods)
         made = {
             (run.method.id, run.seed): run
             for method, own_seeds in methods.values()
-            for run in _runs(suite, pair, method, own_seeds, data, kind == "teacher")
+            for run in _runs(suite, pair, method, own_seeds, data, budget, kind == "teacher")
         }
         for part, some in enumerate(_chunks(tuple(methods.values()), size)):
-            suffix = "".join(f".{s}" for s in (layer, f"part-{part}" if size < len(methods) else "") if s)
+            marks = (of_budget(budget, ""), layer, f"part-{part}" if size < len(methods) else "")
+            suffix = "".join(f".{mark}" for mark in marks if mark)
             for seeds in _chunks(_in_order(suite, some), suite.seeds_per_job):
                 id = f"{name}/seeds-{'-'.join(map(str, seeds))}{suffix}"
                 runs = tuple(made[method.id, seed] for seed in seeds for method, own in some if seed in own)
@@ -229,7 +239,8 @@ def _similarity_jobs(suite: Suite, teachers: list[Job], cohorts: list[Job]) -> l
         inputs = {pair: suite.models[pair.teacher].input for pair in block.pairs}
         for pair in block.pairs:
             if inputs[pair] == suite.models[pair.student].input:
-                needed = [j.output for j in cohorts if j.pair in (pair, Pair(None, pair.student))]
+                shown = [j for j in cohorts if j.budget == block.budget]
+                needed = [j.output for j in shown if j.pair in (pair, Pair(None, pair.student))]
                 id = f"{block.name}/{pair.id}"
                 output = home(suite) / "similarity" / f"{id}.json"
                 jobs.append(Job("stages", id, output, tuple(needed), (), block.data, pair, block.name))
@@ -252,13 +263,13 @@ def _scratch() -> MethodSpec:
     return MethodSpec(SCRATCH, SCRATCH, {k: p.default for k, p in info.params.items()}, info.title, info.group)
 
 
-def _config(suite: Suite, pair: Pair, method: MethodSpec, data: str) -> dict[str, Any]:
+def _config(suite: Suite, pair: Pair, method: MethodSpec, data: str, budget: float) -> dict[str, Any]:
     """What all seeds of a run share of its config, as JSON holds it."""
     student = suite.models[pair.student]
     config = {
         "data": dataclasses.asdict(suite.data[data]),
         "student": dataclasses.asdict(student),
-        "recipe": dataclasses.asdict(suite.recipes[student.recipe]),
+        "recipe": dataclasses.asdict(suite.recipes[student.recipe].times(budget)),
         "method": {"id": method.stream, "name": method.method, "params": method.params},
         "precision": suite.precision,
     }
@@ -271,24 +282,30 @@ def _config(suite: Suite, pair: Pair, method: MethodSpec, data: str) -> dict[str
 
 
 def _runs(
-    suite: Suite, pair: Pair, method: MethodSpec, seeds: Iterable[int], data: str, is_teacher: bool = False
+    suite: Suite,
+    pair: Pair,
+    method: MethodSpec,
+    seeds: Iterable[int],
+    data: str,
+    budget: float,
+    is_teacher: bool = False,
 ) -> list[Run]:
-    config = _config(suite, pair, method, data)
+    config = _config(suite, pair, method, data, budget)
     reduced = without_defaults(config)
-    folder = home(suite) / (Path("teachers", pair.student) if is_teacher else Path("runs", pair.id, method.id))
+    folder = home(suite) / "teachers" / pair.student if is_teacher else runs_folder(suite, budget) / pair.id / method.id
     runs = []
     for seed in seeds:
         own: dict[str, Any] = {"seed": seed}
         if pair.teacher:
             own["teacher_key"] = _teacher_key(suite, pair.teacher, seed, data)
         key, stem = hash_of(reduced | own), folder / f"seed{seed}"
-        runs.append(Run(pair, method, seed, data, is_teacher, config | own, key, stem, suite.threads))
+        runs.append(Run(pair, method, seed, data, is_teacher, config | own, key, stem, budget, suite.threads))
     return runs
 
 
 @functools.lru_cache(maxsize=4096)
 def _teacher_key(suite: Suite, model: str, seed: int, data: str) -> str:
-    return _runs(suite, Pair(None, model), _scratch(), [seed], data, True)[0].key
+    return _runs(suite, Pair(None, model), _scratch(), [seed], data, 1, True)[0].key
 
 
 @functools.lru_cache(maxsize=1024)
@@ -301,8 +318,8 @@ def tuning_runs(suite: Suite, pair: Pair, twin: MethodSpec) -> list[Run]:
     """The runs among which tuning chooses the main weight of a tuned twin on a pair."""
     judged = tuning_pair(suite.tune, suite.models, pair)
     data = suite.models[judged.student].data
-    settings = tuning_settings(suite, twin)
-    return [run for setting in settings for run in _runs(suite, judged, setting, [suite.tune.seed], data)]
+    settings, seeds, budget = tuning_settings(suite, twin), [suite.tune.seed], suite.tune.budget
+    return [run for setting in settings for run in _runs(suite, judged, setting, seeds, data, budget)]
 
 
 def _chunks(items: tuple, size: int) -> Iterable[tuple]:

@@ -3,6 +3,7 @@
     data      results/data/NAME-HASH/meta.json              one a data set, shared by all suites
     teacher   results/SUITE/teachers/MODEL/seeds-0-1.json   manifest of the runs teachers/MODEL/seedN.json
     cohort    results/SUITE/cohorts/PAIR/seeds-0-1.json     manifest of the runs runs/PAIR/METHOD/seedN.json
+              results/SUITE/cohorts/PAIR/seeds-0-1.x4.json  of a budget of 4, its runs in runs-x4/
     tune      results/SUITE/tuned.json                      weights chosen from the cohorts PAIR/seeds-N.tune.json
     stages    results/SUITE/similarity/BLOCK/PAIR.json      teacher and student by stage and band
     channels  results/SUITE/channels/BLOCK/A--B.json        two teachers of different modalities
@@ -55,6 +56,16 @@ def owner_of(name: str) -> Path | None:
 def _claim_text(folder: Path) -> str:
     claim = folder / CLAIM
     return claim.read_text(encoding="utf-8", errors="replace") if claim.is_file() else ""
+
+
+def runs_folder(suite: Suite, budget: float) -> Path:
+    """Where the runs of the students lie that train for so many times their recipe."""
+    return home(suite) / f"runs{of_budget(budget, '-')}"
+
+
+def of_budget(budget: float, before: str = " ") -> str:
+    """What names add for a budget other than 1: x4."""
+    return "" if budget == 1 else f"{before}x{budget:g}"
 
 
 def data_folder(suite: Suite, name: str) -> Path:

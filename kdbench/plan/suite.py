@@ -151,12 +151,12 @@ def check_suite(tree: Any, name: str, where: str) -> Suite:
     }
     seeds = _seeds(tree["seeds"], where)
     blocks = tuple(
-        _block(n, v, data, models, methods, seeds, f"{where}: blocks.{n}")
+        _block(n, v, data, recipes, models, methods, seeds, f"{where}: blocks.{n}")
         for n, v in _named(tree["blocks"], f"{where}: blocks")
     )
     tune = None
     if "tune" in tree:
-        tune = _tune(tree["tune"], blocks, seeds, f"{where}: tune")
+        tune = _tune(tree["tune"], blocks, recipes, models, seeds, f"{where}: tune")
         blocks = tuple(_with_tuned(block, tune, models, f"{where}: blocks.{block.name}") for block in blocks)
     claimable = {*methods, *method_names(), *(m.id for block in blocks for m in block.methods)}
     claims = tuple(
@@ -309,10 +309,13 @@ def _method(name: str, tree: Any, where: str) -> MethodSpec:
     return MethodSpec(name, method, params, f"{title} ({label})" if label else title, info.group, info.footnote)
 
 
-def _block(name: str, tree: Any, data: dict, models: dict, methods: dict, seeds: tuple[int, ...], where: str) -> Block:
+def _block(
+    name: str, tree: Any, data: dict, recipes: dict, models: dict, methods: dict, seeds: tuple[int, ...], where: str
+) -> Block:
     tree = _mapping(tree, where)
+    keys = ("title", "data", "pairs", "methods", "seeds", "budgets", "budget", "readings", "table")
     for key in tree:
-        if key not in (keys := ("title", "data", "pairs", "methods", "seeds", "readings", "table")):
+        if key not in keys:
             raise _unknown_key(key, keys, where)
     for key in ("data", "pairs", "methods"):
         if tree.get(key) in _NOTHING:
@@ -332,13 +335,32 @@ def _block(name: str, tree: Any, data: dict, models: dict, methods: dict, seeds:
     for seed in chosen:
         if seed not in seeds:
             raise unknown("seed", seed, seeds, f"{where}: seeds (the suite's are {', '.join(map(str, seeds))})")
+    budgets = tuple(_list(tree.get("budgets", [1]), f"{where}.budgets"))
+    _check_budgets(budgets, pairs, recipes, models, f"{where}.budgets")
+    budget = tree.get("budget", max(budgets))
+    if isinstance(budget, bool) or budget not in budgets:
+        raise unknown("budget", budget, budgets, f"{where}.budget")
     names_of_readings = [] if tree.get("readings") in _NOTHING else _list(tree["readings"], f"{where}.readings")
     readings = tuple(
         _readings(spec, f"{where}.readings")
         for spec in (_method_of_block(m, methods, f"{where}.readings") for m in names_of_readings)
     )
-    block = Block(name, str(tree.get("title", name)), tree["data"], pairs, specs, chosen, readings)
+    block = Block(name, str(tree.get("title", name)), tree["data"], pairs, specs, chosen, budgets, budget, readings)
     return _with_table(block, tree["table"], f"{where}.table") if "table" in tree else block
+
+
+def _check_budgets(budgets: tuple, pairs: Iterable[Pair], recipes: dict, models: dict, where: str) -> None:
+    """Refuse budgets by which the recipe of a student cannot be multiplied."""
+    for budget in budgets:
+        if Parameter("float", None).check(budget, where) <= 0:
+            raise KdbenchError(f"{where}: must be positive, got {budget}")
+    if len({f"{budget:g}" for budget in budgets}) < len(budgets):
+        raise KdbenchError(f"{where}: a budget is listed twice in {list(budgets)}")
+    for pair, budget in itertools.product(pairs, budgets):
+        try:
+            recipes[models[pair.student].recipe].times(budget)
+        except KdbenchError as error:
+            raise KdbenchError(f"{where}: {error}") from None
 
 
 def _with_table(block: Block, tree: Any, where: str) -> Block:
@@ -379,7 +401,9 @@ def _readings(spec: MethodSpec, where: str) -> tuple[MethodSpec, tuple[MethodSpe
     return spec, tuple(result)
 
 
-def _tune(tree: Any, blocks: tuple[Block, ...], seeds: tuple[int, ...], where: str) -> Tune:
+def _tune(
+    tree: Any, blocks: tuple[Block, ...], recipes: dict, models: dict, seeds: tuple[int, ...], where: str
+) -> Tune:
     args = dict(_mapping(tree, where))
     texts = _list(args.pop("pairs", None), f"{where}.pairs")
     known = {f"{p.teacher} -> {p.student}": p for block in blocks for p in block.pairs}
@@ -389,7 +413,9 @@ def _tune(tree: Any, blocks: tuple[Block, ...], seeds: tuple[int, ...], where: s
         if normal not in known:
             raise unknown("pair", normal, known, f"{where}.pairs")
         pairs.append(known[normal])
+    args.setdefault("budget", max(block.budget for block in blocks if set(block.pairs) & set(pairs)))
     tune = _dataclass(Tune, args, where, pairs=tuple(pairs))
+    _check_budgets((tune.budget,), tune.pairs, recipes, models, f"{where}.budget")
     if tune.seed in seeds or tune.seed < 0:
         raise KdbenchError(f"{where}.seed: must be a whole number that is not among the reported seeds {list(seeds)}")
     if len(set(tune.factors)) < max(2, len(tune.factors)) or min(tune.factors) <= 0:

@@ -22,11 +22,13 @@ def gpus(suite: Suite) -> int:
 def minutes(plan: Plan, job: Job, attempt: int) -> int:
     """Time of a training job: twice the longest that jobs of its kind and pair took a run, and 5 minutes to start.
 
-    While none has been measured, what the suite says. Each attempt (1, 2, ...) asks for as much again.
+    While none has been measured, what the suite says, times the job's budget. Each attempt (1, 2, ...) asks for as much
+    again.
     """
-    measured = [seconds / runs for seconds, runs in _measured(plan, job, "seconds")]
-    wanted = 5 + math.ceil(2 * max(measured) * len(job.runs) / 60) if measured else plan.suite.minutes_per_job
-    return attempt * wanted
+    measured = [seconds / length for seconds, length in _measured(plan, job, "seconds")]
+    if measured:
+        return attempt * (5 + math.ceil(2 * max(measured) * len(job.runs) * job.budget / 60))
+    return attempt * math.ceil(plan.suite.minutes_per_job * job.budget)
 
 
 def memory_mb(plan: Plan, job: Job, attempt: int) -> int:
@@ -39,8 +41,9 @@ def memory_mb(plan: Plan, job: Job, attempt: int) -> int:
     return attempt * (1000 + math.ceil(1.5 * max(measured)) if measured else plan.suite.memory_mb)
 
 
-def _measured(plan: Plan, job: Job, what: str) -> list[tuple[float, int]]:
-    """(value, number of runs) of the finished jobs of a job's kind and pair, where their manifest is of today's key."""
+def _measured(plan: Plan, job: Job, what: str) -> list[tuple[float, float]]:
+    """(value, number of runs times their budget) of the finished jobs of a job's kind and pair, where their manifest is
+    of today's key."""
     found = []
     for other in plan.of(job.kind):
         if other.pair == job.pair and other.output.exists():
@@ -50,7 +53,7 @@ def _measured(plan: Plan, job: Job, what: str) -> list[tuple[float, int]]:
             except (OSError, ValueError, KeyError, TypeError):
                 continue  # an older version's, or damaged: whoever needs it will say so
             if value:
-                found.append((value, len(other.runs)))
+                found.append((value, len(other.runs) * other.budget))
     return found
 
 

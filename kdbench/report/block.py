@@ -143,7 +143,7 @@ def block_reports(today: Today, *also: str) -> list[BlockReport]:
 def _made_with(today: Today) -> dict[str, Any]:
     """What the footer of a table says of all runs that count, the teachers' among them, taken from their results."""
     plan = today.plan
-    runs = [*plan.runs().values(), *(run for job in plan.of("teacher") for run in job.runs)]
+    runs = [run for kind in ("cohort", "teacher") for job in plan.of(kind) for run in job.runs]
     records = [record for run in runs if (record := today.has(run))]
     days = sorted(record["finished_at"][:10] for record in records)
     names = dict.fromkeys(name for record in records for name in record["versions"])

@@ -157,7 +157,7 @@ def _details(plan: Plan, report: BlockReport) -> Iterator[tuple[str, dict[str, A
                     "notes": [*records[pair.id, method.id]["notes"], *filter(None, [method.footnote])],
                     "seeds": _table(_seeds(block, runs[pair.id, method.id], tests[pair.id]), block),
                     "curves": [{"seed": s, "points": _points(c)} for s, c in drawn.items() if c is not None],
-                    "config": plan.run_of(pair, method, block.seeds[0]).config,
+                    "config": plan.run_of(pair, method, block.seeds[0], block.budget).config,
                 },
             )
 
@@ -194,7 +194,7 @@ def _points(curve: pd.DataFrame) -> list[list[float | None]]:
 
 def _figures(plan: Plan, block: Block) -> Iterator[dict[str, Any]]:
     """The block's figures as they lie in the suite's folder; one older than a result says so."""
-    drawn_of = [run.result for run in plan.runs().values() if run.result.exists()]
+    drawn_of = [run.result for job in plan.of("cohort") for run in job.runs if run.result.exists()]
     newest = max((path.stat().st_mtime for path in drawn_of), default=0.0)
     known = figures.kinds()
     for kind, path in sorted(_drawn(plan, block).items()):

@@ -16,7 +16,17 @@ from kdbench.report.block import BlockReport
 from kdbench.report.cells import baselines_of, cells
 from kdbench.report.page import Cell, Document, Row, Section, Table, html, latex, markdown
 from kdbench.report.pair_tables import pair_tables
-from kdbench.report.text import known, note_letters, note_list, number_cell, points_cell, range_cell, say, signed
+from kdbench.report.text import (
+    budget_facts,
+    known,
+    note_letters,
+    note_list,
+    number_cell,
+    points_cell,
+    range_cell,
+    say,
+    signed,
+)
 from kdbench.report.verdicts import (
     by_group,
     claim_results,
@@ -84,7 +94,7 @@ def _sections(report: BlockReport) -> list[Section]:
     if claims := claim_results(report.suite, block, report.frame):
         parts.append(claims_table(block, claims))
     if report.tuned:
-        parts.append(_tuning_table(block, report.tuned))
+        parts.append(_tuning_table(block, report.tuned, report.suite.tune.budget))
     parts += [_optimism_table(block, data), _cost_table(block, data), _COST_NOTE]
     sections.append(Section(f"{block.title}: verdict, optimism and cost", tuple(parts)))
     return sections
@@ -99,7 +109,7 @@ def _verdict_parts(report: BlockReport, baseline: str) -> list[str | Table]:
     ]
 
 
-def _tuning_table(block: Block, choices: Sequence[Mapping[str, Any]]) -> Table:
+def _tuning_table(block: Block, choices: Sequence[Mapping[str, Any]], budget: float) -> Table:
     """Per method and tuning pair the chosen weight, and what it and the default reached on validation."""
     notes: dict[str, str] = {}
     pairs = list(dict.fromkeys(c["pair"] for c in choices))
@@ -118,8 +128,9 @@ def _tuning_table(block: Block, choices: Sequence[Mapping[str, Any]]) -> Table:
         return Cell(f"{choice['value']:.3g} (× {choice['factor']:g}{gain})", choice["value"], letters=letters)
 
     methods = [m for m in block.methods if any(m.id == c["method"] for c in choices)]
+    tried_for = "" if budget == 1 else f" at {budget:g} times the students' recipes"
     return Table(
-        "Tuning: selected main weight (multiple of the default, validation gain in points)",
+        f"Tuning{tried_for}: selected main weight (multiple of the default, validation gain in points)",
         "Method",
         tuple((*pair.split("--", 1),) for pair in pairs),
         by_group(methods, lambda m: Row(Cell(m.label), tuple(cell(m, pair) for pair in pairs), m.id)),
@@ -170,7 +181,7 @@ _COST_NOTE = (
 
 def _facts(report: BlockReport) -> list[str]:
     counts, classes = report.counts, report.classes
-    lines = [f"Data: {say(counts)}."] if counts else []
+    lines = [*budget_facts(report.block), *([f"Data: {say(counts)}."] if counts else [])]
     if classes:
         lines.append(f"{classes:,} classes: chance level {100 / classes:.1f} %.")
     lines += map(str, report.data_notes)

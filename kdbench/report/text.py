@@ -9,11 +9,21 @@ import numpy as np
 import pandas as pd
 
 from kdbench.report.page import Cell
+from kdbench.types import Block
 
 ONE_SEED = (
     "one seed: braces show a 95 % bootstrap interval over the test images. It compares these two networks, not the "
     "two methods: another seed would give other networks"
 )
+
+
+def budget_facts(block: Block) -> list[str]:
+    """A sentence that says which budget a block shows, where that is not plainly its students' recipes."""
+    if block.budgets == (1,):
+        return []
+    others = ", ".join(f"{budget:g}" for budget in block.budgets if budget != block.budget)
+    also = f" Trained too, but not shown: budget {others}." if others else ""
+    return [f"Budget {block.budget:g}: students train for {block.budget:g} times the steps of their recipes.{also}"]
 
 
 def note_letters(notes: dict[str, str], texts: Iterable[str]) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kdbench.data.packed import load_packed
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
 
 
 def collect(today: Today, block: Block, methods: Sequence[MethodSpec] | None = None) -> pd.DataFrame:
-    """One row per (pair, method, seed) that the block plans, whether there is a result or not.
+    """One row per (pair, method, seed) that the block plans at the budget it shows, whether there is a result or not.
 
-    Columns: pair, teacher, student, method, seed, status, reason, val, test, best_test (percent), best_test_epoch,
-    epochs, val_nll, test_nll, agreement (percent), teacher_val, teacher_test, seconds, peak_memory_mb,
+    Columns: pair, teacher, student, method, seed, budget, status, reason, val, test, best_test (percent),
+    best_test_epoch, epochs, val_nll, test_nll, agreement (percent), teacher_val, teacher_test, seconds, peak_memory_mb,
     extra_parameters, student_parameters, notes, label, key, finished_at, hardware, versions ({package: version}). A
     method without a teacher stands under every pair of its student.
 
@@ -35,13 +36,13 @@ def collect(today: Today, block: Block, methods: Sequence[MethodSpec] | None = N
     for pair in block.pairs:
         for method in methods or block.methods:
             for seed in block.seeds:
-                rows.append(_row(today, pair, today.plan.run_of(pair, method, seed)))
+                rows.append(_row(today, pair, today.plan.run_of(pair, method, seed, block.budget)))
     return pd.DataFrame(rows)
 
 
 def _row(today: Today, pair: Pair, run: Run) -> dict[str, Any]:
     row: dict[str, Any] = {"pair": pair.id, "teacher": pair.teacher, "student": pair.student}
-    row |= {"method": run.method.id, "label": run.method.label, "seed": run.seed, "key": run.key}
+    row |= {"method": run.method.id, "label": run.method.label, "seed": run.seed, "budget": run.budget, "key": run.key}
     with contextlib.suppress(KdbenchError):
         teacher = today.teacher(pair.teacher, run.seed)["accuracy"]
         row |= {"teacher_val": teacher["val"], "teacher_test": teacher["test"]}
@@ -71,7 +72,7 @@ def correct_images(today: Today, block: Block, frame: pd.DataFrame) -> dict[tupl
     found = {}
     for pair in block.pairs:
         for method in block.methods:
-            run = today.plan.run_of(pair, method, block.seeds[0])
+            run = today.plan.run_of(pair, method, block.seeds[0], block.budget)
             if (pair.id, method.id) in done:
                 found[pair.id, method.id] = _predicted(run, len(labels)) == labels
     return found
@@ -93,12 +94,17 @@ def _predicted(run: Run, count: int) -> np.ndarray:
 
 
 def all_runs(today: Today) -> pd.DataFrame:
-    """One row per planned run of every block, readings of reconstructed methods among them: the columns of `collect`
-    without notes and versions, after `block`."""
+    """One row per planned run of every block, readings of reconstructed methods and all budgets among them: the columns
+    of `collect` without notes and versions, after `block`."""
     import pandas as pd
 
-    frames = {block.name: collect(today, block, block.trained) for block in today.plan.suite.blocks}
-    return pd.concat(frames, names=["block", None]).reset_index("block").drop(columns=["notes", "versions"])
+    frames = {
+        (block.name, budget): collect(today, replace(block, budget=budget), block.trained)
+        for block in today.plan.suite.blocks
+        for budget in block.budgets
+    }
+    named = pd.concat(frames, names=["block", None, None]).reset_index("block")
+    return named.drop(columns=["notes", "versions"])
 
 
 def histories(today: Today, block: Block) -> pd.DataFrame:
@@ -109,7 +115,7 @@ def histories(today: Today, block: Block) -> pd.DataFrame:
     for pair in block.pairs:
         for method in block.methods:
             for seed in block.seeds:
-                run = today.plan.run_of(pair, method, seed)
+                run = today.plan.run_of(pair, method, seed, block.budget)
                 rows += [
                     {"pair": pair.id, "method": method.id, "seed": seed}
                     | {k: h[k] for k in ("epoch", "step", "val_accuracy", "test_accuracy")}

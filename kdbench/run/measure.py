@@ -53,7 +53,7 @@ def stages(plan: Plan, job: Job) -> dict[str, list[dict[str, Any]]]:
         spectra += _spectra(teacher["stages"], seed=seed, role="teacher", model=job.pair.teacher, method=None)
         candidates: dict[str, dict[str, Tensor] | None] = {"before": None}
         for method in block.methods:
-            run = plan.run_of(job.pair, method, seed)
+            run = plan.run_of(job.pair, method, seed, block.budget)
             try:
                 record = today.record(run)
             except Stale as reason:

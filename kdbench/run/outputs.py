@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kdbench.files import atomic, write_text
 from kdbench.plan.jobs import Plan
-from kdbench.plan.paths import TABLES, home, reference_folder, tuned_file
+from kdbench.plan.paths import TABLES, home, of_budget, reference_folder, tuned_file
 from kdbench.plan.suite import typed
 from kdbench.results.frames import all_runs
 from kdbench.results.record import MISSING
 from kdbench.results.today import Today
 from kdbench.types import KdbenchError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 def run_table(plan: Plan, *, partial: bool = False) -> list[Path]:
@@ -22,16 +26,22 @@ def run_table(plan: Plan, *, partial: bool = False) -> list[Path]:
     reports = block_reports(Today(plan))
     for report in reports:
         for runs in (report.frame, *(reading.frame for reading in report.readings)):
-            missing = runs[runs.status == MISSING]
-            if partial or not len(missing):
-                continue
-            first, suite = missing.iloc[0], typed(plan.suite)
-            raise KdbenchError(
-                f"{len(missing)} of {len(runs)} cells of block {report.block.name} have no result; the first is "
-                f"{first.pair}/{first.method} seed {first.seed}: {first.reason}; run snakemake (where it says that "
-                f"there is nothing to do: kdbench distill {suite} {first.pair}), or: kdbench table {suite} --partial"
-            )
+            if not partial:
+                _check_whole(plan, report.block.name, runs)
     return tables.write_tables(plan.suite, reports, TABLES)
+
+
+def _check_whole(plan: Plan, block: str, runs: pd.DataFrame) -> None:
+    """Raises KdbenchError that names the first of a block's runs that has no result."""
+    missing = runs[runs.status == MISSING]
+    if len(missing):
+        first, suite = missing.iloc[0], typed(plan.suite)
+        raise KdbenchError(
+            f"{len(missing)} of {len(runs)} cells of block {block} have no result; the first is "
+            f"{first.pair}/{first.method}{of_budget(first.budget)} seed {first.seed}: {first.reason}; run snakemake "
+            f"(where it says that there is nothing to do: kdbench distill {suite} {first.pair}), or: "
+            f"kdbench table {suite} --partial"
+        )
 
 
 def run_figures(plan: Plan, folder: Path) -> list[Path]:
@@ -50,8 +60,10 @@ def run_reference(plan: Plan) -> list[Path]:
     Raises KdbenchError when a run is missing.
     """
     tables = run_table(plan)
-    folder = reference_folder(plan.suite)
-    write_text(folder / "runs.csv", all_runs(Today(plan)).to_csv(index=False, lineterminator="\n"))
+    folder, runs = reference_folder(plan.suite), all_runs(Today(plan))
+    for block, own in runs.groupby("block", sort=False):  # among them budgets that no table shows
+        _check_whole(plan, block, own)
+    write_text(folder / "runs.csv", runs.to_csv(index=False, lineterminator="\n"))
     copies = {path: TABLES / "reference" / path.name for path in tables}
     if plan.of("tune"):
         copies[tuned_file(plan.suite)] = folder / "tuned.json"

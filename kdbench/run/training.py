@@ -11,7 +11,7 @@ from kdbench.cpu import slow_bf16
 from kdbench.data.packed import load_packed
 from kdbench.files import atomic, sha256_file, write_json
 from kdbench.plan.jobs import Job, Plan, Run
-from kdbench.plan.paths import data_folder
+from kdbench.plan.paths import data_folder, of_budget
 from kdbench.plan.suite import typed
 from kdbench.results import provenance
 from kdbench.results.record import load_weights, measured_cost, read_run, write_run
@@ -149,9 +149,9 @@ def _train_seed(today: Today, job: Job, seed: int, todo: list[Run], batches: Bat
         "versions": provenance.versions(),
         "hardware": provenance.hardware(device, suite.threads),
     }
-    say = Progress(f"{job.pair.student if job.kind == 'teacher' else job.pair.id} seed {seed}")
+    say = Progress(f"{job.pair.student if job.kind == 'teacher' else job.pair.id}{of_budget(job.budget)} seed {seed}")
     student = suite.models[job.pair.student]
-    recipe, save_every = suite.recipes[student.recipe], suite.checkpoint_seconds
+    recipe, save_every = suite.recipes[student.recipe].times(job.budget), suite.checkpoint_seconds
     cohort = Cohort(student, recipe, batches, device, seed, teacher, suite.precision, save_every)
     train_cohort(cohort, todo, state_file, lambda outcome: _write_outcome(outcome, common), say)
 

@@ -20,7 +20,7 @@ import pandas as pd
 from scipy import stats as st
 
 from kdbench.plan.jobs import make_plan
-from kdbench.plan.paths import reference_folder
+from kdbench.plan.paths import of_budget, reference_folder
 from kdbench.plan.suite import load_suite
 from kdbench.report import stats
 from kdbench.results.frames import all_runs
@@ -29,7 +29,7 @@ from kdbench.results.today import Today
 from kdbench.types import KdbenchError
 
 REPRODUCED, DIFFERS, UNJUDGED = "reproduced", "NOT REPRODUCED", "cannot be judged"
-CELL = ["block", "pair", "method"]
+CELL = ["block", "pair", "method", "budget"]
 _NEEDED = [*CELL, "label", "seed", "status", "test"]
 _STATES = {FINISHED, DIVERGED, UNSUPPORTED, MISSING}
 _EQUAL = 1e-9  # points; means closer than this are equal up to rounding
@@ -72,7 +72,7 @@ def reference(name: str) -> Path:
 
 
 def load(name: str) -> pd.DataFrame:
-    """One row a planned run: block, pair, method, label, seed, status, test (a number, or NaN where it has none)."""
+    """One row a planned run: block, pair, method, budget, label, seed, status, test (a number; NaN without one)."""
     return read_runs(Path(name))[_NEEDED] if _is_csv(name) else _collect(name)
 
 
@@ -82,12 +82,12 @@ def _is_csv(name: str) -> bool:
 
 def _collect(name: str) -> pd.DataFrame:
     frame = all_runs(Today(make_plan(load_suite(name)))).reset_index(drop=True)
-    return frame.assign(test=stats.numbers(frame, "test"))[_NEEDED]
+    return frame.assign(test=stats.numbers(frame, "test"), budget=frame["budget"].map("{:g}".format))[_NEEDED]
 
 
 def read_runs(path: Path) -> pd.DataFrame:
     """A runs.csv as `kdbench reference` writes it or a spreadsheet saves it: every column as text but `test`, which is
-    a number or NaN.
+    a number or NaN. Without a column of budgets, all are 1.
 
     Raises KdbenchError that names the file and the first thing in it that `kdbench reference` would not write."""
     try:
@@ -103,6 +103,7 @@ def read_runs(path: Path) -> pd.DataFrame:
         raise KdbenchError(f"{path} cannot be read as a table of runs: {told}") from None
     if not isinstance(frame.index, pd.RangeIndex):
         raise KdbenchError(f"{path} is not a table of runs: its rows have more fields than its first line names")
+    frame = frame.assign(budget=frame.get("budget", "1"))  # runs of November 2026 do not say
     lacking = [column for column in _NEEDED if column not in frame]
     if lacking:
         raise KdbenchError(f"{path} is not a table of runs: it has no column {', '.join(lacking)}")
@@ -118,6 +119,10 @@ def read_runs(path: Path) -> pd.DataFrame:
             raise KdbenchError(f"{path}: a test accuracy is {text!r}, not a number")
     for text in frame["test"][np.isfinite(numbers) & ~numbers.between(0, 100)]:
         raise KdbenchError(f"{path}: a test accuracy is {text!r}, not a percentage")
+    budgets = pd.to_numeric(frame["budget"].str.replace(",", "."), errors="coerce")
+    for text in frame["budget"][~(budgets > 0)]:
+        raise KdbenchError(f"{path}: a budget is {text!r}, not a positive number")
+    frame["budget"] = budgets.map("{:g}".format)
     twice = frame[frame.duplicated([*CELL, "seed"])]
     if len(twice):
         raise KdbenchError(f"{path}: two rows for {_first(twice)}, seed {twice.iloc[0]['seed']}")
@@ -140,15 +145,16 @@ def _decoded(content: bytes) -> str:
 
 
 def _first(frame: pd.DataFrame) -> str:
-    return "/".join(frame.iloc[0][CELL])
+    *names, budget = frame.iloc[0][CELL]
+    return "/".join(names) + of_budget(float(budget))
 
 
 # ---------------------------------------------------------------------------------------------------------- judgement
 
 
 def judge(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
-    """One row a cell of A or B, in their order: block, pair, method, label, a and b (Summary), difference (B minus A),
-    half (of the interval's width; NaN without one), diverged (runs in A, in B), verdict, remark."""
+    """One row a cell of A or B, in their order: block, pair, method, budget, label, a and b (Summary), difference (B
+    minus A), half (of the interval's width; NaN without one), diverged (runs in A, in B), verdict, remark."""
     of_a, of_b = (dict(iter(frame.groupby(CELL, sort=False))) for frame in (a, b))
     rows = []
     for cell in dict.fromkeys((*of_a, *of_b)):
@@ -236,7 +242,8 @@ def _aligned(rows: pd.DataFrame) -> list[str]:
     for row in rows.itertuples():
         verdict = f"{row.verdict} ({row.remark})" if row.remark else row.verdict
         numbers = (_number(row.difference, "+.2f"), _number(row.half, ".2f"))
-        lines.append((row.pair, row.label, _cell(row.a), _cell(row.b), *numbers, verdict))
+        label = f"{row.label}{of_budget(float(row.budget))}"
+        lines.append((row.pair, label, _cell(row.a), _cell(row.b), *numbers, verdict))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return [
         "  ".join(["", *(text.ljust(width) for text, width in zip(line, widths, strict=True))]).rstrip()

@@ -13,7 +13,7 @@ from typing import Any
 
 from kdbench.data.packed import load_packed
 from kdbench.plan.jobs import Job, Plan
-from kdbench.plan.paths import data_folder
+from kdbench.plan.paths import data_folder, of_budget
 from kdbench.plan.suite import typed
 from kdbench.types import KdbenchError, ModelSpec
 
@@ -22,7 +22,10 @@ UNITS = {"10^15": 1e15, "10^12": 1e12, "10^9": 1e9}
 
 
 def lines(plan: Plan) -> list[str]:
-    """A line a teacher and a pair, and their sum. Raises KdbenchError for data sets that are not packed yet."""
+    """A line a teacher, a line a pair and budget, and their sum.
+
+    Raises KdbenchError for data sets that are not packed yet.
+    """
     missing = [job.data for job in plan.of("data") if not job.output.exists()]
     if missing:
         commands = " && ".join(f"kdbench data {typed(plan.suite)} {data}" for data in missing)
@@ -36,10 +39,11 @@ def lines(plan: Plan) -> list[str]:
     used = {name for job in jobs for name in (job.pair.teacher, job.pair.student) if name}
     forward = {name: forward_operations(plan, plan.suite.models[name]) for name in used}
     counted = []
-    for (kind, pair), some in groupby(sorted(jobs, key=_owner), key=_owner):
+    for (kind, pair, budget), some in groupby(sorted(jobs, key=_owner), key=_owner):
         group = list(some)
         steps, operations = _training(plan, group, forward)
-        counted.append((f"{kind} {pair}", sum(len(job.runs) for job in group), f"{steps:,}", operations))
+        name, runs = f"{kind} {pair}{of_budget(budget)}", sum(len(job.runs) for job in group)
+        counted.append((name, runs, f"{steps:,}", operations))
     total = sum(operations for *_, operations in counted)
     unit = next((unit for unit, size in UNITS.items() if total >= size), "10^9")
     rows = [("trains", "runs", "steps a run", f"{unit} operations")]
@@ -49,14 +53,14 @@ def lines(plan: Plan) -> list[str]:
     return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows]
 
 
-def _owner(job: Job) -> tuple[str, str]:
-    return job.kind, job.pair.student if job.kind == "teacher" else job.pair.id
+def _owner(job: Job) -> tuple[str, str, float]:
+    return job.kind, job.pair.student if job.kind == "teacher" else job.pair.id, job.budget
 
 
 def _training(plan: Plan, jobs: list[Job], forward: dict[str, int]) -> tuple[int, float]:
-    """Steps of one run, and operations of all runs, of jobs that train one student with one teacher."""
+    """Steps of one run, and operations of all runs, of jobs that train one student with one teacher for one budget."""
     pair = jobs[0].pair
-    recipe = plan.suite.recipes[plan.suite.models[pair.student].recipe]
+    recipe = plan.suite.recipes[plan.suite.models[pair.student].recipe].times(jobs[0].budget)
     counts = _meta(plan, jobs[0].data)["counts"]
     per_epoch = counts["train"] // recipe.batch_size
     steps = recipe.steps or recipe.epochs * per_epoch

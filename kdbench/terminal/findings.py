@@ -19,7 +19,7 @@ from kdbench.report import stats
 from kdbench.report.cells import baselines_of, rivals_of
 from kdbench.report.page import Cell, Document, Group, Row, Section, Table, markdown
 from kdbench.report.pair_tables import FAMILIES
-from kdbench.report.text import difference_cell, joined, note_letters, note_list, with_interval
+from kdbench.report.text import budget_facts, difference_cell, joined, note_letters, note_list, with_interval
 from kdbench.report.verdicts import (
     ClaimResult,
     by_group,
@@ -70,10 +70,11 @@ def page(suite: Suite, frame: pd.DataFrame) -> Document:
 
 
 def _own(suite: Suite, block: Block, frame: pd.DataFrame) -> pd.DataFrame:
-    """The runs of a block's table, and those of scratch, which tells headline pairs whether it is shown or not."""
+    """The runs of a block's table at its budget, and those of scratch, which tells headline pairs even unshown."""
     ids = [m.id for m in block.methods]
     pairs = [p.id for p in block.pairs]
-    own = frame[(frame["block"] == block.name) & frame["pair"].isin(pairs) & frame["method"].isin([*ids, SCRATCH])]
+    shown = (frame["block"] == block.name) & (frame["budget"].astype(float) == block.budget)
+    own = frame[shown & frame["pair"].isin(pairs) & frame["method"].isin([*ids, SCRATCH])]
     there = set(zip(own["pair"], own["method"], own["seed"].astype(str), strict=True))
     for pair, method, seed in itertools.product(pairs, ids, block.seeds):
         if (pair, method, str(seed)) not in there:
@@ -118,6 +119,7 @@ def _facts(block: Block, frame: pd.DataFrame) -> list[str]:
     done = int((runs["status"] == "finished").sum())
     counts = ((len(block.methods), "method"), (len(block.pairs), "pair"), (len(block.seeds), "seed"))
     lines = [f"{', '.join(_count(n, noun) for n, noun in counts)}; {done} of {_count(len(runs), 'run')} finished."]
+    lines += budget_facts(block)
     days = sorted({str(time)[:10] for time in _told(frame, "finished_at")})
     if days:
         when = days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"

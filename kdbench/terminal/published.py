@@ -60,10 +60,11 @@ def values(suite: str) -> pd.DataFrame:
 
 
 def runs(plan: Plan) -> pd.DataFrame:
-    """One row a planned run, teachers among them: teacher, student, method, seed, and the test accuracies in percent of
-    its last and best epoch (NaN where it did not finish under today's config and code)."""
+    """One row a planned run of a budget of 1, teachers among them: teacher, student, method, seed, and the test
+    accuracies in percent of its last and best epoch (NaN where it did not finish under today's config and code)."""
     today, rows = Today(plan), []
-    for run in (run for kind in ("teacher", "cohort") for job in plan.of(kind) for run in job.runs):
+    jobs = (job for kind in ("teacher", "cohort") for job in plan.of(kind) if job.budget == 1)
+    for run in (run for job in jobs for run in job.runs):
         record = today.has(run) or {}
         accuracy = record.get("accuracy") if record.get("status") == FINISHED else None
         rows.append(

@@ -7,6 +7,7 @@ import json
 from kdbench.errors import unknown
 from kdbench.files import read_json
 from kdbench.plan.jobs import Plan
+from kdbench.plan.paths import of_budget
 from kdbench.plan.suite import typed
 from kdbench.results.record import FINISHED, MISSING, read_run
 from kdbench.results.today import Stale, Today
@@ -19,7 +20,7 @@ def show(plan: Plan, pair: str | None, method: str | None, seed: int | None) -> 
     blocks = {p.id: b for b in plan.suite.blocks for p in b.pairs}
     if pair is None:
         for block in plan.suite.blocks:
-            print(f"{block.name}: {block.title}")
+            print(f"{block.name}{of_budget(block.budget)}: {block.title}")
             for p in block.pairs:
                 _cells(today, block, p)
         return
@@ -35,11 +36,11 @@ def show(plan: Plan, pair: str | None, method: str | None, seed: int | None) -> 
         raise unknown("method", method, methods, f"block {block.name}")
     if seed is None:
         for s in block.seeds:
-            print(f"seed {s}: {_line(today, the_pair, methods[method], s, explain=True)}")
+            print(f"seed {s}: {_line(today, block, the_pair, methods[method], s, explain=True)}")
         return
     if seed not in block.seeds:
         raise unknown("seed", seed, block.seeds, f"block {block.name}")
-    run = plan.run_of(the_pair, methods[method], seed)
+    run = plan.run_of(the_pair, methods[method], seed, block.budget)
     if not run.result.exists():
         raise KdbenchError(
             f"{pair} {method} seed {seed} is not trained yet; "
@@ -51,12 +52,12 @@ def show(plan: Plan, pair: str | None, method: str | None, seed: int | None) -> 
 def _cells(today: Today, block: Block, pair: Pair) -> None:
     print(f"  {pair.id}")
     for method in block.methods:
-        lines = [_line(today, pair, method, seed) for seed in block.seeds]
+        lines = [_line(today, block, pair, method, seed) for seed in block.seeds]
         print(f"    {method.label:44} {'  '.join(lines)}")
 
 
-def _line(today: Today, pair: Pair, method: MethodSpec, seed: int, explain: bool = False) -> str:
-    run = today.plan.run_of(pair, method, seed)
+def _line(today: Today, block: Block, pair: Pair, method: MethodSpec, seed: int, explain: bool = False) -> str:
+    run = today.plan.run_of(pair, method, seed, block.budget)
     if not run.result.exists():
         return MISSING
     try:

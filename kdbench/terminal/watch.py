@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.plan.jobs import Job, Plan, Run
+from kdbench.plan.paths import of_budget
 from kdbench.results.record import DIVERGED
 from kdbench.results.today import Today
 from kdbench.run.locks import state_folder
@@ -133,7 +134,8 @@ def _held_since(folder: Path) -> float | None:
 
 
 def _seconds_left(cohorts, records, todo, held: Mapping[tuple, float]) -> float | None:
-    """Measured seconds a run, of the same pair where it has finished cohorts, else of their kind, times the runs to do.
+    """Measured seconds a run and budget, of the same pair where it has finished cohorts, else of their kind, times the
+    runs to do and their budget.
 
     Shared by as many processes as train now, but never less than the longest cohort alone.
     """
@@ -142,7 +144,7 @@ def _seconds_left(cohorts, records, todo, held: Mapping[tuple, float]) -> float 
         costs = [r["cohort_seconds"] for run in runs if (r := records[run.result]) and r["cohort_seconds"]]
         if costs:
             for place in ((job.kind, job.pair), (job.kind,), ()):
-                measured.setdefault(place, []).append(max(costs) / len(costs))
+                measured.setdefault(place, []).append(max(costs) / len(costs) / job.budget)
     if not measured:
         return None
     left = []
@@ -150,7 +152,7 @@ def _seconds_left(cohorts, records, todo, held: Mapping[tuple, float]) -> float 
         key = (job.kind, job.id, seed)
         place = next(p for p in ((job.kind, job.pair), (job.kind,), ()) if p in measured)
         elapsed = time.time() - held[key] if key in held else 0.0
-        left.append(max(statistics.mean(measured[place]) * len(todo[key]) - elapsed, 0.0))
+        left.append(max(statistics.mean(measured[place]) * job.budget * len(todo[key]) - elapsed, 0.0))
     return max(sum(left) / max(len(held), 1), *left)
 
 
@@ -173,8 +175,9 @@ class _Reader:
 
 
 def _brief(run: Run, record: dict[str, Any] | None) -> dict[str, Any] | None:
+    student = f"{run.method.label} on {run.pair.id}{of_budget(run.budget)}"
     return record and {
-        "what": f"teacher {run.pair.student}" if run.is_teacher else f"{run.method.label} on {run.pair.id}",
+        "what": f"teacher {run.pair.student}" if run.is_teacher else student,
         "seed": run.seed,
         "status": record["status"],
         "val": (record.get("accuracy") or {}).get("val"),

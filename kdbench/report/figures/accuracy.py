@@ -79,6 +79,7 @@ def forest(report: BlockReport, by_pair: bool) -> Figure:
     where = "first panel" if by_pair else "mean"
     below(
         figure,
+        report,
         [
             f"Right of 0: better than {labels[baseline]}{own}. Bars: 95 % t intervals over seeds; an arrow marks an "
             "interval that extends beyond the axis, an open point has none. Weak and undecided pairs are not "

@@ -17,7 +17,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import Locator, LogLocator, MaxNLocator
 
 from kdbench.files import atomic
+from kdbench.report.block import BlockReport
 from kdbench.report.figures.style import STYLE, styled
+from kdbench.report.text import budget_facts
 from kdbench.types import Block
 
 COLUMN = 3.5
@@ -55,9 +57,16 @@ def panel_grid(figure: Figure, shape: tuple[int, int], n: int, xlabel: str) -> l
     return list(axes[:n])
 
 
-def below(figure: Figure, sentences: Iterable[str], *legends: Mapping[str, Any], titles: Sequence[str] = ()) -> None:
+def below(
+    figure: Figure,
+    report: BlockReport,
+    sentences: Iterable[str],
+    *legends: Mapping[str, Any],
+    titles: Sequence[str] = (),
+) -> None:
     """Legends, from top to bottom, and footnote under the panels, for which the figure grows."""
     width = figure.get_figwidth()
+    sentences = [*sentences, *budget_facts(report.block)]
     note = "\n".join(wrap(sentence, width, size=7) for sentence in sentences)
     columns = max(int(width / 1.7), 1)
     legends = [entries for entries in legends if entries]

@@ -65,6 +65,7 @@ def draw(report: BlockReport) -> Figure:
         whiskers = "one seed: 95 % bootstrap interval over test samples; where permuted or shuffled, 95 % of draws"
     below(
         figure,
+        report,
         [
             f"Whiskers: {whiskers}.",
             "Frequencies run along the channel index, not over space: the channel mean is frequency 0 and part of the "

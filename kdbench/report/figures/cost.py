@@ -69,6 +69,7 @@ def draw(report: BlockReport) -> Figure:
     absent = [labels[m.id] for m in block.methods if m.id not in drawn]
     below(
         figure,
+        report,
         [
             "Whiskers: 95 % t intervals over seeds; open points have none. Time: the student's own training steps, "
             "log scale; the teacher's forward pass is shared and not included.",

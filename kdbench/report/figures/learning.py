@@ -71,6 +71,7 @@ def draw(report: BlockReport) -> Figure:
     entries = {labels[m]: Line2D([], [], **styles[m]) for m in methods}
     below(
         figure,
+        report,
         [
             "Lines: means over seeds; bands: ± one standard deviation over seeds. Large markers: the last step.",
             *left_out,

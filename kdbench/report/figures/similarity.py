@@ -66,6 +66,7 @@ def draw(report: BlockReport) -> Figure:
     chance = [f"CKA of shuffled pairs: up to {null:.2f}."] if np.isfinite(null) else []
     below(
         figure,
+        report,
         [
             "Rows below the first: paired difference to the first. Means over stages and seeds, by band of spatial "
             "frequencies of the feature maps; no intervals.",

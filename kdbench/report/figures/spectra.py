@@ -91,6 +91,7 @@ def draw(report: BlockReport) -> Figure:
         pair_lines |= {"range of all other methods": Patch(color=NULL)}
     below(
         figure,
+        report,
         [
             "Share of each frequency ring in the power of the feature maps, from 1 cycle to the Nyquist frequency "
             "of their grid; mean over samples, channels and seeds, after subtracting the mean map over samples. Dot "

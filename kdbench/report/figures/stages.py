@@ -57,7 +57,7 @@ def draw(report: BlockReport) -> Figure:
         axes.set_title(name)
     for axes in grid[-1]:
         axes.set_xlabel("stage")
-    _stage_legend(figure, methods, styles, labels, [*notes, *left_out])
+    _stage_legend(figure, report, methods, styles, labels, [*notes, *left_out])
     return figure
 
 
@@ -108,16 +108,19 @@ def _view(
         _stage_panel(one, data[(data["pair"] == pair) & (data["band"] == band)], methods, styles, labels, notes)
         one.set_title(pair_title(block, pair))
     axes[0].set_ylabel("CKA")
-    _stage_legend(figure, methods, styles, labels, [*notes, *left_out])
+    _stage_legend(figure, report, methods, styles, labels, [*notes, *left_out])
     return figure
 
 
-def _stage_legend(figure: Figure, methods: Sequence[str], styles, labels, notes: Iterable[str]) -> None:
+def _stage_legend(
+    figure: Figure, report: BlockReport, methods: Sequence[str], styles, labels, notes: Iterable[str]
+) -> None:
     entries = {labels[m]: Line2D([], [], **styles[m]) for m in methods}
     entries |= {"shuffled pairs (null)": Patch(color=NULL)}
     what = "Unbiased linear CKA of the feature maps, by band of spatial frequencies."
     below(
         figure,
+        report,
         [f"{what} Points: means over seeds; whiskers: range over seeds, not a confidence interval.", *notes],
         entries,
     )
