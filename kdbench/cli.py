@@ -250,20 +250,30 @@ def _doctor(args: argparse.Namespace) -> int:
     return doctor.examine()
 
 
-@verb(FOR_THE_WORKFLOW, "data quick digits", SUITE, argument("name", help="the data set, as the suite names it"))
+ONE_JOB = argument("--job", help="only this job of it, as the workflow names it")
+
+
+@verb(
+    FOR_THE_WORKFLOW,
+    "data quick digits",
+    SUITE,
+    argument("name", help="the data set, as the suite names it"),
+    ONE_JOB,
+)
 def _data(args: argparse.Namespace) -> None:
-    """Pack a data set of a suite."""
+    """Pack a data set of a suite: all that its seeds draw."""
     from kdbench.run.data import run_data
 
     plan = _load(args)
-    names = {job.data: job for job in plan.of("data")}
-    if args.name not in names:
-        raise unknown("data set", args.name, names, f"suite {plan.suite.name}")
-    run_data(plan, names[args.name])
+    found = [job for job in plan.of("data") if job.data == args.name]
+    if not found:
+        raise unknown("data set", args.name, {job.data for job in plan.of("data")}, f"suite {plan.suite.name}")
+    for job in [plan.job("data", args.job)] if args.job else found:
+        run_data(plan, job)
 
 
 TRAINING = (
-    argument("--job", help="only this job of it, as the workflow names it"),
+    ONE_JOB,
     argument("--expect", metavar="KEY", help="refuse to start if the suite or the code changed since"),
     argument("--threads", type=int, help="default: what the suite says"),
     argument("--seeds", type=int, nargs="+", help="only these seeds"),

@@ -1,8 +1,9 @@
 """The vocabulary of kdbench. Read this file first.
 
 A *suite* (one YAML) is a list of *blocks*; a block compares *methods* on *pairs* over one data set. A pair is a
-teacher *model* and a student model. A **run** is one (pair, method, seed, budget); a **cohort** is all the runs of one
-(pair, seed, budget), trained side by side on the same batches; a **job** is one process that trains one or more cohorts.
+teacher *model* and a student model. A **run** is one (pair, method, seed, budget); a **cohort** is all runs of one
+(pair, seed, budget), trained side by side on the same batches; a **job** is one process that trains one or more
+cohorts.
 
 Nothing here imports torch, so that the Snakefile can be parsed in a second.
 """
@@ -32,6 +33,16 @@ class DataSpec:
     name: str
     source: str
     args: dict[str, Any] = field(default_factory=dict)
+    draw_by_seed: bool = False
+    """Whether every seed trains on samples of its own: those of the source's argument `draw` at that number."""
+
+    def draw(self, seed: int) -> dict[str, int]:
+        """The argument that gives a seed its own samples; none where it has those of draw 0, the source's default."""
+        return {"draw": seed} if self.draw_by_seed and seed else {}
+
+    def drawn(self, seed: int) -> DataSpec:
+        """The data that the runs of a seed are trained with, teachers among them."""
+        return replace(self, args=self.args | self.draw(seed), draw_by_seed=False)
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
     teacher_name, student_name = args.pair.split("--")
     spec = plan.suite.models[student_name]
     recipe = plan.suite.recipes[spec.recipe]
-    pack = load_packed(data_folder(plan.suite, spec.data))
+    pack = load_packed(data_folder(plan.suite, spec.data, plan.suite.seeds[0]))
 
     loaders = {
         split: DataLoader(

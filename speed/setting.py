@@ -149,7 +149,8 @@ def plan_of(suite: dict[str, Any], name: str) -> Plan:
 
 def pack(plan: Plan, options: Options) -> Packed:
     """The data set, packed once for all suites of the work folder."""
-    return prepare_data(plan.suite.data["glyphs"], options.work / data_folder(plan.suite, "glyphs"))
+    folder = data_folder(plan.suite, "glyphs", plan.suite.seeds[0])
+    return prepare_data(plan.suite.data["glyphs"], options.work / folder)
 
 
 # --------------------------------------------------------------------------------------------------- in this process

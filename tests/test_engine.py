@@ -48,7 +48,7 @@ def plan_for(names, pair="cnn-t -> vit-s", **changes):
 
 
 def batches_of(plan) -> Batches:
-    return Batches(load_packed(data_folder(plan.suite, "digits")), {"image"}, torch.device("cpu"))
+    return Batches(load_packed(data_folder(plan.suite, "digits", 0)), {"image"}, torch.device("cpu"))
 
 
 # --------------------------------------------------------------------------------------------------------- equal terms
@@ -443,7 +443,7 @@ def test_the_record_of_a_run(trained):
     assert record["cost"]["seconds"] > 0 and record["cost"]["peak_memory_mb"] > 50
     assert record["cost"]["extra_parameters"] > 0
     assert read_run(plan.runs()["cnn-t--vit-s", "kd", 0].result)["cost"]["extra_parameters"] == 0
-    labels = load_packed(data_folder(plan.suite, "digits")).labels("test")
+    labels = load_packed(data_folder(plan.suite, "digits", 0)).labels("test")
     stored = np.load(run.stem.with_suffix(".npz"))["test_logits"]
     assert stored.shape == (540, 10)
     accuracy = 100 * (stored.argmax(1) == labels).mean()

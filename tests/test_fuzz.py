@@ -418,7 +418,7 @@ def own_data_plan(source: dict[str, Any]) -> Plan:
 def check_packed(plan: Plan) -> None:
     """What was packed is what its description says."""
 
-    pack = load_packed(data_folder(plan.suite, "digits"), verify=True)
+    pack = load_packed(data_folder(plan.suite, "digits", 0), verify=True)
     classes = len(pack.meta["class_names"])
     for split in SPLITS:
         labels = pack.labels(split)

@@ -188,3 +188,26 @@ def test_noise_and_jitter_have_their_size():
 def test_arguments_out_of_range(wrong, sentence):
     with pytest.raises(KdbenchError, match=sentence):
         build(**wrong)
+
+
+def test_a_draw_changes_all_but_the_test_set(small):
+    other, third = (build(**COUNTS, classes=10, draw=draw) for draw in (1, 2))
+    for modality in ("raster", "outline"):
+        ours, drawn, again = (raw.modalities[modality] for raw in (small, other, third))
+        assert np.array_equal(ours["test"], drawn["test"])
+        for split in ("train", "val"):
+            for a, b in ((ours, drawn), (ours, again), (drawn, again)):
+                same = (a[split][:, None] == b[split][None]).all(axis=(2, 3, 4))
+                assert not same.any(), "no sample is in two draws"
+    assert np.array_equal(small.labels["test"], other.labels["test"])
+    for split in ("train", "val"):
+        assert not np.array_equal(small.labels[split], other.labels[split])
+        assert np.array_equal(np.bincount(small.labels[split]), np.bincount(other.labels[split]))
+    with pytest.raises(KdbenchError, match="draw is -1; it cannot be negative"):
+        build(**COUNTS, classes=10, draw=-1)
+
+
+def test_numpy_takes_a_missing_fourth_number_for_zero():
+    """On which rests that samples of draw 0 are those of before there were draws."""
+    before, now = (np.random.default_rng(words).random(4) for words in ([3, 1, 7], [3, 1, 7, 0]))
+    assert np.array_equal(before, now)

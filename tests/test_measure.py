@@ -22,7 +22,7 @@ def fake(monkeypatch):
         generator = torch.Generator().manual_seed(len(maps))
         return {"stages": maps.setdefault(who, tuple(torch.randn(12, 2, 8, 8, generator=generator) for _ in range(4)))}
 
-    monkeypatch.setattr(measure, "_batches", lambda plan, job: None)
+    monkeypatch.setattr(measure, "_batches", lambda plan, job, seed: None)
     monkeypatch.setattr(measure, "_trained_teacher", lambda today, model, seed: SimpleNamespace(method="teacher"))
     monkeypatch.setattr(measure, "load_weights", lambda run: run.method)
     monkeypatch.setattr(measure, "_read", read)

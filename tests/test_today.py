@@ -136,7 +136,7 @@ def test_a_training_job_opens_its_data_once(trained, monkeypatch):
 )
 def test_a_pair_and_seed_is_trained_with_one_version_of_torch(plan, monkeypatch, theirs, refused):
     """Another build of the same version is the same version."""
-    monkeypatch.setattr(Today, "data", lambda self, name: "the data")
+    monkeypatch.setattr(Today, "data", lambda self, name, seed: "the data")
     weights = hashlib.sha256(b"weights").hexdigest()
     here = provenance.versions()
     versions = here | {"torch": theirs.format(here=here["torch"].partition("+")[0])}

@@ -68,6 +68,8 @@ class Job:
     inputs: tuple[Path, ...] = ()
     runs: tuple[Run, ...] = ()
     data: str = ""
+    seed: int | None = None
+    """Of a data job: the seed that trains with these data, or the first of those that share them."""
     pair: Pair | None = None
     block: str = ""
     """Name of the block that a similarity job belongs to."""
@@ -132,8 +134,18 @@ def make_plan(suite: Suite) -> Plan:
 
 
 def _data_jobs(suite: Suite) -> list[Job]:
-    used = {block.data: None for block in suite.blocks}
-    return [Job("data", data_folder(suite, n).name, data_folder(suite, n) / "meta.json", data=n) for n in used]
+    """One a data set, or one for each of its seeds where these draw their own."""
+    jobs: dict[Path, Job] = {}
+    for block in suite.blocks:
+        for seed in dict.fromkeys(seed for pair in block.pairs for seed in _teacher_seeds(suite, block, pair)):
+            folder = data_folder(suite, block.data, seed)
+            jobs.setdefault(folder, Job("data", folder.name, folder / "meta.json", data=block.data, seed=seed))
+    return list(jobs.values())
+
+
+def _teacher_seeds(suite: Suite, block: Block, pair: Pair) -> tuple[int, ...]:
+    """Seeds at which the teacher of a pair is trained: the block's, and that of the tuning."""
+    return (*block.seeds, suite.tune.seed) if suite.tune and pair in suite.tune.pairs else block.seeds
 
 
 Wanted = dict[tuple[Pair, float], dict[str, tuple[MethodSpec, set[int]]]]
@@ -146,8 +158,7 @@ def _teacher_jobs(suite: Suite) -> list[Job]:
     wanted: Wanted = {}
     for block in suite.blocks:
         for pair in block.pairs:
-            tuning = {suite.tune.seed} if suite.tune and pair in suite.tune.pairs else set()
-            _want(wanted, Pair(None, pair.teacher), 1, _scratch(), {*block.seeds, *tuning})
+            _want(wanted, Pair(None, pair.teacher), 1, _scratch(), _teacher_seeds(suite, block, pair))
     return _cut(suite, "teacher", wanted)
 
 
@@ -216,10 +227,11 @@ def _cut(suite: Suite, kind: str, wanted: Wanted, teachers: Sequence[Job] = (), 
             for seeds in _chunks(_in_order(suite, some), suite.seeds_per_job):
                 id = f"{name}/seeds-{'-'.join(map(str, seeds))}{suffix}"
                 runs = tuple(made[method.id, seed] for seed in seeds for method, own in some if seed in own)
-                inputs = [data_folder(suite, data) / "meta.json", *_outputs(teachers, pair.teacher, seeds)]
+                packed = dict.fromkeys(data_folder(suite, data, seed) / "meta.json" for seed in seeds)
+                inputs = [*packed, *_outputs(teachers, pair.teacher, seeds)]
                 if layer == "tuned":
                     inputs.append(tuned_file(suite))
-                jobs.append(Job(kind, id, folder / f"{id}.json", tuple(inputs), runs, data, pair))
+                jobs.append(Job(kind, id, folder / f"{id}.json", tuple(inputs), runs, data, pair=pair))
     return jobs
 
 
@@ -243,12 +255,12 @@ def _similarity_jobs(suite: Suite, teachers: list[Job], cohorts: list[Job]) -> l
                 needed = [j.output for j in shown if j.pair in (pair, Pair(None, pair.student))]
                 id = f"{block.name}/{pair.id}"
                 output = home(suite) / "similarity" / f"{id}.json"
-                jobs.append(Job("stages", id, output, tuple(needed), (), block.data, pair, block.name))
+                jobs.append(Job("stages", id, output, tuple(needed), (), block.data, None, pair, block.name))
         for a, b in modality_pairs(suite, block):
             needed = [output for m in (a, b) for output in _outputs(teachers, m, block.seeds)]
             id = f"{block.name}/{a}--{b}"
             output = home(suite) / "channels" / f"{id}.json"
-            jobs.append(Job("channels", id, output, tuple(needed), (), block.data, Pair(a, b), block.name))
+            jobs.append(Job("channels", id, output, tuple(needed), (), block.data, None, Pair(a, b), block.name))
     return jobs
 
 
@@ -265,9 +277,9 @@ def _scratch() -> MethodSpec:
 
 def _config(suite: Suite, pair: Pair, method: MethodSpec, data: str, budget: float) -> dict[str, Any]:
     """What all seeds of a run share of its config, as JSON holds it."""
-    student = suite.models[pair.student]
+    student, spec = suite.models[pair.student], suite.data[data]
     config = {
-        "data": dataclasses.asdict(suite.data[data]),
+        "data": {"name": spec.name, "source": spec.source, "args": spec.args},
         "student": dataclasses.asdict(student),
         "recipe": dataclasses.asdict(suite.recipes[student.recipe].times(budget)),
         "method": {"id": method.stream, "name": method.method, "params": method.params},
@@ -298,9 +310,16 @@ def _runs(
         own: dict[str, Any] = {"seed": seed}
         if pair.teacher:
             own["teacher_key"] = _teacher_key(suite, pair.teacher, seed, data)
-        key, stem = hash_of(reduced | own), folder / f"seed{seed}"
-        runs.append(Run(pair, method, seed, data, is_teacher, config | own, key, stem, budget, suite.threads))
+        draw, stem = suite.data[data].draw(seed), folder / f"seed{seed}"
+        whole, brief = (_of_seed(part, own, draw) for part in (config, reduced))
+        runs.append(Run(pair, method, seed, data, is_teacher, whole, hash_of(brief), stem, budget, suite.threads))
     return runs
+
+
+def _of_seed(config: dict[str, Any], own: dict[str, Any], draw: dict[str, int]) -> dict[str, Any]:
+    """What all seeds share of a config, and what is a seed's own: its draw of the data among it."""
+    data = config["data"]
+    return config | own | {"data": data | {"args": data["args"] | draw}}
 
 
 @functools.lru_cache(maxsize=4096)

@@ -1,6 +1,6 @@
 """Where everything lies on disk.
 
-    data      results/data/NAME-HASH/meta.json              one a data set, shared by all suites
+    data      results/data/NAME-HASH/meta.json              one a data set, or a draw of it; shared by all suites
     teacher   results/SUITE/teachers/MODEL/seeds-0-1.json   manifest of the runs teachers/MODEL/seedN.json
     cohort    results/SUITE/cohorts/PAIR/seeds-0-1.json     manifest of the runs runs/PAIR/METHOD/seedN.json
               results/SUITE/cohorts/PAIR/seeds-0-1.x4.json  of a budget of 4, its runs in runs-x4/
@@ -68,9 +68,9 @@ def of_budget(budget: float, before: str = " ") -> str:
     return "" if budget == 1 else f"{before}x{budget:g}"
 
 
-def data_folder(suite: Suite, name: str) -> Path:
-    """Where a packed data set lies; its name changes with its arguments and its source's code."""
-    spec = suite.data[name]
+def data_folder(suite: Suite, name: str, seed: int) -> Path:
+    """Where the packed data of a seed lie; the name changes with the arguments and code of the source."""
+    spec = suite.data[name].drawn(seed)
     args = changed_args(spec.source, spec.args)
     return RESULTS / "data" / f"{name}-{hash_of([spec.source, args, version_of(f'source {spec.source}')])[:8]}"
 

@@ -23,6 +23,7 @@ from kdbench.plan.registry import (
     method_info,
     method_names,
     parsed,
+    source_names,
     source_params,
 )
 from kdbench.plan.timm_names import _FAMILY_OF_MODULE, FAMILIES, timm_arguments, timm_index
@@ -195,7 +196,13 @@ def _data(name: str, tree: Any, where: str) -> DataSpec:
         known = source_params(source)
     except KdbenchError as error:
         raise KdbenchError(f"{where}: {error}") from None
-    return DataSpec(name, source, _checked(args, known, where))
+    if "draw" in args and "draw" not in known:
+        able = ", ".join(name for name in source_names() if "draw" in source_params(name))
+        raise KdbenchError(f"{where}.draw: the source {source!r} has one training set only; one that can draw: {able}")
+    by_seed = args.get("draw") == "seed"
+    if by_seed:
+        del args["draw"]
+    return DataSpec(name, source, _checked(args, known, where), by_seed)
 
 
 def _recipe(name: str, tree: Any, where: str) -> Recipe:

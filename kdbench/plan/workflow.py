@@ -62,7 +62,7 @@ def source_state(suite: Suite, job: Job) -> str:
 
     Raises KdbenchError when they are not there, unless the data are packed.
     """
-    spec = suite.data[job.data]
+    spec = suite.data[job.data].drawn(job.seed)
     if not reads_files(spec.source):
         return ""
     from kdbench.data import prepare

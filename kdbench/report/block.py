@@ -111,7 +111,7 @@ def block_reports(today: Today, *also: str) -> list[BlockReport]:
     """
     plan, made_with, reports = today.plan, _made_with(today), []
     for block in plan.suite.blocks:
-        folder = data_folder(plan.suite, block.data)
+        folder = data_folder(plan.suite, block.data, block.seeds[0])
         packed = (folder / "meta.json").exists()
         meta = load_packed(folder).meta if packed else {"anchors": {}, "counts": {}, "class_names": [], "notes": []}
         frame = collect(today, block)
@@ -129,7 +129,7 @@ def block_reports(today: Today, *also: str) -> list[BlockReport]:
             anchors=meta["anchors"],
             counts=meta["counts"],
             classes=len(meta["class_names"]),
-            data_notes=meta["notes"],
+            data_notes=[*_drawn(plan.suite, block), *meta["notes"]],
             readings=[Reading(method, own, collect(today, block, own)) for method, own in block.readings],
             tuned=today.choices(block),
             correct=correct_images(today, block, frame) if len(block.seeds) == 1 and packed else {},
@@ -138,6 +138,14 @@ def block_reports(today: Today, *also: str) -> list[BlockReport]:
         )
         reports.append(report)
     return reports
+
+
+def _drawn(suite: Suite, block: Block) -> list[str]:
+    """What to know of data that every seed draws anew."""
+    if not suite.data[block.data].draw_by_seed:
+        return []
+    first = block.seeds[0]
+    return [f"Every seed has training and validation samples of its own; what is said of these is of seed {first}."]
 
 
 def _made_with(today: Today) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def correct_images(today: Today, block: Block, frame: pd.DataFrame) -> dict[tupl
     frame: of `collect`.
     """
     done = set(frame.loc[frame["status"] == FINISHED, ["pair", "method"]].itertuples(index=False, name=None))
-    labels = load_packed(data_folder(today.plan.suite, block.data)).labels("test")
+    labels = load_packed(data_folder(today.plan.suite, block.data, block.seeds[0])).labels("test")
     found = {}
     for pair in block.pairs:
         for method in block.methods:

@@ -29,18 +29,18 @@ class Today:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self._data: dict[str, str | None] = {}
+        self._data: dict[Path, str | None] = {}
         self._keyed: dict[tuple[Path, str], dict[str, Any] | KdbenchError] = {}
         self._teachers: dict[tuple[str, int], dict[str, Any] | KdbenchError] = {}
         self._whole: dict[Path, bool] = {}
         self._choices: dict[tuple[str, str], dict[str, Any]] | None = None
 
-    def data(self, name: str) -> str | None:
-        """Checksum of a packed data set; None where it is not packed. Raises KdbenchError for a damaged one."""
-        if name not in self._data:
-            meta = data_folder(self.plan.suite, name) / "meta.json"
-            self._data[name] = read_json(meta, "sha256")["sha256"] if meta.exists() else None
-        return self._data[name]
+    def data(self, name: str, seed: int) -> str | None:
+        """Checksum of a seed's packed data; None where they are not packed. Raises KdbenchError for damaged ones."""
+        meta = data_folder(self.plan.suite, name, seed) / "meta.json"
+        if meta not in self._data:
+            self._data[meta] = read_json(meta, "sha256")["sha256"] if meta.exists() else None
+        return self._data[meta]
 
     def keyed(self, run: Run) -> dict[str, Any]:
         """The run's record if it has today's key and threads, whatever it was trained with.
@@ -68,7 +68,7 @@ class Today:
         Raises Stale with the reason, and KdbenchError for a damaged file, which is never trained over in silence.
         """
         record = self.keyed(run)
-        if record["hashes"].get("data") != self.data(run.data):
+        if record["hashes"].get("data") != self.data(run.data, run.seed):
             raise Stale("its result comes from other data")
         if run.pair.teacher:
             try:

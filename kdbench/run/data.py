@@ -11,10 +11,10 @@ from kdbench.types import KdbenchError
 
 
 def run_data(plan: Plan, job: Job) -> None:
-    """Pack a data set, once for all suites that use it, and see whether this suite's networks fit it."""
+    """Pack a data set, or a draw of one, for all suites that use it, and see whether this suite's networks fit it."""
     from kdbench.run import fit
 
-    spec = plan.suite.data[job.data]
+    spec = plan.suite.data[job.data].drawn(job.seed)
     place = spec, job.output.parent, data_dir() if reads_files(spec.source) else None
     try:
         pack = prepare_data(*place)

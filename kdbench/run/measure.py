@@ -43,10 +43,10 @@ def stages(plan: Plan, job: Job) -> dict[str, list[dict[str, Any]]]:
       teacher) and "stage". A network with fewer than four stages has none.
     """
     block = next(b for b in plan.suite.blocks if b.name == job.block)
-    batches = _batches(plan, job)
     student, today = plan.suite.models[job.pair.student], Today(plan)
     rows, spectra = [], []
     for seed in block.seeds:
+        batches = _batches(plan, job, seed)
         teacher = _read(
             plan, job.pair.teacher, load_weights(_trained_teacher(today, job.pair.teacher, seed)), batches, seed
         )
@@ -78,20 +78,20 @@ def _spectra(maps: Iterable[Tensor], **who: Any) -> list[dict[str, Any]]:
 def channels(plan: Plan, job: Job) -> dict[str, list[dict[str, Any]]]:
     """The "rows" of similarity.channel_similarity for two independently trained teachers of different modalities."""
     block = next(b for b in plan.suite.blocks if b.name == job.block)
-    batches = _batches(plan, job)
-    labels, today = batches.labels("test")[:SAMPLES], Today(plan)
-    rows = []
+    today, rows = Today(plan), []
     for seed in block.seeds:
+        batches = _batches(plan, job, seed)
         a, b = (
             _read(plan, m, load_weights(_trained_teacher(today, m, seed)), batches, seed)["pooled_preact"]
             for m in (job.pair.teacher, job.pair.student)
         )
-        rows += [{"seed": seed, **row} for row in channel_similarity(a, b, labels, seed=seed)]
+        rows += [{"seed": seed, **row} for row in channel_similarity(a, b, batches.labels("test")[:SAMPLES], seed=seed)]
     return {"rows": rows}
 
 
-def _batches(plan: Plan, job: Job) -> Batches:
-    pack = load_packed(data_folder(plan.suite, job.data))
+def _batches(plan: Plan, job: Job, seed: int) -> Batches:
+    """The test samples, which all seeds share, normalised as the networks of this seed know it from training."""
+    pack = load_packed(data_folder(plan.suite, job.data, seed))
     modalities = {plan.suite.models[m].input for m in (job.pair.teacher, job.pair.student)}
     return Batches(pack, modalities, torch.device("cpu"))
 

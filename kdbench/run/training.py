@@ -49,7 +49,7 @@ def run_training(
     torch.set_num_threads(threads)
     models = plan.suite.models
     modalities = {models[m].input for m in (job.pair.teacher, job.pair.student) if m}
-    batches = None
+    batches = packed = None
     for seed in dict.fromkeys(r.seed for r in job.runs if seeds is None or r.seed in seeds):
         folder = state_folder(plan, job, seed)
         # Some methods by hand leave the state of the whole cohort alone.
@@ -57,8 +57,8 @@ def run_training(
         with locked(folder, f"{job.id} seed {seed}"):
             today = Today(plan)  # under the lock: another process may have trained here
             if todo := unfinished(today, job, [seed], methods):
-                if batches is None:
-                    pack = load_packed(data_folder(plan.suite, job.data), verify=True)
+                if packed != (folder := data_folder(plan.suite, job.data, seed)):
+                    pack, packed = load_packed(folder, verify=True), folder
                     if job.kind == "teacher":
                         # Another suite may have packed these data.
                         fit.check(plan, pack, fit.pairs_of(plan, job.data, job.pair.student))
@@ -75,11 +75,11 @@ def unfinished(today: Today, job: Job, seeds: list[int] | None = None, methods: 
     seeds, methods: among these only. Raises KdbenchError for data or a teacher that is missing, for damaged results,
     and where a run would be trained with another torch or timm than the others of its pair and seed.
     """
-    if today.data(job.data) is None:
-        data = f"kdbench data {typed(today.plan.suite)} {job.data}"
-        raise KdbenchError(f"data set {job.data!r} is not packed yet; run: {data}")
     todo = []
     for seed in dict.fromkeys(run.seed for run in job.runs if seeds is None or run.seed in seeds):
+        if today.data(job.data, seed) is None:
+            data = f"kdbench data {typed(today.plan.suite)} {job.data}"
+            raise KdbenchError(f"data set {job.data!r} is not packed yet; run: {data}")
         hashes = _input_hashes(today, job, seed)
         for run in job.runs:
             if run.seed == seed and (methods is None or run.method.id in methods) and not _counts(today, run):
@@ -120,7 +120,7 @@ def _release(version: str) -> str:
 def _input_hashes(today: Today, job: Job, seed: int) -> dict[str, str | None]:
     """Checksums of the data and the teacher that the runs of a seed train with."""
     teacher = today.teacher(job.pair.teacher, seed)["hashes"]["weights"] if job.pair.teacher else None
-    return {"data": today.data(job.data), "teacher": teacher}
+    return {"data": today.data(job.data, seed), "teacher": teacher}
 
 
 def write_manifest(job: Job) -> None:

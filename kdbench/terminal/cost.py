@@ -9,11 +9,10 @@ so this is a lower bound; small networks wait for the launch of their steps rath
 from __future__ import annotations
 
 from itertools import groupby
-from typing import Any
 
-from kdbench.data.packed import load_packed
+from kdbench.data.packed import Packed, load_packed
 from kdbench.plan.jobs import Job, Plan
-from kdbench.plan.paths import data_folder, of_budget
+from kdbench.plan.paths import of_budget
 from kdbench.plan.suite import typed
 from kdbench.types import KdbenchError, ModelSpec
 
@@ -26,15 +25,15 @@ def lines(plan: Plan) -> list[str]:
 
     Raises KdbenchError for data sets that are not packed yet.
     """
-    missing = [job.data for job in plan.of("data") if not job.output.exists()]
+    missing = list(dict.fromkeys(job.data for job in plan.of("data") if not job.output.exists()))
     if missing:
         commands = " && ".join(f"kdbench data {typed(plan.suite)} {data}" for data in missing)
         verb = "is" if len(missing) == 1 else "are"
         raise KdbenchError(f"data {', '.join(missing)} {verb} not packed yet; run: {commands}")
     from kdbench.run import fit
 
-    for job in plan.of("data"):
-        fit.check(plan, load_packed(job.output.parent), fit.pairs_of(plan, job.data))
+    for data in dict.fromkeys(job.data for job in plan.of("data")):
+        fit.check(plan, _packed(plan, data), fit.pairs_of(plan, data))
     jobs = [job for job in plan.jobs if job.kind in ("teacher", "cohort")]
     used = {name for job in jobs for name in (job.pair.teacher, job.pair.student) if name}
     forward = {name: forward_operations(plan, plan.suite.models[name]) for name in used}
@@ -61,7 +60,7 @@ def _training(plan: Plan, jobs: list[Job], forward: dict[str, int]) -> tuple[int
     """Steps of one run, and operations of all runs, of jobs that train one student with one teacher for one budget."""
     pair = jobs[0].pair
     recipe = plan.suite.recipes[plan.suite.models[pair.student].recipe].times(jobs[0].budget)
-    counts = _meta(plan, jobs[0].data)["counts"]
+    counts = _packed(plan, jobs[0].data).meta["counts"]
     per_epoch = counts["train"] // recipe.batch_size
     steps = recipe.steps or recipe.epochs * per_epoch
     seen = steps * recipe.batch_size
@@ -76,9 +75,10 @@ def forward_operations(plan: Plan, spec: ModelSpec) -> int:
     """Of one sample: additions and multiplications of convolutions and matrix products."""
     from kdbench.train import networks
 
-    meta = _meta(plan, spec.data)
+    meta = _packed(plan, spec.data).meta
     return networks.forward_operations(spec, tuple(meta["modalities"][spec.input]["shape"]), len(meta["class_names"]))
 
 
-def _meta(plan: Plan, data: str) -> dict[str, Any]:
-    return load_packed(data_folder(plan.suite, data)).meta
+def _packed(plan: Plan, data: str) -> Packed:
+    """A data set as the first of its seeds has it: all have as many samples, of one shape."""
+    return load_packed(next(job for job in plan.of("data") if job.data == data).output.parent)

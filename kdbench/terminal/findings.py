@@ -98,6 +98,8 @@ def _about(suite: Suite, claims: dict[str, Claims]) -> Section:
         "with a 95 % t interval over seeds in brackets. Verdicts are adjusted for the number of methods (Holm, 5 %); "
         "claims and kinds of pairs are not."
     ]
+    if any(spec.draw_by_seed for spec in suite.data.values()):
+        parts.append("Every seed has a training set of its own, so intervals over seeds cover that choice too.")
     if not suite.tune:
         parts.append("No method was tuned on these data: with another loss weight, a method may rank differently.")
     results = [result for of_block in claims.values() for result in of_block]

@@ -10,4 +10,4 @@ rule data:
         name=lambda w: PLAN.job("data", w.folder).data,
         files=lambda w: DATA_FILES[w.folder],
     shell:
-        "kdbench data {params.suite:q} {params.name:q} 2>&1 | tee {log}"
+        "kdbench data {params.suite:q} {params.name:q} --job {wildcards.folder:q} 2>&1 | tee {log}"

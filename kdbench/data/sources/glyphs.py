@@ -72,6 +72,7 @@ def build(
     jitter: float = 0.02,
     random_start: bool = False,
     seed: int = 0,
+    draw: int = 0,
     data_dir: Path | None = None,
 ) -> RawData:
     """Modalities `raster`, uint8 (N, size, size, 1), and `outline`, uint8 (N, 1, points, 3), of the same instances.
@@ -89,6 +90,7 @@ def build(
     fine: take from the noise its mean over blocks of 2x2 pixels, and scale it back to its sd. Seen at half the size the
     picture is then clean; at full size pixels are mostly noise, which is what defeats a nearest neighbour.
 
+    draw: another number gives other training and validation samples, and the same test set.
     random_start: let an outline begin at any of its points in place of where its font begins it, which is a habit of
     the designer. What has learnt that habit fails on fonts of another family.
 
@@ -97,6 +99,7 @@ def build(
     """
     counts = {"train": train, "val": val, "test": test}
     at_least_0 = {"distortion": distortion, "contrast": contrast, "noise": noise, "jitter": jitter, "seed": seed}
+    at_least_0["draw"] = draw
     _check(size, points, classes, counts, at_least_0)
     if fine and size % 2:
         raise KdbenchError(f"glyphs: fine noise needs an even size, not {size}")
@@ -109,15 +112,17 @@ def build(
     )
     pen = Pen(size)
     for number, (split, count) in enumerate(counts.items()):
+        # A generator takes [a, b, c] for [a, b, c, 0]. The fourth number sets a permutation apart from a sample.
+        drawn = [draw] if draw and split != "test" else []
         glyphs = [[Glyph(face, character, points) for character in CLASSES[:classes]] for face in FACES[split]]
         raster = raw.modalities["raster"][split] = np.empty((count, size, size, 1), np.uint8)
         outline = raw.modalities["outline"][split] = np.empty((count, 1, points, 3), np.uint8)
         labels = raw.labels[split] = np.empty(count, np.int64)
         for i in range(count):
             if i % classes == 0:
-                # Every run of `classes` samples holds each class once. The last number sets it apart from a sample's.
-                labels_of_run = np.random.default_rng([seed, number, i // classes, 1]).permutation(classes)
-            rng = np.random.default_rng([seed, number, i])
+                # Every run of `classes` samples holds each class once.
+                labels_of_run = np.random.default_rng([seed, number, i // classes, 1, *drawn]).permutation(classes)
+            rng = np.random.default_rng([seed, number, i, 0, *drawn])
             labels[i] = labels_of_run[i % classes]
             glyph = glyphs[rng.integers(len(glyphs))][labels[i]]
             matrix, shift = place(glyph.corners, rng, distortion)
