@@ -251,6 +251,9 @@ class Suite:
     recipes: dict[str, Recipe]
     models: dict[str, ModelSpec]
     title: str = ""
+    edition: int = 1
+    """Raised where a suite becomes another benchmark under its old name. Part of what a run is, so that results of two
+    editions never meet in one table."""
     banner: str = ""
     """A warning printed above every table of the suite."""
     precision: str = "fp32"

@@ -285,6 +285,8 @@ def _config(suite: Suite, pair: Pair, method: MethodSpec, data: str, budget: flo
         "method": {"id": method.stream, "name": method.method, "params": method.params},
         "precision": suite.precision,
     }
+    if suite.edition != 1:
+        config["edition"] = suite.edition
     if pair.teacher:
         config["teacher"] = dataclasses.asdict(suite.models[pair.teacher])
     if method.tuned_from:

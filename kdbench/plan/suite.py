@@ -176,7 +176,8 @@ def check_suite(tree: Any, name: str, where: str) -> Suite:
         tune=tune,
         claims=claims,
     )
-    for key in ("threads", "seeds_per_job", "methods_per_job", "minutes_per_job", "memory_mb", "jobs_per_gpu"):
+    of_jobs = ("threads", "seeds_per_job", "methods_per_job", "minutes_per_job", "memory_mb", "jobs_per_gpu")
+    for key in ("edition", *of_jobs):
         value = getattr(suite, key)
         if value is not None and value < 1:
             raise KdbenchError(f"{where}: {key}: must be at least 1, got {value}")

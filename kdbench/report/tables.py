@@ -26,6 +26,7 @@ from kdbench.report.text import (
     range_cell,
     say,
     signed,
+    title_of,
 )
 from kdbench.report.verdicts import (
     by_group,
@@ -54,7 +55,7 @@ def describe(suite: Suite, reports: Sequence[BlockReport]) -> Document:
         "Cells show the test accuracy after the last epoch: mean ± standard deviation over seeds (number of seeds). "
         "Bold: the best of a column, and all methods whose paired 95 % t interval against it includes 0."
     )
-    return Document(suite.title or suite.name, tuple(banner), (Section("", (how,)), *sections), _footer(reports))
+    return Document(title_of(suite), tuple(banner), (Section("", (how,)), *sections), _footer(reports))
 
 
 def _sections(report: BlockReport) -> list[Section]:
@@ -240,8 +241,8 @@ def csv(suite: Suite, reports: Sequence[BlockReport]) -> str:
         for baseline, verdict in report.verdicts.items():
             found = verdict.add_prefix("verdict_").reset_index()
             lines.append(labels.merge(found).assign(line="verdict", block=block.name, baseline=baseline).astype(object))
-    table = pd.concat(lines, ignore_index=True).assign(suite=suite.name)
-    first = ["suite", "block", "line", "baseline"]
+    table = pd.concat(lines, ignore_index=True).assign(suite=suite.name, edition=suite.edition)
+    first = ["suite", "edition", "block", "line", "baseline"]
     table = table.reindex(columns=first + [c for c in table.columns if c not in first])
     text = io.StringIO()
     table.to_csv(text, index=False, lineterminator="\n")

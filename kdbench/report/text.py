@@ -9,12 +9,17 @@ import numpy as np
 import pandas as pd
 
 from kdbench.report.page import Cell
-from kdbench.types import Block
+from kdbench.types import Block, Suite
 
 ONE_SEED = (
     "one seed: braces show a 95 % bootstrap interval over the test images. It compares these two networks, not the "
     "two methods: another seed would give other networks"
 )
+
+
+def title_of(suite: Suite) -> str:
+    """What a suite is called, with its edition where that is not the first."""
+    return (suite.title or suite.name) + ("" if suite.edition == 1 else f" (edition {suite.edition})")
 
 
 def budget_facts(block: Block) -> list[str]:

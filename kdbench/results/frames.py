@@ -95,7 +95,7 @@ def _predicted(run: Run, count: int) -> np.ndarray:
 
 def all_runs(today: Today) -> pd.DataFrame:
     """One row per planned run of every block, readings of reconstructed methods and all budgets among them: the columns
-    of `collect` without notes and versions, after `block`."""
+    of `collect` without notes and versions, after `edition` (the suite's) and `block`."""
     import pandas as pd
 
     frames = {
@@ -104,6 +104,7 @@ def all_runs(today: Today) -> pd.DataFrame:
         for budget in block.budgets
     }
     named = pd.concat(frames, names=["block", None, None]).reset_index("block")
+    named.insert(0, "edition", today.plan.suite.edition)
     return named.drop(columns=["notes", "versions"])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ from kdbench.plan.suite import typed
 from kdbench.results.frames import all_runs
 from kdbench.results.record import MISSING
 from kdbench.results.today import Today
-from kdbench.types import KdbenchError
+from kdbench.types import KdbenchError, Suite
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -57,8 +58,9 @@ def run_reference(plan: Plan) -> list[Path]:
     """Freeze a finished suite as results to stand by, under results/reference/SUITE and tables/reference.
 
     Takes every run's numbers (runs.csv), the tuned weights, the figures as PNG and the tables.
-    Raises KdbenchError when a run is missing.
+    Raises KdbenchError when a run is missing, and where the reference of another edition lies there.
     """
+    _check_edition(plan.suite, reference_folder(plan.suite) / "runs.csv")
     tables = run_table(plan)
     folder, runs = reference_folder(plan.suite), all_runs(Today(plan))
     for block, own in runs.groupby("block", sort=False):  # among them budgets that no table shows
@@ -75,3 +77,16 @@ def run_reference(plan: Plan) -> list[Path]:
                 file.write(source.read_bytes())
             written.append(target)
     return written
+
+
+def _check_edition(suite: Suite, path: Path) -> None:
+    """Raises KdbenchError where the committed runs are of another edition; those that do not say are of the first."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8", errors="replace") as file:
+        edition = next(csv.DictReader(file), {}).get("edition", "1")
+    if edition != str(suite.edition):
+        raise KdbenchError(
+            f"{path} is of edition {edition}, and the suite of edition {suite.edition}: move {path.parent} and "
+            f"{TABLES / 'reference' / suite.name}.* to names that say the edition, then freeze this one"
+        )

@@ -30,7 +30,7 @@ from kdbench.types import KdbenchError
 
 REPRODUCED, DIFFERS, UNJUDGED = "reproduced", "NOT REPRODUCED", "cannot be judged"
 CELL = ["block", "pair", "method", "budget"]
-_NEEDED = [*CELL, "label", "seed", "status", "test"]
+_NEEDED = [*CELL, "edition", "label", "seed", "status", "test"]
 _STATES = {FINISHED, DIVERGED, UNSUPPORTED, MISSING}
 _EQUAL = 1e-9  # points; means closer than this are equal up to rounding
 
@@ -39,9 +39,15 @@ def compare(name_a: str, name_b: str | None) -> bool:
     """Print the comparison of two results; whether all cells that can be judged are reproduced.
 
     Each is a suite (its results today) or a path to a runs.csv; B is by default the committed reference of suite A.
-    Raises KdbenchError where a result is not there or not whole, and where no cell can be judged.
+    Raises KdbenchError where a result is not there or not whole, where the two are of different editions, and where no
+    cell can be judged.
     """
     a, b = load(name_a), load(name_b := name_b or str(reference(name_a)))
+    of_a, of_b = (" and ".join(sorted(set(frame["edition"]))) for frame in (a, b))
+    if of_a != of_b:
+        raise KdbenchError(
+            f"{name_a} is of edition {of_a} and {name_b} of edition {of_b}: results of two editions are not compared"
+        )
     table = judge(a, b)
     if not table["verdict"].isin([REPRODUCED, DIFFERS, UNJUDGED]).any():
         raise KdbenchError(
@@ -72,7 +78,7 @@ def reference(name: str) -> Path:
 
 
 def load(name: str) -> pd.DataFrame:
-    """One row a planned run: block, pair, method, budget, label, seed, status, test (a number; NaN without one)."""
+    """One row a planned run: block, pair, method, budget, edition, label, seed, status, test (a number or NaN)."""
     return read_runs(Path(name))[_NEEDED] if _is_csv(name) else _collect(name)
 
 
@@ -82,12 +88,13 @@ def _is_csv(name: str) -> bool:
 
 def _collect(name: str) -> pd.DataFrame:
     frame = all_runs(Today(make_plan(load_suite(name)))).reset_index(drop=True)
-    return frame.assign(test=stats.numbers(frame, "test"), budget=frame["budget"].map("{:g}".format))[_NEEDED]
+    texts = {"budget": frame["budget"].map("{:g}".format), "edition": frame["edition"].map(str)}
+    return frame.assign(test=stats.numbers(frame, "test"), **texts)[_NEEDED]
 
 
 def read_runs(path: Path) -> pd.DataFrame:
     """A runs.csv as `kdbench reference` writes it or a spreadsheet saves it: every column as text but `test`, which is
-    a number or NaN. Without a column of budgets, all are 1.
+    a number or NaN. Without columns of budgets and editions, these are 1.
 
     Raises KdbenchError that names the file and the first thing in it that `kdbench reference` would not write."""
     try:
@@ -103,7 +110,7 @@ def read_runs(path: Path) -> pd.DataFrame:
         raise KdbenchError(f"{path} cannot be read as a table of runs: {told}") from None
     if not isinstance(frame.index, pd.RangeIndex):
         raise KdbenchError(f"{path} is not a table of runs: its rows have more fields than its first line names")
-    frame = frame.assign(budget=frame.get("budget", "1"))  # runs of November 2026 do not say
+    frame = frame.assign(**{name: frame.get(name, "1") for name in ("budget", "edition")})  # old ones do not say
     lacking = [column for column in _NEEDED if column not in frame]
     if lacking:
         raise KdbenchError(f"{path} is not a table of runs: it has no column {', '.join(lacking)}")

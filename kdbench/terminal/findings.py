@@ -19,7 +19,7 @@ from kdbench.report import stats
 from kdbench.report.cells import baselines_of, rivals_of
 from kdbench.report.page import Cell, Document, Group, Row, Section, Table, markdown
 from kdbench.report.pair_tables import FAMILIES
-from kdbench.report.text import budget_facts, difference_cell, joined, note_letters, note_list, with_interval
+from kdbench.report.text import budget_facts, difference_cell, joined, note_letters, note_list, title_of, with_interval
 from kdbench.report.verdicts import (
     ClaimResult,
     by_group,
@@ -36,11 +36,17 @@ Claims = list[ClaimResult]
 
 
 def reference_page(suite: Suite) -> str:
-    """The page of a suite's committed runs, as Markdown. Raises KdbenchError where there are none."""
+    """The page of a suite's committed runs, as Markdown. Raises KdbenchError where there are none of its edition."""
     path = reference_folder(suite) / "runs.csv"
     if not path.exists():
         raise KdbenchError(f"{path} does not exist; freeze the suite first: kdbench reference {typed(suite)}")
-    return markdown(page(suite, compare.read_runs(path)))
+    runs = compare.read_runs(path)
+    if other := set(runs["edition"]) - {str(suite.edition)}:
+        raise KdbenchError(
+            f"{path} holds runs of edition {min(other)}, and the suite is of edition {suite.edition}; move it away and "
+            f"freeze the suite: kdbench reference {typed(suite)}"
+        )
+    return markdown(page(suite, runs))
 
 
 def page(suite: Suite, frame: pd.DataFrame) -> Document:
@@ -66,7 +72,7 @@ def page(suite: Suite, frame: pd.DataFrame) -> Document:
                 sections.append(Section(f"{block.title}: {name}", tuple(parts)))
     made = f"Made from {reference_folder(suite) / 'runs.csv'} by: kdbench findings {typed(suite)}"
     banner = (suite.banner,) if suite.banner else ()
-    return Document(f"Findings: {suite.title or suite.name}", banner, tuple(sections), (made,))
+    return Document(f"Findings: {title_of(suite)}", banner, tuple(sections), (made,))
 
 
 def _own(suite: Suite, block: Block, frame: pd.DataFrame) -> pd.DataFrame:

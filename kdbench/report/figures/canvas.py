@@ -66,7 +66,8 @@ def below(
 ) -> None:
     """Legends, from top to bottom, and footnote under the panels, for which the figure grows."""
     width = figure.get_figwidth()
-    sentences = [*sentences, *budget_facts(report.block)]
+    edition = [f"Edition {report.suite.edition}."] if report.suite.edition != 1 else []
+    sentences = [*sentences, *budget_facts(report.block), *edition]
     note = "\n".join(wrap(sentence, width, size=7) for sentence in sentences)
     columns = max(int(width / 1.7), 1)
     legends = [entries for entries in legends if entries]
