@@ -183,6 +183,16 @@ def test_tables_and_figures_show_one_budget_and_say_which(finished):
     assert "Budget" not in markdown(describe(finished.suite, [plain]))
 
 
+@pytest.mark.parametrize(("tried", "title"), [({}, "Tuning at budget 2"), ({"budget": 0.5}, "Tuning at budget 0.5")])
+def test_the_table_of_the_tuning_says_at_which_budget(tmp_path, monkeypatch, tried, title):
+    monkeypatch.chdir(tmp_path)
+    plan = budgets_plan(1, 2, tune=TUNE["tune"] | tried)
+    (report,) = block_reports(Today(plan))
+    choice = {"method": "kd", "pair": "cnn-t--vit-s", "factor": 0.5, "value": 0.5, "tried": []}
+    text = markdown(describe(plan.suite, [dataclasses.replace(report, tuned=[choice])]))
+    assert f"### {title}: selected main weight" in text
+
+
 def test_every_budget_is_in_the_reference_and_none_may_be_missing(finished, capsys):
     runs = freeze(finished)
     assert sorted(zip(runs["budget"], runs["method"], runs["seed"], runs["test"], strict=True)) == sorted(

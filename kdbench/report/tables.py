@@ -129,7 +129,7 @@ def _tuning_table(block: Block, choices: Sequence[Mapping[str, Any]], budget: fl
         return Cell(f"{choice['value']:.3g} (× {choice['factor']:g}{gain})", choice["value"], letters=letters)
 
     methods = [m for m in block.methods if any(m.id == c["method"] for c in choices)]
-    tried_for = "" if budget == 1 else f" at {budget:g} times the students' recipes"
+    tried_for = "" if budget == block.budget == 1 else f" at budget {budget:g}"
     return Table(
         f"Tuning{tried_for}: selected main weight (multiple of the default, validation gain in points)",
         "Method",
