@@ -62,7 +62,6 @@ VARIANTS = {
         {"split": "random"},
         {"split": "permuted"},
         {"keep_dc": True},
-        {"shuffled_teacher": True},
     ],
     "uhkd": [
         {},

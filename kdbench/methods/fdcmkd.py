@@ -27,8 +27,6 @@ Controls are parameters: `align_weight` 0, both lambdas 0, `low_distance` and `h
   False is the same where widths agree, and is trained once a student instead of once a pair.
 - `split`: is frequency doing it? "random" cuts the space without the channel mean into two random orthogonal parts of
   the two bands' ranks, "permuted" transforms the channels in a random order; both are fixed, the same on both sides.
-- `shuffled_teacher`: is knowledge doing it? In every loss a sample meets the teacher feature of a random sample of
-  another class of the batch (of any, if there is but one class), under its own label.
 
 Departures: features of unequal width are compared after a Linear on the student's, before the transform (told in the
 notes); teacher and student are one pair, where the released code trains both directions in one loop without anything
@@ -45,7 +43,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench.frequency import full_precision, split_channels
-from kdbench.methods.base import Distiller, cross_entropy, hard_target
+from kdbench.methods.base import Distiller, cross_entropy
 from kdbench.types import PairShapes, Signals
 
 TITLE = "FD-CMKD"
@@ -80,8 +78,6 @@ class Params:
     """The two bands (paper, code), random projections of their ranks, or bands of shuffled channels (controls)."""
     keep_dc: bool = False
     """Keep the mean over channels in the low band (control; code: False, Eq. 7: removed)."""
-    shuffled_teacher: bool = False
-    """Give each sample the teacher feature of another class in the batch (control: is knowledge doing it?)."""
 
     @property
     def heads_only(self) -> bool:
@@ -115,13 +111,6 @@ def low_loss(student_feature: Tensor, teacher_feature: Tensor) -> Tensor:
 def high_loss(student_feature: Tensor, teacher_feature: Tensor) -> Tensor:
     """logMSE of the unit-length high bands of pooled features (B, D); as released, weight 1."""
     return band_loss(split_channels(student_feature)[1], split_channels(teacher_feature)[1], "logmse")
-
-
-def sample_of_another_class(target: Tensor) -> Tensor:
-    """For each sample the position (B,) of a random one of another class; of any, if the batch holds one class."""
-    classes = hard_target(target)
-    others = (classes[:, None] != classes[None, :]).float()
-    return torch.multinomial(others + (others.sum(dim=1, keepdim=True) == 0), 1).squeeze(1)
 
 
 class FrequencySplit(nn.Module):
@@ -207,8 +196,6 @@ class Method(Distiller):
             return terms
 
         teacher_feature = full_precision(teacher.pooled_preact.detach())
-        if p.shuffled_teacher:
-            teacher_feature = teacher_feature[sample_of_another_class(target)]
         teacher_aligned, teacher_classified = self._bands(teacher_feature)
         for band, weight, distance in (("low", p.lambda_low, p.low_distance), ("high", p.lambda_high, p.high_distance)):
             if p.weight * weight:
