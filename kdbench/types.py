@@ -137,6 +137,11 @@ class ModelSpec:
     """Standard deviation of the position embedding at the start (timm: 0.02, too small on tiny inputs)."""
 
 
+Guide = Literal["trained", "untrained", "shuffled"]
+"""Whose signals a student gets: those of the trained teacher, those of the same network with its initial weights, or
+those of the trained teacher for other samples of the batch."""
+
+
 @dataclass(frozen=True)
 class MethodSpec:
     """One row of a table: a method with its parameters. `params` holds every parameter, defaults filled in."""
@@ -152,8 +157,10 @@ class MethodSpec:
     tuned_from: str | None = None
     """Id of the method whose twin this is: the same, but for its main weight, which the suite's tuning chooses."""
     variant_of: str | None = None
-    """Id of the method of which this is a reading, a setting of its weight, or the tuned twin. It draws the same random
-    numbers, so that what differs is the variant's doing."""
+    """Id of the method of which this is a reading, a setting of its weight, the tuned twin, or a control. It draws the
+    same random numbers, so that what differs is the variant's doing."""
+    guide: Guide = "trained"
+    """Whose signals it gets: those of the trained teacher, or a control (kdbench/train/cohort.py)."""
 
     @property
     def stream(self) -> str:

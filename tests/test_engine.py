@@ -461,7 +461,8 @@ def test_the_teacher_is_only_looked_at(trained):
     batches, cpu = batches_of(plan), torch.device("cpu")
     teacher = load_teacher(spec, load_file(teacher_file), batches, cpu, 0)
     before = {k: v.clone() for k, v in teacher.reader.model.state_dict().items()}
-    for _ in Cohort(plan.suite.models["vit-s"], plan.suite.recipes["student"], batches, cpu, 0, teacher).teacher_pass():
+    cohort = Cohort(plan.suite.models["vit-s"], plan.suite.recipes["student"], batches, cpu, 0, teacher)
+    for _ in cohort.teacher_pass(teacher):
         pass
     assert all(torch.equal(v, before[k]) for k, v in teacher.reader.model.state_dict().items())
     assert not any(p.requires_grad for p in teacher.reader.model.parameters())

@@ -72,11 +72,12 @@ def tiny_cohort(
     device: torch.device = CPU,
 ) -> Cohort:
     """A cohort on noise of `shape` (H, W, C), with a teacher if a method of these parameters wants one."""
-    noise, looker_on = Noise(shape, device), None
+    noise, looker_on, untrained = Noise(shape, device), None, None
     if getattr(params, "teacher", True) is not False:
         weights = _trained_alike(networks.build(teacher, shape, CLASSES, 1))
         looker_on = load_teacher(teacher, weights, noise, device, 1)
-    return Cohort(student, recipe, noise, device, 0, looker_on)
+        untrained = load_teacher(teacher, None, noise, device, 1)
+    return Cohort(student, recipe, noise, device, 0, looker_on, untrained=untrained)
 
 
 def _trained_alike(model: torch.nn.Module) -> dict[str, Tensor]:

@@ -4,7 +4,8 @@
 wrong. No finding means: every loss term is a finite fp32 scalar, for hard and soft targets and in bf16 autocast; the
 gradient reaches the student and every trainable parameter of the method, and nothing of the teacher; the teacher's
 signals, weights and statistics stay as they were; the student's state keeps its names; a run that is written down and
-read again, or that has company, goes on bit for bit; and the file says what it is.
+read again, or that has company, goes on bit for bit; it runs with an untrained and with a shuffled teacher; and the
+file says what it is.
 
 `rehearse` takes the same steps on a simulated device (rehearsal.py), and says what would fail on a GPU or make the host
 wait for it.
@@ -44,8 +45,9 @@ def check(
 
     method: a registered name, or a Distiller. params: differences from its defaults. pairs: (teacher, student) models
     on inputs of `shape` (H, W, C). Every pair takes a step with hard and one with soft targets; every fourth pair
-    (of the nine, those within a family) is also resumed, given company and tried in bf16. thorough: False takes one
-    step a pair. A pair that the method does not serve, with a reason, is no finding, unless it serves none.
+    (of the nine, those within a family) is also resumed, given company, tried in bf16 and under both controls.
+    thorough: False takes one step a pair. A pair that the method does not serve, with a reason, is no finding, unless
+    it serves none.
     """
     cls, name = _named(method)
     if findings := [f"{name}: {finding}" for finding in _static(cls, params or {})]:

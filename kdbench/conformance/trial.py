@@ -15,11 +15,12 @@ from torch import Tensor
 from kdbench.conformance import rehearsal
 from kdbench.conformance.networks import TRAIN_SIZE
 from kdbench.methods.base import Distiller
+from kdbench.plan.suite import GUIDES
 from kdbench.signals import EVERYTHING
 from kdbench.train.cohort import Cohort
 from kdbench.train.engine import _step
 from kdbench.train.member import Member, new_member
-from kdbench.types import Signals
+from kdbench.types import Guide, Signals
 
 HARD, SOFT, THIRD = 0, 5, 6
 """Steps that are taken: the first with hard targets, one with soft targets late in training, and the one after it."""
@@ -46,6 +47,8 @@ class Trial:
             self._resume(member)
         if resume and not self.findings:
             self._in_company()
+        if resume and not self.findings and self.cohort.teacher:
+            self._under_controls()
         if self.cohort.teacher and not _equal(before, self.cohort.teacher.reader.model.state_dict()):
             self.findings.append("the teacher's weights or statistics are changed")
         if list(member.model.state_dict()) != names:
@@ -130,14 +133,20 @@ class Trial:
                 "beside another run it trains otherwise than alone: it keeps something outside of its own modules"
             )
 
-    def new_member(self, fresh: bool = True) -> Member | None:
+    def _under_controls(self) -> None:
+        """A step of a run whose teacher is untrained, and of one whose teacher's signals are of other samples."""
+        for guide in GUIDES:
+            if member := self.new_member(guide=guide):
+                self.step(member, HARD, f" with {'an' if guide[0] == 'u' else 'a'} {guide} teacher")
+
+    def new_member(self, fresh: bool = True, guide: Guide = "trained") -> Member | None:
         """As the engine builds it, but shown nothing that it did not ask for; None where it is not to be had."""
         try:
             needs = self.cls.needs(self.params)
             if unknown := needs - EVERYTHING - {"index", "teacher"}:
                 self.findings.append(f"needs() asks for {_some(unknown)}, which nobody can give")
                 return None
-            member = new_member(self.cohort, self.cls, self.params, 0, fresh=fresh)
+            member = new_member(self.cohort, self.cls, self.params, 0, fresh=fresh, guide=guide)
             if not isinstance(member, Member):
                 self.reason = member
                 if not isinstance(self.reason, str) or not self.reason:

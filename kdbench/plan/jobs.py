@@ -289,6 +289,8 @@ def _config(suite: Suite, pair: Pair, method: MethodSpec, data: str, budget: flo
         config["edition"] = suite.edition
     if pair.teacher:
         config["teacher"] = dataclasses.asdict(suite.models[pair.teacher])
+    if method.guide != "trained":
+        config["guide"] = method.guide
     if method.tuned_from:
         config["tuning_key"] = _tuning_key(suite, pair, method.id)
     config["versions"] = versions_of_run(suite, pair, method, data)

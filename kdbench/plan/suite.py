@@ -30,7 +30,9 @@ from kdbench.plan.timm_names import _FAMILY_OF_MODULE, FAMILIES, timm_arguments,
 from kdbench.types import Block, Claim, DataSpec, KdbenchError, MethodSpec, ModelSpec, Pair, Recipe, Suite, Tune
 
 CONFIG_FOLDER = Path("config")
-GROUPS = ("reference", "logits", "features", "frequency", "cross-modal")
+GROUPS = ("reference", "logits", "features", "frequency", "cross-modal", "controls")
+GUIDES = ("untrained", "shuffled")
+"""Teachers of the controls `METHOD@untrained` and `METHOD@shuffled`."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _LOADS_WEIGHTS = re.compile(r"pretrain\w*|(checkpoint|ckpt)_(path|file)|weights|state_dict")
 _AT_RANDOM = "networks start at random here, and nothing loads weights yet"
@@ -155,6 +157,8 @@ def check_suite(tree: Any, name: str, where: str) -> Suite:
         _block(n, v, data, recipes, models, methods, seeds, f"{where}: blocks.{n}")
         for n, v in _named(tree["blocks"], f"{where}: blocks")
     )
+    for block in blocks:
+        _check_shuffled(block, models, recipes, f"{where}: blocks.{block.name}.methods")
     tune = None
     if "tune" in tree:
         tune = _tune(tree["tune"], blocks, recipes, models, seeds, f"{where}: tune")
@@ -403,7 +407,7 @@ def _readings(spec: MethodSpec, where: str) -> tuple[MethodSpec, tuple[MethodSpe
         words = ", ".join(map(str, values))
         result.append(
             dataclasses.replace(
-                spec, id=f"{spec.id}@{'-'.join(map(str, values))}", params=params, label=words, variant_of=spec.id
+                spec, id=f"{spec.id}@{'-'.join(map(str, values))}", params=params, label=words, variant_of=spec.stream
             )
         )
     return spec, tuple(result)
@@ -468,7 +472,7 @@ def _with_tuned(block: Block, tune: Tune, models: dict[str, ModelSpec], where: s
     for spec in block.methods:
         methods.append(spec)
         weight = method_info(spec.method).main_weight
-        if weight and spec.needs_teacher and spec.params[weight]:
+        if weight and spec.needs_teacher and spec.params[weight] and spec.guide == "trained":
             methods.append(
                 dataclasses.replace(
                     spec, id=f"{spec.id}-tuned", label=f"{spec.label}, tuned", tuned_from=spec.id, variant_of=spec.id
@@ -490,14 +494,44 @@ def _pair(text: Any, data: str, models: dict, where: str) -> Pair:
     return Pair(teacher, student)
 
 
+def _check_shuffled(block: Block, models: dict, recipes: dict, where: str) -> None:
+    """Refuse to shuffle a teacher's signals within batches of one sample."""
+    for method in (m for m in block.trained if m.guide == "shuffled"):
+        for recipe in (recipes[models[pair.student].recipe] for pair in block.pairs):
+            if recipe.batch_size < 2:
+                raise KdbenchError(
+                    f"{where}: {method.id} shuffles the samples of a batch, so the batch_size of recipes.{recipe.name} "
+                    "must be at least 2"
+                )
+
+
 def _method_of_block(name: Any, methods: dict, where: str) -> MethodSpec:
     if not isinstance(name, str):
         raise KdbenchError(f"{where}: expected the name of a method, got {name!r}")
     if name in methods:
         return methods[name]
+    if "@" in name:
+        own, control = name.split("@", 1)
+        return _control(_method_of_block(own, methods, where), control, where)
     if name not in method_names():
         raise unknown("method", name, [*methods, *method_names()], where)
     return _method(name, {}, where)
+
+
+def _control(spec: MethodSpec, guide: str, where: str) -> MethodSpec:
+    """A method, everything equal but the teacher that it gets to see."""
+    if not spec.needs_teacher:
+        raise KdbenchError(f"{where}: {spec.id!r} has no teacher that could be {guide!r}")
+    if guide not in GUIDES:
+        raise unknown("control", guide, GUIDES, f"{where}: {spec.id}")
+    return dataclasses.replace(
+        spec,
+        id=f"{spec.id}@{guide}",
+        label=f"{spec.label}, {guide} teacher",
+        group="controls",
+        variant_of=spec.id,
+        guide=guide,
+    )
 
 
 def _seeds(tree: Any, where: str) -> tuple[int, ...]:

@@ -138,11 +138,14 @@ def _train_seed(today: Today, job: Job, seed: int, todo: list[Run], batches: Bat
     from kdbench.train.engine import train_cohort
 
     suite, device = today.plan.suite, batches.device
-    teacher = accuracy = None
+    teacher = untrained = accuracy = None
     if job.pair.teacher:
-        accuracy = today.teacher(job.pair.teacher, seed)["accuracy"]
-        weights = load_weights(today.plan.teacher(job.pair.teacher, seed))
-        teacher = load_teacher(suite.models[job.pair.teacher], weights, batches, device, seed)
+        spec = suite.models[job.pair.teacher]
+        accuracy = today.teacher(spec.name, seed)["accuracy"]
+        weights = load_weights(today.plan.teacher(spec.name, seed))
+        teacher = load_teacher(spec, weights, batches, device, seed)
+        if any(run.method.guide == "untrained" for run in todo):
+            untrained = load_teacher(spec, None, batches, device, seed)
     common = {
         "hashes": _input_hashes(today, job, seed),
         "teacher_accuracy": accuracy,
@@ -152,7 +155,7 @@ def _train_seed(today: Today, job: Job, seed: int, todo: list[Run], batches: Bat
     say = Progress(f"{job.pair.student if job.kind == 'teacher' else job.pair.id}{of_budget(job.budget)} seed {seed}")
     student = suite.models[job.pair.student]
     recipe, save_every = suite.recipes[student.recipe].times(job.budget), suite.checkpoint_seconds
-    cohort = Cohort(student, recipe, batches, device, seed, teacher, suite.precision, save_every)
+    cohort = Cohort(student, recipe, batches, device, seed, teacher, suite.precision, save_every, untrained)
     train_cohort(cohort, todo, state_file, lambda outcome: _write_outcome(outcome, common), say)
 
 

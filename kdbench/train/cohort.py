@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from kdbench.signals import Reader, read_logits
 from kdbench.train import networks
 from kdbench.train.batches import Batches
-from kdbench.types import ModelSpec, Recipe, Signals
+from kdbench.types import Guide, ModelSpec, Recipe, Signals
 
 PREPARE_SAMPLES = 2048
 """Training samples that a method's `prepare` sees. Packed training sets are shuffled, and means and standard deviations
@@ -21,8 +22,8 @@ of so many are known to 2 %; the whole of a large set would cost more than the t
 
 @dataclass(frozen=True)
 class Teacher:
-    """A trained network that only looks on: evaluation mode, no gradient, and always read in full, so that what a
-    method gets to see does not depend on the needs of others."""
+    """A network that only looks on: evaluation mode, no gradient, and always read in full, so that what a method gets
+    to see does not depend on the needs of others."""
 
     reader: Reader
     modality: str
@@ -47,6 +48,14 @@ class Batch:
     """Share of all steps that were taken before it."""
     rate: float
     """Learning rate of this step."""
+    untrained: Signals | None = None
+    """Of the untrained teacher, where a member is guided by it."""
+
+    def shown(self, guide: Guide) -> Signals | None:
+        """What a member sees of a teacher."""
+        if guide == "untrained":
+            return self.untrained
+        return shuffled(self.teacher) if guide == "shuffled" else self.teacher
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,8 @@ class Cohort:
     """`fp32`, or `bf16` (autocast)."""
     save_every: float = 60.0
     """Seconds between two checkpoints."""
+    untrained: Teacher | None = None
+    """The same network as it was before its training, where a member is guided by it."""
 
     @property
     def steps(self) -> int:
@@ -73,19 +84,23 @@ class Cohort:
     def batch(self, index: Tensor, step: int) -> Batch:
         """The training samples at positions index (B,), as step number `step` (0-based) augments them."""
         inputs, target = self.batches.train(index, self.recipe, self.seed, step)
-        shown = None
-        if self.teacher:
+        shown = []
+        for teacher in (self.teacher, self.untrained):
             with torch.no_grad(), self.autocast():
-                shown = self.teacher.reader(inputs[self.teacher.modality], index)
+                shown.append(teacher and teacher.reader(inputs[teacher.modality], index))
         rate = learning_rate(self.recipe, step, self.steps)
-        return Batch(inputs, target, index, shown, step, step / self.steps, rate)
+        return Batch(inputs, target, index, shown[0], step, step / self.steps, rate, shown[1])
+
+    def teacher_of(self, guide: Guide) -> Teacher | None:
+        """The network whose signals a member sees."""
+        return self.untrained if guide == "untrained" else self.teacher
 
     @torch.no_grad()
-    def teacher_pass(self) -> Iterator[Signals]:
-        """The teacher's signals over the first PREPARE_SAMPLES of the un-augmented training set, in its own order."""
-        for x in self.batches.evaluation(self.teacher.modality, "train", batch_size=256, limit=PREPARE_SAMPLES):
+    def teacher_pass(self, teacher: Teacher) -> Iterator[Signals]:
+        """A teacher's signals over the first PREPARE_SAMPLES of the un-augmented training set, in its own order."""
+        for x in self.batches.evaluation(teacher.modality, "train", batch_size=256, limit=PREPARE_SAMPLES):
             with self.autocast():
-                yield self.teacher.reader(x)
+                yield teacher.reader(x)
 
     @torch.no_grad()
     def logits(self, model: nn.Module, modality: str, split: str) -> Tensor:
@@ -99,9 +114,12 @@ class Cohort:
 
 
 def load_teacher(
-    spec: ModelSpec, weights: dict[str, Tensor], batches: Batches, device: torch.device, seed: int
+    spec: ModelSpec, weights: dict[str, Tensor] | None, batches: Batches, device: torch.device, seed: int
 ) -> Teacher:
-    """A trained teacher from its stored weights. Raises KdbenchError when they do not fit the model."""
+    """A trained teacher from its stored weights, or what it was before its training where they are None.
+
+    Raises KdbenchError when they do not fit the model.
+    """
 
     def load() -> Reader:
         reader = networks.reader(spec, batches.shape[spec.input], batches.classes, seed, weights=weights)
@@ -109,6 +127,25 @@ def load_teacher(
         return reader
 
     return Teacher(load(), spec.input, load)
+
+
+def shuffled(signals: Signals) -> Signals:
+    """The same signals, those of each sample given to another one of the batch.
+
+    What a teacher was given moves with what it shows, for a method that runs a copy of it. `index` stays: a memory bank
+    that is kept by it would bring a sample and its own signals together again.
+    """
+    # Batches are in random order. By two, since the recipes mix sample i with sample B-1-i: by one, two of the samples
+    # would meet the signals of a mixture of their own two images.
+    by = 2 if len(signals.logits) > 2 else 1
+
+    def moved(value: Tensor | tuple[Tensor, ...] | None) -> Any:
+        if isinstance(value, tuple):
+            return tuple(map(moved, value))
+        return None if value is None else value.roll(by, dims=0)
+
+    names = ("logits", "stages", "prefix", "pooled", "pooled_preact", "inputs")
+    return replace(signals, **{name: moved(getattr(signals, name)) for name in names})
 
 
 def learning_rate(recipe: Recipe, step: int, total: int) -> float:

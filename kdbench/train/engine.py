@@ -137,9 +137,9 @@ def _train(
 
 def _start(cohort: Cohort, run: Run, fresh: bool) -> Member | Outcome:
     """A run before its first step, or the Outcome "n/a" where its method does not serve this pair."""
-    method = load_method(run.method.method)
-    seed = stream(cohort.seed, "method", run.method.stream)
-    member = new_member(cohort, method, method.Params(**run.method.params), seed, fresh=fresh, run=run)
+    spec = run.method
+    method, seed = load_method(spec.method), stream(cohort.seed, "method", spec.stream)
+    member = new_member(cohort, method, method.Params(**spec.params), seed, fresh=fresh, run=run, guide=spec.guide)
     return member if isinstance(member, Member) else Outcome(run, {"status": "n/a", "reason": member})
 
 
@@ -148,7 +148,7 @@ def _step(cohort: Cohort, member: Member, batch: Batch) -> None:
     with member.own_rng(), member.timed():
         with cohort.autocast():
             signals = member.reader(batch.inputs[cohort.student.input], batch.index)
-            terms = member.distiller(signals, batch.teacher, batch.target, batch.progress)
+            terms = member.distiller(signals, batch.shown(member.guide), batch.target, batch.progress)
         loss = sum(terms.values())
         member.optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -16,7 +16,7 @@ from kdbench.plan.jobs import Run
 from kdbench.signals import Reader
 from kdbench.train import networks
 from kdbench.train.cohort import Cohort
-from kdbench.types import KdbenchError, PairShapes, Recipe
+from kdbench.types import Guide, KdbenchError, PairShapes, Recipe
 
 
 @dataclass
@@ -29,6 +29,7 @@ class Member:
     optimizer: torch.optim.Optimizer
     device: torch.device
     rng: dict[str, Tensor]
+    guide: Guide = "trained"
     terms: list[str] = field(default_factory=list)
     sums: Tensor | None = None
     """Loss terms summed over the steps of this epoch, on the device."""
@@ -91,16 +92,23 @@ class Member:
 
 
 def new_member(
-    cohort: Cohort, method: type[Distiller], params: Any, seed: int, *, fresh: bool = True, run: Run | None = None
+    cohort: Cohort,
+    method: type[Distiller],
+    params: Any,
+    seed: int,
+    *,
+    fresh: bool = True,
+    run: Run | None = None,
+    guide: Guide = "trained",
 ) -> Member | str:
     """A member before its first step, or why the method does not serve this pair.
 
     params: the method's Params. seed: of what the method draws. fresh: False when a checkpoint will be put into the
-    member, which also holds what `prepare` would find.
+    member, which also holds what `prepare` would find. guide: whose signals it will see.
     """
     spec, batches, device = cohort.student, cohort.batches, cohort.device
     reader = networks.reader(spec, batches.shape[spec.input], batches.classes, cohort.seed, method.needs(params))
-    teacher = None if getattr(params, "teacher", True) is False else cohort.teacher
+    teacher = None if getattr(params, "teacher", True) is False else cohort.teacher_of(guide)
     labels = tuple(batches.labels("train").tolist())
     shapes = PairShapes(reader.side, teacher.reader.side if teacher else None, batches.classes, labels)
     distiller = _distiller(method, params, shapes, seed, teacher and teacher.copy)
@@ -109,8 +117,9 @@ def new_member(
     reader.model.to(device)
     distiller.to(device)
     if fresh and distiller.wants_prepare:
-        distiller.prepare(cohort.teacher_pass())
-    return Member(run, reader, distiller, new_optimizer(cohort.recipe, reader.model, distiller), device, _rng(device))
+        distiller.prepare(cohort.teacher_pass(teacher))
+    optimizer = new_optimizer(cohort.recipe, reader.model, distiller)
+    return Member(run, reader, distiller, optimizer, device, _rng(device), guide)
 
 
 def _distiller(
