@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -25,8 +26,9 @@ def collect(today: Today, block: Block, methods: Sequence[MethodSpec] | None = N
 
     Columns: pair, teacher, student, method, seed, budget, status, reason, val, test, best_test (percent),
     best_test_epoch, epochs, val_nll, test_nll, agreement (percent), teacher_val, teacher_test, seconds, peak_memory_mb,
-    extra_parameters, student_parameters, notes, label, key, finished_at, hardware, versions ({package: version}). A
-    method without a teacher stands under every pair of its student.
+    extra_parameters, student_parameters, operations_per_step (student and method), teacher_operations_per_step, steps,
+    gradient_shares ({term: share}), notes, label, key, finished_at, hardware, versions ({package: version}). A method
+    without a teacher stands under every pair of its student.
 
     methods: in place of the block's rows.
     """
@@ -55,7 +57,10 @@ def _row(today: Today, pair: Pair, run: Run) -> dict[str, Any]:
     row |= {k: accuracy.get(k) for k in ("val", "test", "best_test", "best_test_epoch")}
     row |= {"val_nll": nll.get("val"), "test_nll": nll.get("test")}
     row |= {k: cost.get(k) for k in ("seconds", "peak_memory_mb", "extra_parameters", "student_parameters")}
-    row["epochs"] = len(record.get("history", []))
+    row |= {k: cost.get(k) for k in ("operations_per_step", "teacher_operations_per_step")}
+    history = record.get("history", [])
+    row |= {"epochs": len(history), "steps": history[-1]["step"] if history else None}
+    row["gradient_shares"] = record.get("gradient_shares")
     row["agreement"] = (record.get("agreement") or {}).get("test")
     row |= {"finished_at": record.get("finished_at"), "hardware": hardware_line(record["hardware"])}
     row["versions"] = record["versions"]
@@ -95,7 +100,7 @@ def _predicted(run: Run, count: int) -> np.ndarray:
 
 def all_runs(today: Today) -> pd.DataFrame:
     """One row per planned run of every block, readings of reconstructed methods and all budgets among them: the columns
-    of `collect` without notes and versions, after `edition` (the suite's) and `block`."""
+    of `collect` without notes and versions, after `edition` (the suite's) and `block`; gradient_shares as JSON."""
     import pandas as pd
 
     frames = {
@@ -103,9 +108,10 @@ def all_runs(today: Today) -> pd.DataFrame:
         for block in today.plan.suite.blocks
         for budget in block.budgets
     }
-    named = pd.concat(frames, names=["block", None, None]).reset_index("block")
-    named.insert(0, "edition", today.plan.suite.edition)
-    return named.drop(columns=["notes", "versions"])
+    runs = pd.concat(frames, names=["block", None, None]).reset_index("block").drop(columns=["notes", "versions"])
+    runs.insert(0, "edition", today.plan.suite.edition)
+    shares = [json.dumps(s) if isinstance(s, dict) else None for s in runs.get("gradient_shares", [None] * len(runs))]
+    return runs.assign(gradient_shares=shares)
 
 
 def histories(today: Today, block: Block) -> pd.DataFrame:

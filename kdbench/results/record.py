@@ -56,6 +56,7 @@ _MAY_HOLD: dict[str, Callable[[Any], bool]] = {
     "nll": lambda v: v is None or _are_numbers(v),
     "agreement": lambda v: v is None or _are_numbers(v),
     "cost": _are_numbers,
+    "gradient_shares": _are_numbers,
     "notes": lambda v: isinstance(v, list) and all(map(_is_text, v)),
     "history": lambda v: isinstance(v, list) and all(map(_is_epoch, v)),
 }

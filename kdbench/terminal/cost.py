@@ -73,10 +73,11 @@ def _training(plan: Plan, jobs: list[Job], forward: dict[str, int]) -> tuple[int
 
 def forward_operations(plan: Plan, spec: ModelSpec) -> int:
     """Of one sample: additions and multiplications of convolutions and matrix products."""
-    from kdbench.train import networks
+    from kdbench.train import networks, operations
 
     meta = _packed(plan, spec.data).meta
-    return networks.forward_operations(spec, tuple(meta["modalities"][spec.input]["shape"]), len(meta["class_names"]))
+    shape = tuple(meta["modalities"][spec.input]["shape"])
+    return operations.forward_operations(networks.build(spec, shape, len(meta["class_names"]), 0).eval(), shape)
 
 
 def _packed(plan: Plan, data: str) -> Packed:

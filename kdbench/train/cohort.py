@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from kdbench.signals import Reader, read_logits
 from kdbench.train import networks
 from kdbench.train.batches import Batches
+from kdbench.train.operations import forward_operations
 from kdbench.types import Guide, ModelSpec, Recipe, Signals
 
 PREPARE_SAMPLES = 2048
@@ -77,6 +78,14 @@ class Cohort:
     def steps(self) -> int:
         """Of the whole training."""
         return self.recipe.steps or self.recipe.epochs * self.batches.steps_per_epoch(self.recipe.batch_size)
+
+    @property
+    def teacher_operations(self) -> int:
+        """Of one step: the teacher's pass of a batch, whoever looks on."""
+        if not self.teacher:
+            return 0
+        shape = self.batches.shape[self.teacher.modality]
+        return self.recipe.batch_size * forward_operations(self.teacher.reader.model, shape)
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")

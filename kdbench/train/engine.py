@@ -28,6 +28,7 @@ from kdbench.plan.jobs import Run
 from kdbench.plan.registry import load_method
 from kdbench.train.batches import stream
 from kdbench.train.cohort import Batch, Cohort
+from kdbench.train.first_step import gradient_shares
 from kdbench.train.member import Member, clip_gradients, new_member
 from kdbench.train.networks import parameter_count
 from kdbench.types import KdbenchError
@@ -145,17 +146,19 @@ def _start(cohort: Cohort, run: Run, fresh: bool) -> Member | Outcome:
 
 def _step(cohort: Cohort, member: Member, batch: Batch) -> None:
     """One optimizer step of one member. Nothing here waits for the device."""
-    with member.own_rng(), member.timed():
-        with cohort.autocast():
+    with member.own_rng():
+        with member.timed(), member.counted(batch.step), cohort.autocast():
             signals = member.reader(batch.inputs[cohort.student.input], batch.index)
             terms = member.distiller(signals, batch.shown(member.guide), batch.target, batch.progress)
-        loss = sum(terms.values())
-        member.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        clip_gradients(cohort.recipe, member.model, member.distiller)
-        for group in member.optimizer.param_groups:
-            group["lr"] = batch.rate
-        member.optimizer.step()
+        if batch.step == 0:
+            member.gradient_shares = gradient_shares(terms, member.model)
+        with member.timed(), member.counted(batch.step):
+            member.optimizer.zero_grad(set_to_none=True)
+            sum(terms.values()).backward()
+            clip_gradients(cohort.recipe, member.model, member.distiller)
+            for group in member.optimizer.param_groups:
+                group["lr"] = batch.rate
+            member.optimizer.step()
         values = torch.stack([t.detach().float() for t in terms.values()])
         if member.sums is None:
             member.terms = list(terms)
@@ -210,13 +213,17 @@ def _outcome(cohort: Cohort, member: Member, teacher_logits: dict[str, Tensor], 
 
 
 def _costs(cohort: Cohort, member: Member) -> dict[str, Any]:
+    shares = member.gradient_shares.tolist()
     return {
         "history": member.history,
+        "gradient_shares": dict(zip(member.terms, shares, strict=True)),
         "cost": {
             "seconds": member.read_clock(),
             "peak_memory_mb": peak_memory_mb(cohort.device),
             "extra_parameters": parameter_count(member.distiller, trained_only=True),
             "student_parameters": parameter_count(member.model),
+            "operations_per_step": member.operations,
+            "teacher_operations_per_step": cohort.teacher_operations,
         },
     }
 

@@ -16,7 +16,12 @@ from kdbench.plan.jobs import Run
 from kdbench.signals import Reader
 from kdbench.train import networks
 from kdbench.train.cohort import Cohort
+from kdbench.train.operations import counter
 from kdbench.types import Guide, KdbenchError, PairShapes, Recipe
+
+_PLAIN = ("rng", "terms", "history", "seconds", "operations")
+_TENSORS = ("sums", "first_bad", "gradient_shares")
+"""What a checkpoint holds of a member beside its modules; tensors of these go back to the device."""
 
 
 @dataclass
@@ -38,6 +43,10 @@ class Member:
     history: list[dict[str, Any]] = field(default_factory=list)
     logits: dict[str, Tensor] = field(default_factory=dict)
     """{"val", "test"}: (N, classes) at the end of the last epoch."""
+    operations: int = 0
+    """Of its first step, forward and backward."""
+    gradient_shares: Tensor | None = None
+    """(terms,), of its first step, on the device."""
     seconds: float = 0.0
     events: list[tuple[Any, Any]] = field(default_factory=list)
     """Not on a CPU: begin and end of the steps since the clock was last read."""
@@ -49,15 +58,16 @@ class Member:
     def state(self) -> dict[str, Any]:
         self.read_clock()
         modules = {"model": self.model, "distiller": self.distiller, "optimizer": self.optimizer}
-        plain = {k: getattr(self, k) for k in ("rng", "terms", "sums", "first_bad", "history", "seconds")}
+        plain = {k: getattr(self, k) for k in (*_PLAIN, *_TENSORS)}
         return {**{k: m.state_dict() for k, m in modules.items()}, **plain}
 
     def restore(self, state: dict[str, Any]) -> None:
         for name in ("model", "distiller", "optimizer"):
             getattr(self, name).load_state_dict(state[name])
-        for name in ("rng", "terms", "history", "seconds"):
+        for name in _PLAIN:
             setattr(self, name, state[name])
-        self.sums, self.first_bad = state["sums"].to(self.device), state["first_bad"].to(self.device)
+        for name in _TENSORS:
+            setattr(self, name, state[name].to(self.device))
 
     @contextlib.contextmanager
     def own_rng(self) -> Iterator[None]:
@@ -81,6 +91,16 @@ class Member:
         yield
         end.record()
         self.events.append((begin, end))
+
+    @contextlib.contextmanager
+    def counted(self, step: int) -> Iterator[None]:
+        """Adds the operations of what runs inside, at the first step (0) only."""
+        if step > 0:
+            yield
+            return
+        with counter() as operations:
+            yield
+        self.operations += operations.get_total_flops()
 
     def read_clock(self) -> float:
         """Seconds of all its steps so far; waits for the device."""

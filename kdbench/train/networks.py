@@ -14,7 +14,6 @@ from torch._subclasses.fake_tensor import (
     FakeTensorMode,
     UnsupportedOperatorException,
 )
-from torch.utils.flop_counter import FlopCounterMode
 
 import kdbench.torchvision_ops  # noqa: F401
 from kdbench.signals import EVERYTHING, Reader
@@ -163,12 +162,3 @@ def _with_inputs(conv: nn.Conv2d, channels: int) -> nn.Conv2d:
 
 def parameter_count(module: nn.Module, trained_only: bool = False) -> int:
     return sum(p.numel() for p in module.parameters() if p.requires_grad or not trained_only)
-
-
-def forward_operations(spec: ModelSpec, shape: tuple[int, int, int], classes: int) -> int:
-    """Additions and multiplications of a pass of one sample (H, W, C), as torch counts them in convolutions and matrix
-    products."""
-    model = build(spec, shape, classes, 0).eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.zeros(1, shape[2], shape[0], shape[1]))
-    return counter.get_total_flops()
