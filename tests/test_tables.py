@@ -71,6 +71,11 @@ def make(pairs=3, methods=tuple(METHODS), seeds=3, names=None):
                     | {"teacher_test": None if id == "scratch" else 96.0 + seed / 10}
                     | {"seconds": 5.0 * (j + 1), "peak_memory_mb": 300.0, "extra_parameters": 1000 * j}
                     | {"student_parameters": 20000, "notes": []}
+                    | {
+                        "gradient_shares": {"ce": 1.0}
+                        if id == "scratch"
+                        else {"ce": 0.5 + seed / 10, id: 0.5 - seed / 10}
+                    }
                 )
     return suite, block, pd.DataFrame(rows)
 
@@ -113,7 +118,7 @@ def test_cells_by_hand():
     assert row(text, "Scratch", "### Paired difference to KD") == [r"−2.0 \[−4.5, +0.5\] (3)"]  # 4.3027 / sqrt 3
     assert row(text, "test accuracy") == ["96.1 ± 0.1 (3)"]
     assert row(text, "KD", "### For information only") == ["83.0", "84.0", "+1.0", "1"]
-    assert row(text, "KD", "### Cost") == ["1,000", "10", "2.00 ×", "300"]
+    assert row(text, "KD", "### Cost") == ["1,000", "10", "2.00 ×", "300", "ce 60 %, kd 40 %"]
 
 
 def test_page_says_what_a_reader_needs():
@@ -444,3 +449,13 @@ def test_runs_without_a_result_or_without_versions_differ_from_nothing(finished)
         finish(finished.runs()["cnn-t--vit-s", "kd", seed], 80.0 + seed, versions={})
     text = markdown(tables.describe(finished.suite, block_reports(Today(finished))))
     assert "no result yet for seed 0" in text and "trained with" not in text
+
+
+def test_the_cost_table_tells_the_share_of_each_term_in_the_first_gradient():
+    suite, block, frame = make()
+    frame["gradient_shares"] = frame["gradient_shares"].where(frame["method"] != "ofa")
+    text = page(suite, block, frame)
+    assert row(text, "Scratch", "Cost of training")[-1] == "ce 100 %"
+    assert row(text, "KD", "Cost of training")[-1] == "ce 60 %, kd 40 %"
+    assert row(text, "OFA", "Cost of training")[-1] == "—"
+    assert cells(block, frame).loc["cnn-t--cnn-s", "kd"]["gradient_shares"] == "ce 60 %, kd 40 %"

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from kdbench.report import stats
+from kdbench.report.text import shares_text
 from kdbench.types import Block, MethodSpec
 
 Correct = Mapping[tuple[str, str], np.ndarray]
@@ -88,6 +89,7 @@ def cells(block: Block, frame: pd.DataFrame, correct: Correct = MappingProxyType
                 record |= dict(zip((f"{name}_images_low", f"{name}_images_high"), one or (None, None), strict=True))
             for name, source in means.items():
                 record[name] = stats.mean_sd(values[source].get(key, ())).mean
+            record["gradient_shares"] = shares_text(run["gradient_shares"] for run in rows)
             record["notes"] = _explanations(rows) + _unusual_versions(rows, usual)
             records.append(record)
     return pd.DataFrame(records).set_index(["pair", "method"], drop=False).astype(object)
@@ -113,7 +115,7 @@ def _named(name: str, summary: tuple) -> dict[str, Any]:
 
 def _runs(frame: pd.DataFrame) -> dict[tuple[str, str], Runs]:
     """(pair, method) -> what footnotes may say of its runs. Plain rows: a frame a cell would take most of the time."""
-    columns = ["pair", "method", "seed", "status", "reason", "notes", "versions"]
+    columns = ["pair", "method", "seed", "status", "reason", "notes", "versions", "gradient_shares"]
     known = frame.reindex(columns=columns).assign(counts=np.isfinite(stats.numbers(frame, "test")))
     found: dict[tuple[str, str], Runs] = {}
     for run in known.to_dict("records"):

@@ -25,6 +25,7 @@ from kdbench.report.text import (
     points_cell,
     range_cell,
     say,
+    shares_text,
     signed,
     title_of,
 )
@@ -96,7 +97,7 @@ def _sections(report: BlockReport) -> list[Section]:
         parts.append(claims_table(block, claims))
     if report.tuned:
         parts.append(_tuning_table(block, report.tuned, report.suite.tune.budget))
-    parts += [_optimism_table(block, data), _cost_table(block, data), _COST_NOTE]
+    parts += [_optimism_table(block, data), _cost_table(report), _COST_NOTE]
     sections.append(Section(f"{block.title}: verdict, optimism and cost", tuple(parts)))
     return sections
 
@@ -158,25 +159,30 @@ def _optimism_table(block: Block, data: pd.DataFrame) -> Table:
     )
 
 
-def _cost_table(block: Block, data: pd.DataFrame) -> Table:
-    relative = "seconds_over_scratch" in data
+def _cost_table(report: BlockReport) -> Table:
+    data, relative = report.cells, "seconds_over_scratch" in report.cells
+    shares = report.frame.reindex(columns=["method", "gradient_shares"]).set_index("method")["gradient_shares"]
 
     def row(method: MethodSpec) -> Row:
         own = data[data["method"] == method.id]
         found = [range_cell(own["extra_parameters"]), range_cell(own["seconds_mean"])]
         if relative:
             found.append(range_cell(own["seconds_over_scratch"], ".2f", " ×"))
-        return Row(Cell(method.label), (*found, range_cell(own["peak_memory_mb_mean"])), method.id)
+        pulls = Cell(shares_text(shares[shares.index == method.id]) or "—")
+        return Row(Cell(method.label), (*found, range_cell(own["peak_memory_mb_mean"]), pulls), method.id)
 
     columns = (("extra", "parameters"), ("seconds", "per run"))
-    columns += ((("time over", "scratch"),) if relative else ()) + (("peak memory,", "MB"),)
-    return Table("Cost of training, range over pairs", "Method", columns, by_group(block.methods, row))
+    columns += (("time over", "scratch"),) if relative else ()
+    columns += (("peak memory,", "MB"), ("share of the student's", "gradient, first step"))
+    return Table("Cost of training, range over pairs", "Method", columns, by_group(report.block.methods, row))
 
 
 _COST_NOTE = (
     "Seconds cover the student's own training steps. What the runs of a job share (the teacher's forward pass and "
     "the batches) is not included, nor is evaluation. Scratch is timed in a separate job, so other load on the "
-    "machine changes the ratio. Memory is that of the whole process with all its runs."
+    "machine changes the ratio. Memory is that of the whole process with all its runs. The last column is the norm of "
+    "each loss term's gradient with respect to the student's parameters, before its first step, in percent of the sum "
+    "of these norms: a mean over pairs and seeds."
 )
 
 
