@@ -161,6 +161,8 @@ class MethodSpec:
     same random numbers, so that what differs is the variant's doing."""
     guide: Guide = "trained"
     """Whose signals it gets: those of the trained teacher, or a control (kdbench/train/cohort.py)."""
+    compute_of: MethodSpec | None = None
+    """The method whose operations it trains with (kdbench/train/equal_compute.py)."""
 
     @property
     def stream(self) -> str:
@@ -170,6 +172,11 @@ class MethodSpec:
     @property
     def needs_teacher(self) -> bool:
         return self.params.get("teacher", True) is not False
+
+    @property
+    def belongs_to_pair(self) -> bool:
+        """Whether its numbers depend on the teacher; else it is trained once a student, for all of its pairs."""
+        return (self.compute_of or self).needs_teacher
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Controls of a method: an untrained teacher, and one whose signals belong to other samples of the batch."""
+"""Controls: an untrained teacher, one whose signals belong to other samples, and Scratch at a method's compute."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from safetensors.torch import load_file
 
 from kdbench.conformance import networks as tiny_networks
 from kdbench.conformance.networks import ALL_PAIRS
+from kdbench.plan import keys
 from kdbench.plan.registry import load_method, method_names
 from kdbench.plan.suite import check_suite
 from kdbench.results.frames import collect
 from kdbench.results.record import read_run
 from kdbench.results.today import Today
+from kdbench.run import training
 from kdbench.train import engine, networks
 from kdbench.train.cohort import shuffled
 from kdbench.train.member import new_member
@@ -191,3 +193,105 @@ def test_agreement_is_with_the_trained_teacher(trained):
     own, teacher = (np.load(r.stem.with_suffix(".npz"))["test_logits"] for r in (run, plan.teacher("cnn-t", 0)))
     agreement = 100 * (own.argmax(1) == teacher.argmax(1)).mean()
     assert abs(agreement - read_run(run.result)["agreement"]["test"]) < 0.4
+
+
+# -------------------------------------------------------------------------------------------- Scratch at equal compute
+
+
+def test_scratch_at_the_compute_of_a_method_belongs_to_the_pair_and_has_a_cohort_of_its_own():
+    names = ["scratch", "kd", "mine", "scratch@kd", "scratch@mine", "scratch@heads"]
+    methods = {"mine": {"method": "kd", "temperature": 4.0}, "heads": {"method": "fdcmkd", "teacher": False}}
+    plan = plan_for(names, methods=methods)
+    label = {m.id: m.label for m in plan.suite.blocks[0].methods}
+    assert label["scratch@mine"] == "Scratch, compute of KD" and label["scratch@heads"].endswith("FD-CMKD‡")
+    found = {run.method.id: run.key for run in plan.runs().values()}
+    assert len(set(found.values())) == len(names) == len(found)
+    assert found["scratch"] == plan_for(["scratch"]).runs()["none--vit-s", "scratch", 0].key
+    assert [job.id for job in plan.of("cohort")] == [
+        "none--vit-s/seeds-0",
+        f"{PAIR}/seeds-0",
+        f"{PAIR}/seeds-0.scratch@kd",
+        f"{PAIR}/seeds-0.scratch@mine",
+        "none--vit-s/seeds-0.scratch@heads",
+    ]
+    block = plan.suite.blocks[0]
+    owners = [plan.run_of(block.pairs[0], method, 0).pair.id for method in block.methods]
+    assert owners == ["none--vit-s", PAIR, PAIR, PAIR, PAIR, "none--vit-s"]
+
+
+def test_its_key_holds_what_the_other_method_is(monkeypatch):
+    def key(**changes):
+        given = {"methods": {"mine": {"method": "ofa", **changes}}}
+        return plan_for(["scratch@mine"], **given).runs()[PAIR, "scratch@mine", 0].key
+
+    defaults = key()
+    assert key(eps=1.4) != defaults == key(eps=1.0)
+    real = keys.version_of
+    monkeypatch.setattr(keys, "version_of", lambda part: "9" if part == "method ofa" else real(part))
+    assert key() != defaults
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("scratch@kdd", ["blocks.main.methods", "unknown method 'kdd'", "'kd'"]),
+        ("scratch@scratch", ["'scratch' is a control or Scratch"]),
+        ("scratch@kd@untrained", ["'kd@untrained' is a control or Scratch"]),
+        ("scratch@scratch@kd", ["'scratch@kd' is a control or Scratch"]),
+        ("scratch@shuffled", ["'scratch' has no teacher that could be 'shuffled'"]),
+        ("kd@ofa", ["unknown control 'ofa'; known: shuffled, untrained"]),
+    ],
+)
+def test_whose_compute_must_be_known(name, words):
+    told = refused(blocks__main__methods=["kd", name])
+    assert all(word in told for word in words), told
+
+
+def test_it_takes_as_many_operations_as_the_method(trained):
+    names = ["scratch", "kd", "ofa", "scratch@kd", "scratch@ofa"]
+    plan = plan_for(names)
+    run_jobs(plan, "cohort")
+    frame = collect(Today(plan), plan.suite.blocks[0]).set_index("method")
+    assert list(frame["status"]) == ["finished"] * len(names)
+    a_step = frame["operations_per_step"] + frame["teacher_operations_per_step"]
+    spent = frame["steps"] * a_step
+    for name in ("kd", "ofa"):
+        own = spent[f"scratch@{name}"]
+        assert abs(own - spent[name]) <= a_step["scratch"] / 2 and own > spent["scratch"]
+        assert frame.loc[f"scratch@{name}", "teacher_operations_per_step"] == 0
+        assert frame.loc[f"scratch@{name}", "operations_per_step"] == frame.loc["scratch", "operations_per_step"]
+    assert frame.loc["kd", "steps"] == frame.loc["scratch", "steps"] == 12
+    last = read_run(plan.runs()[PAIR, "scratch@ofa", 0].result)["history"][-1]
+    assert last["lr"] < 1e-3 and last["step"] == frame.loc["scratch@ofa", "steps"], "a schedule of its own, to its end"
+
+
+def test_it_is_na_where_the_method_is(trained, monkeypatch):
+    monkeypatch.setattr(load_method("ofa"), "supports", classmethod(lambda cls, params, pair: "too wide"))
+    plan = plan_for(["scratch@ofa"])
+    run_jobs(plan, "cohort")
+    record = read_run(plan.runs()[PAIR, "scratch@ofa", 0].result)
+    assert record["status"] == "n/a" and record["reason"] == "too wide" and record["method"] == "scratch@ofa"
+    assert not any(training.unfinished(Today(plan), job) for job in plan.of("cohort"))
+
+
+def test_an_interrupted_one_goes_on_bit_for_bit(trained, monkeypatch):
+    plan = plan_for(["scratch@kd"], checkpoint_seconds=0)
+    run_jobs(plan, "cohort")
+    run = plan.runs()[PAIR, "scratch@kd", 0]
+    expected = read_run(run.result)
+    run.result.unlink()
+    real = engine._step
+
+    def stops(cohort, member, batch):
+        if cohort.steps == expected["history"][-1]["step"] and batch.step == 8:
+            raise KeyboardInterrupt
+        return real(cohort, member, batch)
+
+    monkeypatch.setattr(engine, "_step", stops)
+    with pytest.raises(KeyboardInterrupt):
+        run_jobs(plan, "cohort")
+    monkeypatch.setattr(engine, "_step", real)
+    run_jobs(plan, "cohort")
+    again = read_run(run.result)
+    assert again["hashes"] == expected["hashes"] and again["gradient_shares"] == {"ce": 1.0}
+    assert again["cost"]["operations_per_step"] == expected["cost"]["operations_per_step"] > 0

@@ -112,7 +112,7 @@ class Plan:
 
     def run_of(self, pair: Pair, method: MethodSpec, seed: int, budget: float) -> Run:
         """The run that fills a cell: for a method without a teacher, the one of the student alone."""
-        pair = pair if method.needs_teacher else Pair(None, pair.student)
+        pair = pair if method.belongs_to_pair else Pair(None, pair.student)
         return self._runs[pair.id, method.id, seed, budget]
 
     def teacher(self, model: str, seed: int) -> Run:
@@ -164,14 +164,18 @@ def _teacher_jobs(suite: Suite) -> list[Job]:
 
 def _cohort_jobs(suite: Suite, teachers: list[Job]) -> list[Job]:
     """One cohort a pair and budget for the methods that have a teacher, one a student and budget for those that have
-    none. Tuned twins, which wait for the tuning, have cohorts of their own."""
+    none. Tuned twins, which wait for the tuning, have cohorts of their own, and so has each Scratch at the compute of
+    another method, since its schedule is its own."""
     plain: Wanted = {}
     twins: Wanted = {}
+    equal: dict[str, Wanted] = {}
     for block in suite.blocks:
         for pair, budget, method in itertools.product(block.pairs, block.budgets, block.trained):
-            owner = pair if method.needs_teacher else Pair(None, pair.student)
-            _want(twins if method.tuned_from else plain, owner, budget, method, block.seeds)
-    return [*_cut(suite, "cohort", plain, teachers), *_cut(suite, "cohort", twins, teachers, "tuned")]
+            owner = pair if method.belongs_to_pair else Pair(None, pair.student)
+            layer = equal.setdefault(method.id, {}) if method.compute_of else twins if method.tuned_from else plain
+            _want(layer, owner, budget, method, block.seeds)
+    layers = {"": plain, "tuned": twins, **equal}
+    return [job for layer, wanted in layers.items() for job in _cut(suite, "cohort", wanted, teachers, layer)]
 
 
 def _tune_jobs(suite: Suite, teachers: list[Job]) -> list[Job]:
@@ -291,6 +295,8 @@ def _config(suite: Suite, pair: Pair, method: MethodSpec, data: str, budget: flo
         config["teacher"] = dataclasses.asdict(suite.models[pair.teacher])
     if method.guide != "trained":
         config["guide"] = method.guide
+    if method.compute_of:
+        config["compute_of"] = {"name": method.compute_of.method, "params": method.compute_of.params}
     if method.tuned_from:
         config["tuning_key"] = _tuning_key(suite, pair, method.id)
     config["versions"] = versions_of_run(suite, pair, method, data)

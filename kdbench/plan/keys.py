@@ -141,24 +141,26 @@ def versions_of_run(suite: Suite, pair: Pair, method: MethodSpec, data: str) -> 
         *(f"network {name}" for name in sorted(networks & set(own_networks()))),
         *(["head-convolution"] if any(has_head_convolution(name) for name in networks) else []),
     ]
-    return {part: version_of(part) for part in parts} | method_code(method.method)
+    named = [method.method, *([method.compute_of.method] if method.compute_of else [])]
+    return {part: version_of(part) for part in parts} | {k: v for name in named for k, v in method_code(name).items()}
 
 
 def without_defaults(config: dict[str, Any]) -> dict[str, Any]:
     """A run's config without what stands at its default. Defaults are frozen by a test: another one would silently give
     results of the old one the key of the new."""
-    source, method = config["data"]["source"], config["method"]["name"]
+    source = config["data"]["source"]
     reduced = dict(config)
     for key, cls in (("student", ModelSpec), ("teacher", ModelSpec), ("recipe", Recipe)):
         if key in config:
             reduced[key] = {k: v for k, v in config[key].items() if v != _defaults(cls)[k]}
     args = changed_args(source, config["data"]["args"])
-    params = {
-        k: v
-        for k, v in config["method"]["params"].items()
-        if v != json.loads(json.dumps(method_info(method).params[k].default))
-    }
-    return reduced | {"data": config["data"] | {"args": args}, "method": config["method"] | {"params": params}}
+    for key in ("method", "compute_of"):
+        if key in config:
+            known = method_info(config[key]["name"]).params
+            params = config[key]["params"].items()
+            changed = {k: v for k, v in params if v != json.loads(json.dumps(known[k].default))}
+            reduced[key] = config[key] | {"params": changed}
+    return reduced | {"data": config["data"] | {"args": args}}
 
 
 @functools.cache

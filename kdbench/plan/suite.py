@@ -512,10 +512,29 @@ def _method_of_block(name: Any, methods: dict, where: str) -> MethodSpec:
         return methods[name]
     if "@" in name:
         own, control = name.split("@", 1)
-        return _control(_method_of_block(own, methods, where), control, where)
+        spec = _method_of_block(own, methods, where)
+        if spec.method == "scratch" and control not in GUIDES:
+            return _equal_compute(spec, _method_of_block(control, methods, where), where)
+        return _control(spec, control, where)
     if name not in method_names():
         raise unknown("method", name, [*methods, *method_names()], where)
     return _method(name, {}, where)
+
+
+def _equal_compute(spec: MethodSpec, other: MethodSpec, where: str) -> MethodSpec:
+    """Scratch, trained for as many operations as another method."""
+    if other.group == "controls" or other.method == spec.method:
+        raise KdbenchError(
+            f"{where}: {spec.id} takes the compute of a method, and {other.id!r} is a control or Scratch"
+        )
+    return dataclasses.replace(
+        spec,
+        id=f"{spec.id}@{other.id}",
+        label=f"{spec.label}, compute of {other.label}",
+        group="controls",
+        variant_of=spec.id,
+        compute_of=other,
+    )
 
 
 def _control(spec: MethodSpec, guide: str, where: str) -> MethodSpec:

@@ -135,7 +135,8 @@ def write_manifest(job: Job) -> None:
 
 def _train_seed(today: Today, job: Job, seed: int, todo: list[Run], batches: Batches, state_file: Path) -> None:
     from kdbench.train.cohort import Cohort, load_teacher
-    from kdbench.train.engine import train_cohort
+    from kdbench.train.engine import Outcome, train_cohort
+    from kdbench.train.equal_compute import equal_compute
 
     suite, device = today.plan.suite, batches.device
     teacher = untrained = accuracy = None
@@ -156,7 +157,17 @@ def _train_seed(today: Today, job: Job, seed: int, todo: list[Run], batches: Bat
     student = suite.models[job.pair.student]
     recipe, save_every = suite.recipes[student.recipe].times(job.budget), suite.checkpoint_seconds
     cohort = Cohort(student, recipe, batches, device, seed, teacher, suite.precision, save_every, untrained)
-    train_cohort(cohort, todo, state_file, lambda outcome: _write_outcome(outcome, common), say)
+
+    def done(outcome: Outcome) -> None:
+        _write_outcome(outcome, common)
+
+    if todo[0].method.compute_of:
+        # Such a job trains one method: no other has its schedule.
+        cohort = equal_compute(cohort, todo[0])
+        if isinstance(cohort, Outcome):
+            done(cohort)
+            return
+    train_cohort(cohort, todo, state_file, done, say)
 
 
 def _with_tuned_weight(run: Run, today: Today) -> Run:

@@ -2,8 +2,9 @@
 
 A network's pass costs what torch counts in its convolutions and matrix products, forward. Training costs three of them
 a sample, the forward pass and twice as much backward; a teacher that looks on, one; every epoch ends with one over
-validation and test. What methods compute of their own (projectors, banks, prompts) and what moves data is not counted,
-so this is a lower bound; small networks wait for the launch of their steps rather than for operations.
+validation and test. Scratch at the compute of a method is counted with the steps of its recipe and a pass of the
+teacher, as the method is. What methods compute of their own (projectors, banks, prompts) and what moves data is not
+counted, so this is a lower bound; small networks wait for the launch of their steps rather than for operations.
 """
 
 from __future__ import annotations
@@ -66,8 +67,8 @@ def _training(plan: Plan, jobs: list[Job], forward: dict[str, int]) -> tuple[int
     seen = steps * recipe.batch_size
     evaluated = -(-steps // per_epoch) * (counts["val"] + counts["test"])
     student = sum(len(job.runs) for job in jobs) * (3 * seen + evaluated) * forward[pair.student]
-    # One pass of the teacher a batch, whoever of its cohort looks on.
-    cohorts = sum(len({run.seed for run in job.runs}) for job in jobs)
+    # One pass of the teacher a batch, whoever of its cohort looks on, and one of the untrained teacher.
+    cohorts = sum(len({(run.seed, run.method.guide == "untrained") for run in job.runs}) for job in jobs)
     return steps, student + (cohorts * seen * forward[pair.teacher] if pair.teacher else 0)
 
 
