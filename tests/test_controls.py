@@ -215,7 +215,7 @@ def test_scratch_at_the_compute_of_a_method_belongs_to_the_pair_and_has_a_cohort
         "none--vit-s/seeds-0.scratch@heads",
     ]
     block = plan.suite.blocks[0]
-    owners = [plan.run_of(block.pairs[0], method, 0).pair.id for method in block.methods]
+    owners = [plan.run_of(block.pairs[0], method, 0, block.budget).pair.id for method in block.methods]
     assert owners == ["none--vit-s", PAIR, PAIR, PAIR, PAIR, "none--vit-s"]
 
 
