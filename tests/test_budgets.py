@@ -155,6 +155,7 @@ def test_a_longer_training_has_a_schedule_of_its_own(trained):
         job = plan.job("cohort", f"cnn-t--vit-s/seeds-0{mark}")
         run_training(plan, job, threads=1)
         record = read_run(job.runs[0].result)
+        assert record.get("budget", 1) == job.budget
         rates[record["history"][-1]["step"]] = record["history"][-1]["lr"]
     assert list(rates) == [12, 24]
     # The last steps of two cosines of 11 and 22 steps after the warm-up, from 5e-3 down to 0.

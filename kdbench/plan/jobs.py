@@ -235,7 +235,7 @@ def _cut(suite: Suite, kind: str, wanted: Wanted, teachers: Sequence[Job] = (), 
                 inputs = [*packed, *_outputs(teachers, pair.teacher, seeds)]
                 if layer == "tuned":
                     inputs.append(tuned_file(suite))
-                jobs.append(Job(kind, id, folder / f"{id}.json", tuple(inputs), runs, data, pair=pair))
+                jobs.append(Job(kind, id, folder / f"{id}.json", tuple(inputs), runs, data=data, pair=pair))
     return jobs
 
 
@@ -259,12 +259,12 @@ def _similarity_jobs(suite: Suite, teachers: list[Job], cohorts: list[Job]) -> l
                 needed = [j.output for j in shown if j.pair in (pair, Pair(None, pair.student))]
                 id = f"{block.name}/{pair.id}"
                 output = home(suite) / "similarity" / f"{id}.json"
-                jobs.append(Job("stages", id, output, tuple(needed), (), block.data, None, pair, block.name))
+                jobs.append(Job("stages", id, output, tuple(needed), data=block.data, pair=pair, block=block.name))
         for a, b in modality_pairs(suite, block):
             needed = [output for m in (a, b) for output in _outputs(teachers, m, block.seeds)]
             id = f"{block.name}/{a}--{b}"
             output = home(suite) / "channels" / f"{id}.json"
-            jobs.append(Job("channels", id, output, tuple(needed), (), block.data, None, Pair(a, b), block.name))
+            jobs.append(Job("channels", id, output, tuple(needed), data=block.data, pair=Pair(a, b), block=block.name))
     return jobs
 
 

@@ -75,6 +75,8 @@ def write_run(run: Run, record: Mapping[str, Any]) -> None:
         "seed": run.seed,
         "key": run.key,
     }
+    if run.budget != 1:
+        head["budget"] = run.budget
     if run.tuned:
         head["tuned"] = run.tuned
     tail = {"config": run.config, "finished_at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")}
