@@ -178,11 +178,11 @@ def _cost_table(report: BlockReport) -> Table:
 
 
 _COST_NOTE = (
-    "Seconds cover the student's own training steps. What the runs of a job share (the teacher's forward pass and "
-    "the batches) is not included, nor is evaluation. Scratch is timed in a separate job, so other load on the "
-    "machine changes the ratio. Memory is that of the whole process with all its runs. The last column is the norm of "
-    "each loss term's gradient with respect to the student's parameters, before its first step, in percent of the sum "
-    "of these norms: a mean over pairs and seeds."
+    "Seconds cover the student's own training steps but the first. What the runs of a job share (the teacher's forward "
+    "pass and the batches) is not included, nor is evaluation. Scratch is timed in a separate job, so other load on "
+    "the machine changes the ratio. Memory is that of the whole process with all its runs. The last column is the norm "
+    "of each loss term's gradient with respect to the student's parameters, before its first step, in percent of the "
+    "sum of these norms: a mean over pairs and seeds."
 )
 
 

@@ -146,19 +146,19 @@ def _start(cohort: Cohort, run: Run, fresh: bool) -> Member | Outcome:
 
 def _step(cohort: Cohort, member: Member, batch: Batch) -> None:
     """One optimizer step of one member. Nothing here waits for the device."""
-    with member.own_rng():
-        with member.timed(), member.counted(batch.step), cohort.autocast():
+    with member.own_rng(), member.timed(batch.step):
+        with member.counted(batch.step), cohort.autocast():
             signals = member.reader(batch.inputs[cohort.student.input], batch.index)
             terms = member.distiller(signals, batch.shown(member.guide), batch.target, batch.progress)
         if batch.step == 0:
             member.gradient_shares = gradient_shares(terms, member.model)
-        with member.timed(), member.counted(batch.step):
-            member.optimizer.zero_grad(set_to_none=True)
+        member.optimizer.zero_grad(set_to_none=True)
+        with member.counted(batch.step):
             sum(terms.values()).backward()
-            clip_gradients(cohort.recipe, member.model, member.distiller)
-            for group in member.optimizer.param_groups:
-                group["lr"] = batch.rate
-            member.optimizer.step()
+        clip_gradients(cohort.recipe, member.model, member.distiller)
+        for group in member.optimizer.param_groups:
+            group["lr"] = batch.rate
+        member.optimizer.step()
         values = torch.stack([t.detach().float() for t in terms.values()])
         if member.sums is None:
             member.terms = list(terms)
