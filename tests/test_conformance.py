@@ -261,6 +261,17 @@ def test_planted_fault_is_found(method):
         assert "teacher-cnn -> student-vit" in findings[0]
 
 
+def test_a_method_that_an_untrained_teacher_breaks_is_found():
+    """timm's Mixer starts with a classifier of zeros."""
+
+    class Standardises(Good):
+        def own(self, student, teacher, target):
+            return kd_loss(student.logits, teacher.logits / teacher.logits.std(dim=1, keepdim=True), 1.0)
+
+    findings = check(Standardises, pairs=[(MODELS["teacher-mlp"], MODELS["student-cnn"])])
+    only_finding(findings, "the term 'good' is not finite with an untrained teacher")
+
+
 def test_a_teacher_that_is_trained_itself_is_found(monkeypatch):
     """An adopted copy that is no copy."""
     real = tiny.load_teacher

@@ -16,6 +16,7 @@ from kdbench.results.frames import collect
 from kdbench.results.record import read_run
 from kdbench.results.today import Today
 from kdbench.run import training
+from kdbench.terminal import cost
 from kdbench.train import engine, networks
 from kdbench.train.cohort import shuffled
 from kdbench.train.member import new_member
@@ -193,6 +194,20 @@ def test_agreement_is_with_the_trained_teacher(trained):
     own, teacher = (np.load(r.stem.with_suffix(".npz"))["test_logits"] for r in (run, plan.teacher("cnn-t", 0)))
     agreement = 100 * (own.argmax(1) == teacher.argmax(1)).mean()
     assert abs(agreement - read_run(run.result)["agreement"]["test"]) < 0.4
+
+
+def test_the_cost_of_a_plan_knows_both_teachers(trained):
+    """A run takes 12 steps of 100 samples and is evaluated twice, on 257 + 540."""
+    spent = {}
+    for names in (["kd"], ["kd", "kd@shuffled"], ["kd", "kd@untrained"]):
+        plan = plan_for(names)
+        spent[names[-1]] = cost._training(plan, plan.of("cohort"), {"cnn-t": 1000, "vit-s": 10})[1]
+    student, teacher = 10 * (3 * 1200 + 2 * (257 + 540)), 1000 * 1200
+    assert spent == {
+        "kd": student + teacher,
+        "kd@shuffled": 2 * student + teacher,
+        "kd@untrained": 2 * student + 2 * teacher,
+    }
 
 
 # -------------------------------------------------------------------------------------------- Scratch at equal compute
