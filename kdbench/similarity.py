@@ -16,8 +16,9 @@ The same seed gives the same numbers; no global random state is read or changed.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -59,9 +60,19 @@ def cka_with_null(
     vary, or so little on few samples that its own estimate is not positive.
     Raises KdbenchError for fewer than four samples or unequal numbers of them.
     """
+    _check_samples(a, b)
+    return _cka_of_grams(gram(a), gram(b), permutations, seed)
+
+
+def _check_samples(a: Tensor, b: Tensor) -> None:
     if len(a) != len(b) or len(a) < 4:
         raise KdbenchError(f"CKA needs at least four samples, as many on both sides; got {len(a)} and {len(b)}")
-    gram_a, gram_b = gram(a), gram(b)
+
+
+def _cka_of_grams(
+    gram_a: np.ndarray | None, gram_b: np.ndarray | None, permutations: int, seed: int
+) -> tuple[float | None, float | None, float | None]:
+    """`cka_with_null` from the Gram matrices of the two sides."""
     if gram_a is None or gram_b is None:
         return None, None, None
     sums_a, sums_b = gram_a.sum(axis=0), gram_b.sum(axis=0)
@@ -74,7 +85,7 @@ def cka_with_null(
     rng = np.random.default_rng(seed)
     null = []
     for _ in range(permutations):
-        order = rng.permutation(len(a))
+        order = rng.permutation(len(gram_a))
         # take() along one axis after the other is three times as fast as indexing with two arrays.
         trace = np.vdot(gram_a, gram_b.take(order, axis=0).take(order, axis=1))
         null.append(hsic(trace, sums_a, sums_b[order]) / scale)
@@ -97,20 +108,43 @@ def stage_similarity(
     is the mean over the grid and exists on every grid; low and high come with a reason instead of a number where the
     coarser grid is too small.
     """
-    rows = []
-    for stage, (student, teacher) in enumerate(zip(student_stages, teacher_stages, strict=True), start=1):
-        own, other = tuple(student.shape[-2:]), tuple(teacher.shape[-2:])
-        pairs = {"dc": (student.mean(dim=(-2, -1)), teacher.mean(dim=(-2, -1)))}
-        reason = no_bands(own, other)
-        if reason is None:
-            grid = coarser_grid(own, other)
-            student_bands, teacher_bands = bands(student, grid), bands(teacher, grid)
-            pairs |= {band: (student_bands[band], teacher_bands[band]) for band in ("low", "high")}
-        for band in ("dc", "low", "high"):
-            value, low, high = cka_with_null(*pairs[band], permutations, seed) if band in pairs else (None, None, None)
-            why = None if value is not None else reason if band not in pairs else "a side does not vary in this band"
-            rows.append({"stage": stage, "band": band, "cka": value, "null_low": low, "null_high": high, "reason": why})
-    return rows
+    return stage_similarity_to(teacher_stages, permutations, seed)(student_stages)
+
+
+def stage_similarity_to(
+    teacher_stages: Sequence[Tensor], permutations: int = 200, seed: int = 0
+) -> Callable[[Sequence[Tensor]], list[dict]]:
+    """`stage_similarity` of any number of students to one teacher, whose bands and Gram matrices are computed once."""
+
+    @functools.cache
+    def teacher_grams(i: int, grid: tuple[int, int] | None) -> dict[str, np.ndarray | None]:
+        return _band_grams(teacher_stages[i], grid)
+
+    def similarity(student_stages: Sequence[Tensor]) -> list[dict]:
+        rows = []
+        for i, (student, teacher) in enumerate(zip(student_stages, teacher_stages, strict=True)):
+            _check_samples(student, teacher)
+            own, other = tuple(student.shape[-2:]), tuple(teacher.shape[-2:])
+            reason = no_bands(own, other)
+            grid = coarser_grid(own, other) if reason is None else None
+            student_grams = _band_grams(student, grid)
+            for band in ("dc", "low", "high"):
+                value, low, high, why = None, None, None, reason
+                if band in student_grams:
+                    pair = student_grams[band], teacher_grams(i, grid)[band]
+                    value, low, high = _cka_of_grams(*pair, permutations, seed)
+                    why = None if value is not None else "a side does not vary in this band"
+                row = {"stage": i + 1, "band": band, "cka": value, "null_low": low, "null_high": high, "reason": why}
+                rows.append(row)
+        return rows
+
+    return similarity
+
+
+def _band_grams(maps: Tensor, grid: tuple[int, int] | None) -> dict[str, np.ndarray | None]:
+    """{band: Gram matrix} of maps (N, C, H, W) cut for the coarser grid of a pair; without one, of the mean alone."""
+    features = {**(bands(maps, grid) if grid else {}), "dc": maps.mean(dim=(-2, -1))}
+    return {band: gram(x) for band, x in features.items()}
 
 
 # -------------------------------------------------------------------------------------------------------------- spectra

@@ -62,10 +62,10 @@ def own_networks() -> tuple[str, ...]:
 def method_code(name: str) -> dict[str, str]:
     """What stands for the code of a method in a key: the version of one of this package; for a user's file the hash of
     it and of what it imports from beside it, and the versions of the parts of this package among that."""
+    if method_info(name).path.is_relative_to(PACKAGE):
+        return {f"method {name}": version_of(f"method {name}")}
     files = module_files(name)
     own = [file for file in files if Path(file).is_absolute()]
-    if not own:
-        return {f"method {name}": version_of(f"method {name}")}
     named = (f"method {Path(file).stem}" if file.startswith("methods/") else Path(file).stem for file in files)
     found = {part: version_of(part) for part in named if part in versions()}
     return {f"files of {name}": code_hash(*own), **found}
@@ -104,8 +104,9 @@ def _reached(start: str, wanted: Callable[[str], bool]) -> tuple[str, ...]:
         if file in found or not wanted(file):
             continue
         found.append(file)
-        for node in ast.walk(parsed(PACKAGE / file)):
-            todo += _imported(node, PACKAGE / file)
+        path = PACKAGE / file
+        for node in ast.walk(parsed(path)):
+            todo += _imported(node, path)
     return tuple(sorted(found))
 
 

@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from kdbench.data.packed import load_packed
 from kdbench.files import write_json
 from kdbench.plan.jobs import Job, Plan, Run
 from kdbench.plan.paths import data_folder
-from kdbench.results.record import load_weights
+from kdbench.results.record import FINISHED, load_weights
 from kdbench.results.today import Stale, Today
-from kdbench.types import KdbenchError
-
-if TYPE_CHECKING:
-    import torch
-
-    from kdbench.train.batches import Batches
-
-
-import torch
-from torch import Tensor
-
-from kdbench.results.record import FINISHED
-from kdbench.similarity import channel_similarity, radial_power, stage_similarity
+from kdbench.similarity import channel_similarity, radial_power, stage_similarity_to
 from kdbench.train import networks
 from kdbench.train.batches import Batches
-from kdbench.types import ModelSpec
+from kdbench.types import KdbenchError, ModelSpec
 
 SAMPLES = 200
 """Test samples that similarities are measured on; the first ones, in the data set's own (shuffled) order."""
@@ -51,6 +42,7 @@ def stages(plan: Plan, job: Job) -> dict[str, list[dict[str, Any]]]:
             plan, job.pair.teacher, load_weights(_trained_teacher(today, job.pair.teacher, seed)), batches, seed
         )
         spectra += _spectra(teacher["stages"], seed=seed, role="teacher", model=job.pair.teacher, method=None)
+        to_teacher = stage_similarity_to(teacher["stages"], permutations=PERMUTATIONS, seed=seed)
         candidates: dict[str, dict[str, Tensor] | None] = {"before": None}
         for method in block.methods:
             run = plan.run_of(job.pair, method, seed, block.budget)
@@ -63,7 +55,7 @@ def stages(plan: Plan, job: Job) -> dict[str, list[dict[str, Any]]]:
         for name, weights in candidates.items():
             shown = _read(plan, student.name, weights, batches, seed)
             if shown["stages"] and teacher["stages"]:
-                measured = stage_similarity(shown["stages"], teacher["stages"], permutations=PERMUTATIONS, seed=seed)
+                measured = to_teacher(shown["stages"])
             else:
                 measured = [dict(row, cka=None, null_low=None, null_high=None, reason=NO_STAGES) for row in EMPTY_ROWS]
             rows += [{"seed": seed, "method": name, **row} for row in measured]
