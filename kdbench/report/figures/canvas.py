@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import Locator, LogLocator, MaxNLocator
 
@@ -27,6 +29,7 @@ COLUMN = 3.5
 STEPS = [1, 2, 5, 10]
 """What ticks of a linear axis may be multiples of."""
 _DPI = 150
+_CANVAS = {"svg": FigureCanvasSVG, "png": FigureCanvasAgg}
 _NO_DATE = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}
 
 
@@ -184,6 +187,8 @@ def write(figure: Figure, stem: Path, suffixes: Sequence[str] = ("svg", "png")) 
     for suffix in suffixes:
         path = Path(stem).with_name(f"{Path(stem).name}.{suffix}")
         with atomic(path) as file:
-            figure.savefig(file, format=suffix, dpi=_DPI, metadata=_NO_DATE[suffix])
+            figure.set_dpi(_DPI)  # an SVG leaves its own
+            # savefig would draw it twice, once only to lay it out.
+            getattr(_CANVAS[suffix](figure), f"print_{suffix}")(file, metadata=_NO_DATE[suffix])
         paths.append(path)
     return paths
