@@ -94,7 +94,7 @@ def read_json(path: Path, *needed: str) -> dict[str, Any]:
     Its checksum is compared where there is one: files had none before.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_bytes())
         if not isinstance(found, dict):
             raise ValueError("no keys and values")
         if SEAL in found and found.pop(SEAL) != _seal(found):

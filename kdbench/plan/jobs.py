@@ -46,7 +46,7 @@ class Run:
     input_hashes: str = ""
     """Checksums of the data and of the teacher that it trains with, once it does."""
 
-    @property
+    @functools.cached_property
     def result(self) -> Path:
         return self.stem.with_suffix(".json")
 
