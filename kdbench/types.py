@@ -232,8 +232,8 @@ class Block:
 class Tune:
     """Equal tuning: every method tries its main weight times each factor, once a student family."""
 
-    seed: int
-    """Outside the reported seeds; trains teachers of its own."""
+    seeds: tuple[int, ...]
+    """Outside the reported seeds; train teachers of their own. A setting is judged by its mean over them."""
     pairs: tuple[Pair, ...]
     """Where settings are judged, on validation: one pair a student family."""
     factors: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0)

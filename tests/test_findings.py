@@ -75,7 +75,7 @@ def test_facts_and_verdict():
     suite, frame = make(GAINS)
     page = text(suite, frame)
     assert "No method was tuned" in page
-    tune = Tune(seed=9, pairs=suite.blocks[0].pairs[:1], factors=(0.5, 1.0))
+    tune = Tune(seeds=(9,), pairs=suite.blocks[0].pairs[:1], factors=(0.5, 1.0))
     assert "No method was tuned" not in text(dataclasses.replace(suite, tune=tune), frame)
     assert "5 methods, 4 pairs, 5 seeds; 90 of 90 runs finished." in page  # scratch once a student
     assert "Trained 2026-01-01 to 2026-01-05 on two cores." in page

@@ -82,7 +82,8 @@ def test_what_is_chosen_is_trained_and_shown(trained):
     pair = plan.suite.blocks[0].pairs[0]
     twin = {m.tuned_from: m for m in plan.suite.blocks[0].methods if m.tuned_from}["kd"]
     by_weight = {
-        r.method.params["kd_weight"]: read_run(r.result)["accuracy"]["val"] for r in tuning_runs(plan.suite, pair, twin)
+        r.method.params["kd_weight"]: read_run(r.result)["accuracy"]["val"]
+        for (r,) in tuning_runs(plan.suite, pair, twin)
     }
     assert set(by_weight) == {0.5, 1.0}
     assert by_weight[choices[0]["value"]] == max(by_weight.values())
@@ -141,16 +142,70 @@ def test_the_best_setting_and_its_ties():
     assert tune.best([setting(3.0, None), setting(1.0, None)]) == {"factor": 1.0, "value": 2.0}
 
 
+def several_seeds(seeds, **changes):
+    return TUNED | {"tune": {"seeds": seeds, "factors": [0.5, 1.0], "pairs": ["cnn-t -> vit-s"]}} | changes
+
+
+def test_one_seed_may_be_written_either_way():
+    plans = tiny_plan(**TUNED), tiny_plan(**several_seeds([9]))
+    assert [job.key for job in plans[0].jobs] == [job.key for job in plans[1].jobs]
+
+
+def test_a_setting_is_tried_at_every_tuning_seed():
+    plan = tiny_plan(**several_seeds([9, 11], seeds_per_job=2))
+    tried = plan.job("cohort", "cnn-t--vit-s/seeds-9-11.tune")
+    settings = ("kd@0.5", "kd@1", "dkd@0.5", "dkd@1")
+    assert {(r.method.id, r.seed) for r in tried.runs} == {(m, s) for m in settings for s in (9, 11)}
+    assert {r.seed for job in plan.of("teacher") for r in job.runs} == {0, 9, 11}
+    with pytest.raises(KdbenchError, match="16 such seeds do not fit"):
+        tiny_plan(**several_seeds(list(range(10**9, 10**9 + 16)), seeds_per_job=16))
+
+
+def fake_today(val):
+    """In place of Today: {(setting, seed): validation accuracy, or None where the run diverged}."""
+
+    class Fake:
+        def record(self, run):
+            found = val[run.method.id, run.seed]
+            if found is None:
+                return {"status": "diverged", "reason": f"step {run.seed}"}
+            return {"status": "finished", "reason": None, "accuracy": {"val": found, "test": 100.0 - found}}
+
+    return lambda plan: Fake()
+
+
+@pytest.mark.parametrize(
+    ("low", "default", "chosen"),
+    [
+        ((60.0, 70.0), (66.0, 66.0), 1.0),  # the mean decides, not the best seed
+        ((60.0, 73.0), (66.0, 66.0), 0.5),
+        ((99.0, None), (1.0, 2.0), 1.0),  # a setting that diverged once comes after all that finished
+        ((None, 99.0), (None, None), 1.0),  # none finished everywhere: the default's own runs say why
+    ],
+)
+def test_the_mean_over_tuning_seeds_decides(monkeypatch, low, default, chosen):
+    plan = tiny_plan(**several_seeds([9, 11], blocks__main__methods=["kd"]))
+    vals = {("kd@0.5", 9): low[0], ("kd@0.5", 11): low[1], ("kd@1", 9): default[0], ("kd@1", 11): default[1]}
+    monkeypatch.setattr(tune, "Today", fake_today(vals))
+    (choice,) = tune.choose(plan)
+    assert choice["factor"] == chosen
+    for tried, (a, b) in zip(choice["tried"], (low, default), strict=True):
+        assert tried["val"] == (None if None in (a, b) else (a + b) / 2) and len(tried["runs"]) == 2
+        assert tried["status"] == ("diverged" if None in (a, b) else "finished")
+
+
 @pytest.mark.parametrize(
     ("section", "words"),
     [
-        ({"seed": 0}, "not among the reported seeds"),
+        ({"seed": 0}, r"0 is among the reported seeds \[0\]"),
+        ({"seed": -1}, "expected whole numbers from 0"),
+        ({"seeds": [9, 10]}, "give exactly one of seed and seeds"),
         ({"factors": [1.0]}, "two or more different positive numbers"),
         ({"factors": [1.0, 1.0]}, "two or more different positive numbers"),
         ({"factors": [1.0, -1.0]}, "two or more different positive numbers"),
         ({"pairs": ["cnn-t -> vit-x"]}, "did you mean 'cnn-t -> vit-s'"),
         ({"pairs": []}, "expected a list"),
-        ({"sede": 3}, "did you mean 'seed'"),
+        ({"faktors": [1, 2]}, "did you mean 'factors'"),
     ],
 )
 def test_mistakes_in_the_section_are_named(section, words):

@@ -145,7 +145,7 @@ def _data_jobs(suite: Suite) -> list[Job]:
 
 def _teacher_seeds(suite: Suite, block: Block, pair: Pair) -> tuple[int, ...]:
     """Seeds at which the teacher of a pair is trained: the block's, and that of the tuning."""
-    return (*block.seeds, suite.tune.seed) if suite.tune and pair in suite.tune.pairs else block.seeds
+    return (*block.seeds, *suite.tune.seeds) if suite.tune and pair in suite.tune.pairs else block.seeds
 
 
 Wanted = dict[tuple[Pair, float], dict[str, tuple[MethodSpec, set[int]]]]
@@ -186,7 +186,7 @@ def _tune_jobs(suite: Suite, teachers: list[Job]) -> list[Job]:
             if method.tuned_from:
                 judged = tuning_pair(suite.tune, suite.models, pair)
                 for setting in tuning_settings(suite, method):
-                    _want(wanted, judged, suite.tune.budget, setting, {suite.tune.seed})
+                    _want(wanted, judged, suite.tune.budget, setting, suite.tune.seeds)
     cohorts = _cut(suite, "cohort", wanted, teachers, "tune")
     if not cohorts:
         return []
@@ -245,7 +245,7 @@ def _outputs(jobs: Iterable[Job], student: str | None, seeds: Iterable[int]) -> 
 
 
 def _in_order(suite: Suite, methods: Iterable[tuple[MethodSpec, set[int]]]) -> tuple[int, ...]:
-    seeds = (*suite.seeds, *((suite.tune.seed,) if suite.tune else ()))
+    seeds = (*suite.seeds, *(suite.tune.seeds if suite.tune else ()))
     return tuple(s for s in seeds if any(s in own for _, own in methods))
 
 
@@ -340,15 +340,16 @@ def _teacher_key(suite: Suite, model: str, seed: int, data: str) -> str:
 @functools.lru_cache(maxsize=1024)
 def _tuning_key(suite: Suite, pair: Pair, twin: str) -> str:
     method = next(m for block in suite.blocks for m in block.methods if m.id == twin)
-    return hash_of([[run.key for run in tuning_runs(suite, pair, method)], version_of("tune")])
+    tried = itertools.chain.from_iterable(tuning_runs(suite, pair, method))
+    return hash_of([[run.key for run in tried], version_of("tune")])
 
 
-def tuning_runs(suite: Suite, pair: Pair, twin: MethodSpec) -> list[Run]:
-    """The runs among which tuning chooses the main weight of a tuned twin on a pair."""
+def tuning_runs(suite: Suite, pair: Pair, twin: MethodSpec) -> list[list[Run]]:
+    """The runs among which tuning chooses for a tuned twin on a pair: a list a setting, in it a run a tuning seed."""
     judged = tuning_pair(suite.tune, suite.models, pair)
     data = suite.models[judged.student].data
-    settings, seeds, budget = tuning_settings(suite, twin), [suite.tune.seed], suite.tune.budget
-    return [run for setting in settings for run in _runs(suite, judged, setting, seeds, data, budget)]
+    settings, seeds, budget = tuning_settings(suite, twin), suite.tune.seeds, suite.tune.budget
+    return [_runs(suite, judged, setting, seeds, data, budget) for setting in settings]
 
 
 def _chunks(items: tuple, size: int) -> Iterable[tuple]:

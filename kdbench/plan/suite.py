@@ -185,7 +185,8 @@ def check_suite(tree: Any, name: str, where: str) -> Suite:
         value = getattr(suite, key)
         if value is not None and value < 1:
             raise KdbenchError(f"{where}: {key}: must be at least 1, got {value}")
-    if min(suite.seeds_per_job, len(seeds)) * (len(str(max(seeds))) + 1) > 150:
+    trained = (*seeds, *(tune.seeds if tune else ()))
+    if min(suite.seeds_per_job, len(trained)) * (len(str(max(trained))) + 1) > 150:
         raise KdbenchError(f"{where}: seeds_per_job: {suite.seeds_per_job} such seeds do not fit into a file's name")
     if suite.checkpoint_seconds < 0:
         raise KdbenchError(f"{where}: checkpoint_seconds: must not be negative")
@@ -425,11 +426,14 @@ def _tune(
         if normal not in known:
             raise unknown("pair", normal, known, f"{where}.pairs")
         pairs.append(known[normal])
+    if ("seed" in args) == ("seeds" in args):
+        raise KdbenchError(f"{where}: give exactly one of seed and seeds")
+    args["seeds"] = list(_seeds([args.pop("seed")] if "seed" in args else args["seeds"], where))
+    if reported := [seed for seed in args["seeds"] if seed in seeds]:
+        raise KdbenchError(f"{where}: seeds: {reported[0]} is among the reported seeds {list(seeds)}; give another")
     args.setdefault("budget", max(block.budget for block in blocks if set(block.pairs) & set(pairs)))
     tune = _dataclass(Tune, args, where, pairs=tuple(pairs))
     _check_budgets((tune.budget,), tune.pairs, recipes, models, f"{where}.budget")
-    if tune.seed in seeds or tune.seed < 0:
-        raise KdbenchError(f"{where}.seed: must be a whole number that is not among the reported seeds {list(seeds)}")
     if len(set(tune.factors)) < max(2, len(tune.factors)) or min(tune.factors) <= 0:
         raise KdbenchError(f"{where}.factors: expected two or more different positive numbers, got {tune.factors}")
     return tune
