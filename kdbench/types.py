@@ -240,6 +240,8 @@ class Tune:
     budget: float = 1
     """Multiple of the steps or epochs of a student's recipe that each setting is tried for. One for the whole suite,
     since a tuned method has one weight; where a suite does not say, the largest that a block with these pairs shows."""
+    temperatures: tuple[float, ...] = ()
+    """Tried with each factor by methods whose file names a TUNE_TEMPERATURE; none: these keep their own."""
 
 
 @dataclass(frozen=True)

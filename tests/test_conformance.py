@@ -335,6 +335,7 @@ class Contradictory:
         (in_a_file(GROUP="best"), "GROUP is 'best', not one of reference, logits"),
         (in_a_file(MARK="†"), "MARK and FOOTNOTE go together"),
         (in_a_file(MAIN_WEIGHT="beta"), "MAIN_WEIGHT is 'beta', which is no field of Params"),
+        (in_a_file(TUNE_TEMPERATURE="tau"), "TUNE_TEMPERATURE is 'tau', which is no field of Params"),
         (in_a_file(params=None), "it has no dataclass Params"),
         (in_a_file(params=made("weight", "float", 1.0, frozen=False)), "Params is not frozen"),
         (in_a_file(params=made("weight", "float")), "Params.weight has no default"),

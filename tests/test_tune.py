@@ -142,6 +142,87 @@ def test_the_best_setting_and_its_ties():
     assert tune.best([setting(3.0, None), setting(1.0, None)]) == {"factor": 1.0, "value": 2.0}
 
 
+def grid(**changes):
+    return TUNED | {"tune": TUNED["tune"] | {"temperatures": [1, 2, 4]} | changes}
+
+
+def test_methods_that_say_so_try_every_temperature_with_every_factor():
+    plan = tiny_plan(**grid() | {"blocks__main__methods": ["scratch", "kd", "dkd", "dist"]})
+    tried = plan.job("cohort", "cnn-t--vit-s/seeds-9.tune").runs
+    own = [r for r in tried if r.method.method == "kd"]
+    points = [(r.method.params["kd_weight"], r.method.params["temperature"]) for r in own]
+    assert points == [(w, t) for w in (0.5, 1.0) for t in (1, 2, 4)] and own[1].method.id == "kd@0.5-T2"
+    assert len({r.key for r in tried}) == len(tried) == 6 + 6 + 2
+    # Another grid of temperatures is another tuning to those that try them only.
+    methods = {"blocks__main__methods": ["kd", "dist"]}
+    keys = [tiny_plan(**grid(temperatures=t) | methods).runs() for t in ([1, 2], [1, 4])]
+    moved = {at[1] for at in keys[0].keys() & keys[1].keys() if keys[0][at].key != keys[1][at].key}
+    assert moved == {"kd-tuned"}
+
+
+def test_a_chosen_temperature_is_trained_with_and_shown(trained):
+    changes = {"blocks__main__methods": ["scratch", "kd"], "recipes__student__steps": 2, "seeds": [0]}
+    plan = tiny_plan(**grid(factors=[1, 10], temperatures=[1, 4]) | changes)
+    run_all(plan)
+    document = read_json(tuned_file(plan.suite))
+    (choice,) = document["choices"]
+    assert document["seeds"] == [9] and choice["default_temperature"] == 1 and choice["temperature"] in (1, 4)
+    assert [(t["factor"], t["temperature"]) for t in choice["tried"]] == [(1, 1), (1, 4), (10, 1), (10, 4)]
+    run = plan.runs()["cnn-t--vit-s", "kd-tuned", 0]
+    assert read_run(run.result)["tuned"] == {"kd_weight": choice["value"], "temperature": choice["temperature"]}
+
+    write_json(tuned_file(plan.suite), {"choices": [choice | {"factor": 10, "value": 10.0, "temperature": 4.0}]})
+    run_training(plan, plan.job("cohort", "cnn-t--vit-s/seeds-0.tuned"), threads=1)
+    assert read_run(run.result)["tuned"] == {"kd_weight": 10.0, "temperature": 4.0}
+    text = written(plan)
+    assert "tuned: × 10, T 4 on cnn-t → vit-s" in text and "| 10 (× 10, T 4" in text
+
+
+def test_the_nearest_to_the_default_wins_a_tie_of_temperatures():
+    def tried(*points):
+        return [{"factor": f, "value": f, "temperature": t, "val": 50.0} for f, t in points]
+
+    assert tune.best(tried((1, 1), (1, 4), (1, 8)), 4.0)["temperature"] == 4
+    assert tune.best(tried((0.1, 4), (1, 8), (10, 4)), 4.0)["temperature"] == 8
+    assert tune.best(tried((0.3, 1), (1, 2)))["factor"] == 1
+
+
+@pytest.mark.parametrize(
+    ("vals", "edge"),
+    [
+        ({(0.01, 2): 9.0}, ["lowest factor"]),
+        ({(10, 4): 9.0}, ["highest factor", "highest temperature"]),
+        ({(1, 1): 9.0, (10, 2): None}, ["lowest temperature"]),
+        ({(1, 2): 9.0}, []),
+        (dict.fromkeys([(f, t) for f in (0.01, 1, 10) for t in (1, 2, 4)]), []),  # nothing finished, nothing chosen
+    ],
+)
+def test_a_choice_at_the_edge_of_the_grid_is_flagged(monkeypatch, capsys, trained, vals, edge):
+    plan = tiny_plan(**grid(factors=[0.01, 1, 10]) | {"blocks__main__methods": ["kd"]})
+    found = {(f"kd@{f:g}-T{t}", 9): vals.get((f, t), 5.0) for f in (0.01, 1, 10) for t in (1, 2, 4)}
+    monkeypatch.setattr(tune, "Today", fake_today(found))
+    run_tune(plan)
+    choices = read_json(tuned_file(plan.suite))["choices"]
+    assert [c["edge"] for c in choices] == [edge]
+    words = f"at the edge of the grid: {', '.join(edge)}"
+    assert (words in capsys.readouterr().err) == bool(edge)
+
+    report = BlockReport(plan.suite, plan.suite.blocks[0], collect(Today(plan), plan.suite.blocks[0]), tuned=choices)
+    text = markdown(tables.describe(plan.suite, [report]))
+    assert (f"at the edge of the grid ({', '.join(edge)})" in text) == bool(edge)
+
+
+def test_faults_of_many_settings_share_a_footnote(monkeypatch):
+    factors = [0.01, 0.03, 0.1, 0.3, 1, 3, 10]
+    plan = tiny_plan(**TUNED | {"tune": TUNED["tune"] | {"factors": factors}, "blocks__main__methods": ["kd"]})
+    vals = {(f"kd@{f:g}", 9): 50.0 + f if f <= 1 else None for f in factors}
+    monkeypatch.setattr(tune, "Today", fake_today(vals))
+    choices = tune.choose(plan)
+    assert choices[0]["factor"] == 1 and choices[0]["edge"] == []
+    report = BlockReport(plan.suite, plan.suite.blocks[0], collect(Today(plan), plan.suite.blocks[0]), tuned=choices)
+    assert "× 3; × 10: diverged (step 9)" in markdown(tables.describe(plan.suite, [report]))
+
+
 def several_seeds(seeds, **changes):
     return TUNED | {"tune": {"seeds": seeds, "factors": [0.5, 1.0], "pairs": ["cnn-t -> vit-s"]}} | changes
 
@@ -165,13 +246,16 @@ def fake_today(val):
     """In place of Today: {(setting, seed): validation accuracy, or None where the run diverged}."""
 
     class Fake:
+        def __init__(self, plan):
+            self.plan = plan
+
         def record(self, run):
             found = val[run.method.id, run.seed]
             if found is None:
                 return {"status": "diverged", "reason": f"step {run.seed}"}
             return {"status": "finished", "reason": None, "accuracy": {"val": found, "test": 100.0 - found}}
 
-    return lambda plan: Fake()
+    return Fake
 
 
 @pytest.mark.parametrize(
@@ -203,6 +287,10 @@ def test_the_mean_over_tuning_seeds_decides(monkeypatch, low, default, chosen):
         ({"factors": [1.0]}, "two or more different positive numbers"),
         ({"factors": [1.0, 1.0]}, "two or more different positive numbers"),
         ({"factors": [1.0, -1.0]}, "two or more different positive numbers"),
+        ({"factors": [1.0, 1.0000001]}, "two or more different positive numbers"),
+        ({"temperatures": [2]}, r"tune.temperatures: expected two or more different positive numbers"),
+        ({"temperatures": [1, 0]}, r"tune.temperatures: expected two or more different positive numbers"),
+        ({"temperatures": "warm"}, r"tune.temperatures: expected tuple"),
         ({"pairs": ["cnn-t -> vit-x"]}, "did you mean 'cnn-t -> vit-s'"),
         ({"pairs": []}, "expected a list"),
         ({"faktors": [1, 2]}, "did you mean 'factors'"),

@@ -122,9 +122,10 @@ def _static(cls: type, params: dict[str, Any]) -> Iterator[str]:
     if not parameters.__dataclass_params__.frozen:
         yield "Params is not frozen"
     fields = {f.name: f for f in dataclasses.fields(parameters)}
-    main = getattr(module, "MAIN_WEIGHT", None)
-    if main is not None and main not in fields:
-        yield f"MAIN_WEIGHT is {main!r}, which is no field of Params"
+    for constant in ("MAIN_WEIGHT", "TUNE_TEMPERATURE"):
+        tuned = getattr(module, constant, None)
+        if tuned is not None and tuned not in fields:
+            yield f"{constant} is {tuned!r}, which is no field of Params"
     usable = True
     for f in fields.values():
         annotation = f.type if isinstance(f.type, str) else getattr(f.type, "__name__", str(f.type))

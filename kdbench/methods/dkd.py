@@ -32,6 +32,7 @@ from kdbench.types import KdbenchError, Signals
 TITLE = "DKD"
 GROUP = "logits"
 MAIN_WEIGHT = "beta"
+TUNE_TEMPERATURE = "temperature"
 PRESETS = {"mdistiller": {"beta": 8.0, "temperature": 4.0, "warmup": 0.0833}}
 
 

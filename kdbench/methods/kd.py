@@ -21,6 +21,7 @@ from kdbench.types import KdbenchError, Signals
 TITLE = "KD"
 GROUP = "logits"
 MAIN_WEIGHT = "kd_weight"
+TUNE_TEMPERATURE = "temperature"
 PRESETS = {"mdistiller": {"ce_weight": 0.1, "kd_weight": 0.9, "temperature": 4.0}}
 
 

@@ -16,7 +16,7 @@ from kdbench.plan.keys import hash_of, version_of, versions_of_run, without_defa
 from kdbench.plan.paths import data_folder, home, of_budget, owner_of, runs_folder, tuned_file
 from kdbench.plan.registry import method_info
 from kdbench.plan.suite import tuning_pair
-from kdbench.types import Block, KdbenchError, MethodSpec, Pair, Suite
+from kdbench.types import Block, KdbenchError, MethodSpec, Pair, Suite, Tune
 
 SCRATCH = "scratch"
 
@@ -194,18 +194,22 @@ def _tune_jobs(suite: Suite, teachers: list[Job]) -> list[Job]:
     return [*cohorts, Job("tune", "tuned", tuned_file(suite), tuple(job.output for job in cohorts), runs)]
 
 
+def tuning_grid(tune: Tune, method: str) -> list[tuple[float, float | None]]:
+    """The factors, with each temperature where the method tries temperatures, else with None."""
+    temperatures = tune.temperatures if method_info(method).tune_temperature else ()
+    return list(itertools.product(tune.factors, map(float, temperatures) if temperatures else [None]))
+
+
 def tuning_settings(suite: Suite, twin: MethodSpec) -> list[MethodSpec]:
-    """What a tuned twin chooses from: its method with the main weight times each factor, in the factors' order."""
-    weight = method_info(twin.method).main_weight
-    return [
-        dataclasses.replace(
-            twin,
-            id=f"{twin.tuned_from}@{factor:g}",
-            params=twin.params | {weight: factor * twin.params[weight]},
-            tuned_from=None,
-        )
-        for factor in suite.tune.factors
-    ]
+    """What a tuned twin chooses from: its method with the weight and the temperature of each point of the grid."""
+    info, settings = method_info(twin.method), []
+    for factor, temperature in tuning_grid(suite.tune, twin.method):
+        id = f"{twin.tuned_from}@{factor:g}"
+        params = twin.params | {info.main_weight: factor * twin.params[info.main_weight]}
+        if temperature is not None:
+            id, params = f"{id}-T{temperature:g}", params | {info.tune_temperature: temperature}
+        settings.append(dataclasses.replace(twin, id=id, params=params, tuned_from=None))
+    return settings
 
 
 def _want(wanted: Wanted, pair: Pair, budget: float, method: MethodSpec, seeds: Iterable[int]) -> None:

@@ -68,6 +68,8 @@ class MethodInfo:
     """Name of its Distiller in the file."""
     main_weight: str | None = None
     """The parameter that tuning varies."""
+    tune_temperature: str | None = None
+    """The parameter that takes the temperatures of a suite's `tune`; None: it tries none."""
     presets: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Parameters by the name of the harness that uses them; without a preset the defaults hold."""
     readings: dict[str, tuple] = field(default_factory=dict)
@@ -165,6 +167,7 @@ def method_info(name: str) -> MethodInfo:
         params_class=params,
         cls=cls,
         main_weight=constants.get("MAIN_WEIGHT"),
+        tune_temperature=constants.get("TUNE_TEMPERATURE"),
         presets=constants.get("PRESETS", {}),
         readings=constants.get("READINGS", {}),
     )
@@ -188,7 +191,7 @@ def _locate(name: str) -> tuple[Path, str]:
     return Path(spec.origin), installed[name].attr or "Method"
 
 
-_READ = ("Params", "TITLE", "GROUP", "MARK", "FOOTNOTE", "MAIN_WEIGHT", "PRESETS", "READINGS")
+_READ = ("Params", "TITLE", "GROUP", "MARK", "FOOTNOTE", "MAIN_WEIGHT", "TUNE_TEMPERATURE", "PRESETS", "READINGS")
 _LIGHT = {"__future__", "collections.abc", "dataclasses", "math", "typing", "kdbench.types", "kdbench.errors"}
 _LITERAL = (ast.Constant, ast.Tuple, ast.List, ast.Set, ast.Dict, ast.Starred, ast.Name, ast.UnaryOp, ast.BinOp)
 _LITERAL += (ast.expr_context, ast.operator, ast.unaryop)

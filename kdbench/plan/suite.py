@@ -434,8 +434,10 @@ def _tune(
     args.setdefault("budget", max(block.budget for block in blocks if set(block.pairs) & set(pairs)))
     tune = _dataclass(Tune, args, where, pairs=tuple(pairs))
     _check_budgets((tune.budget,), tune.pairs, recipes, models, f"{where}.budget")
-    if len(set(tune.factors)) < max(2, len(tune.factors)) or min(tune.factors) <= 0:
-        raise KdbenchError(f"{where}.factors: expected two or more different positive numbers, got {tune.factors}")
+    grid = {"factors": tune.factors} | ({"temperatures": tune.temperatures} if tune.temperatures else {})
+    for key, values in grid.items():
+        if len({f"{v:g}" for v in values}) < max(2, len(values)) or min(values) <= 0:  # as their settings are named
+            raise KdbenchError(f"{where}.{key}: expected two or more different positive numbers, got {values}")
     return tune
 
 

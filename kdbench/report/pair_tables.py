@@ -10,7 +10,7 @@ from kdbench.report import stats
 from kdbench.report.block import BlockReport, Reading
 from kdbench.report.cells import baselines_of, rivals_of
 from kdbench.report.page import Cell, Group, Row, Table
-from kdbench.report.text import accuracy_cell, note_letters, note_list, paired_cell, points_cell
+from kdbench.report.text import accuracy_cell, note_letters, note_list, paired_cell, points_cell, setting
 from kdbench.report.verdicts import by_group, label_of
 from kdbench.types import Block, MethodSpec, Pair, Suite
 
@@ -34,7 +34,7 @@ def _accuracy_table(report: BlockReport, pairs: Sequence[str], suffix: str) -> T
     block, records = report.block, report.records
 
     def row(method: MethodSpec) -> Row:
-        label = _label(method, notes)
+        label = _label(report, method, notes)
         return Row(label, tuple(accuracy_cell(records[pair, method.id], notes) for pair in pairs), method.id)
 
     teacher = Group("Teacher", (_teacher_row(report, pairs, notes), _gain_row(report, pairs)), fixed=True)
@@ -80,9 +80,12 @@ def _difference_table(report: BlockReport, pairs: Sequence[str], suffix: str, ba
     return Table(title, "Method", _headings(report, pairs), groups, note_list(notes), tuple(pairs))
 
 
-def _label(method: MethodSpec, notes: dict[str, str]) -> Cell:
+def _label(report: BlockReport, method: MethodSpec, notes: dict[str, str]) -> Cell:
     marked = any(c in MARKS for c in method.label)
-    return Cell(method.label, letters=() if marked or not method.footnote else note_letters(notes, [method.footnote]))
+    texts = [method.footnote] if method.footnote and not marked else []
+    if chosen := [c for c in report.tuned if c["method"] == method.tuned_from]:
+        texts.append("tuned: " + "; ".join(f"{setting(c)} on {c['pair'].replace('--', ' → ')}" for c in chosen))
+    return Cell(method.label, letters=note_letters(notes, texts))
 
 
 def _teacher_row(report: BlockReport, pairs: Sequence[str], notes: dict[str, str]) -> Row:

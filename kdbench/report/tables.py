@@ -25,6 +25,7 @@ from kdbench.report.text import (
     points_cell,
     range_cell,
     say,
+    setting,
     shares_text,
     signed,
     title_of,
@@ -112,7 +113,7 @@ def _verdict_parts(report: BlockReport, baseline: str) -> list[str | Table]:
 
 
 def _tuning_table(block: Block, choices: Sequence[Mapping[str, Any]], budget: float) -> Table:
-    """Per method and tuning pair the chosen weight, and what it and the default reached on validation."""
+    """Per method and tuning pair the chosen weight and temperature, and what is gained by them on validation."""
     notes: dict[str, str] = {}
     pairs = list(dict.fromkeys(c["pair"] for c in choices))
     found = {(c["method"], c["pair"]): c for c in choices}
@@ -121,18 +122,25 @@ def _tuning_table(block: Block, choices: Sequence[Mapping[str, Any]], budget: fl
         choice = found.get((method.id, pair))
         if choice is None:
             return Cell("—")
-        by_factor = {t["factor"]: t for t in choice["tried"]}
-        lost = [t for t in choice["tried"] if t["val"] is None]
-        letters = note_letters(notes, [f"× {t['factor']:g}: {t['status']} ({t['reason']})" for t in lost])
-        gain = ""
-        if choice["factor"] != 1 and known(by_factor.get(1, {}).get("val")):
-            gain = f", {signed(by_factor[choice['factor']]['val'] - by_factor[1]['val'])}"
-        return Cell(f"{choice['value']:.3g} (× {choice['factor']:g}{gain})", choice["value"], letters=letters)
+        vals = {setting(t): t["val"] for t in choice["tried"]}
+        lost: dict[str, list[str]] = {}
+        for t in choice["tried"]:
+            if t["val"] is None:
+                lost.setdefault(f"{t['status']} ({t['reason']})", []).append(setting(t))
+        texts = [f"{'; '.join(settings)}: {fault}" for fault, settings in lost.items()]
+        if edge := choice.get("edge"):
+            texts.append(f"at the edge of the grid ({', '.join(edge)}): a better setting may lie beyond it")
+        default = {"factor": 1} | ({"temperature": choice["default_temperature"]} if "temperature" in choice else {})
+        own, gain = setting(choice), ""
+        if own != setting(default) and known(vals.get(setting(default))):
+            gain = f", {signed(vals[own] - vals[setting(default)])}"
+        return Cell(f"{choice['value']:.3g} ({own}{gain})", choice["value"], letters=note_letters(notes, texts))
 
     methods = [m for m in block.methods if any(m.id == c["method"] for c in choices)]
     tried_for = "" if budget == block.budget == 1 else f" at budget {budget:g}"
+    temperature = ", temperature T where tried" if any("temperature" in c for c in choices) else ""
     return Table(
-        f"Tuning{tried_for}: selected main weight (multiple of the default, validation gain in points)",
+        f"Tuning{tried_for}: selected main weight (multiple of the default{temperature}, validation gain in points)",
         "Method",
         tuple((*pair.split("--", 1),) for pair in pairs),
         by_group(methods, lambda m: Row(Cell(m.label), tuple(cell(m, pair) for pair in pairs), m.id)),

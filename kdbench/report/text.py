@@ -91,6 +91,11 @@ def with_interval(mean: float, low: Any, high: Any, n: int, notes: dict[str, str
     return signed(mean), note_letters(notes, [f"{why}: no interval"])
 
 
+def setting(tried: Mapping[str, Any]) -> str:
+    """A setting that tuning tried or chose: the multiple of the default weight, and its temperature if any."""
+    return f"× {tried['factor']:g}" + (f", T {tried['temperature']:g}" if "temperature" in tried else "")
+
+
 def joined(names: Iterable[str]) -> str:
     """Names in a row, or `none`. Names may hold commas."""
     return "; ".join(names) or "none"

@@ -12,6 +12,7 @@ from typing import Any
 from kdbench.files import read_json, sha256_file
 from kdbench.plan.jobs import Plan, Run
 from kdbench.plan.paths import data_folder, tuned_file
+from kdbench.plan.registry import method_info
 from kdbench.plan.suite import tuning_pair, typed
 from kdbench.results.record import FINISHED, read_run, retrain_command
 from kdbench.types import Block, KdbenchError
@@ -119,7 +120,12 @@ class Today:
             return None
         suite = self.plan.suite
         choice = self._chosen().get((tuning_pair(suite.tune, suite.models, run.pair).id, run.method.tuned_from))
-        return choice and {choice["parameter"]: choice["value"]}
+        if choice is None:
+            return None
+        chosen = {choice["parameter"]: choice["value"]}
+        if "temperature" in choice:
+            chosen[method_info(run.method.method).tune_temperature] = choice["temperature"]
+        return chosen
 
     def choices(self, block: Block) -> list[dict[str, Any]]:
         """What tuning chose for the tuned rows of a block."""

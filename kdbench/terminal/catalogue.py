@@ -37,6 +37,8 @@ def _section(info: MethodInfo) -> str:
     weight = info.main_weight
     told = f"`{weight}`, by default {info.params[weight].default}" if weight else "none, so that `tune` leaves it alone"
     lines += [f"Main weight: {told}.", ""]
+    if info.tune_temperature:
+        lines += [f"Temperature that `tune` varies: `{info.tune_temperature}`.", ""]
     for name, preset in info.presets.items():
         lines += [f"Preset `{name}`: {', '.join(f'`{k}: {_yaml(v)}`' for k, v in preset.items())}.", ""]
     return "\n".join(lines)
