@@ -214,6 +214,9 @@ class Block:
     """Ids of the methods that the table shows; all where empty."""
     columns: tuple[str, ...] = ()
     """Ids of the pairs that the table shows; all where empty."""
+    also: tuple[str, ...] = ()
+    """What further tables show, read off the test predictions: `agreement` with the teacher where it is right and where
+    it is wrong, `ece` (calibration)."""
 
     @property
     def trained(self) -> tuple[MethodSpec, ...]:

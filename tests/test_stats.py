@@ -230,3 +230,43 @@ def test_the_bootstrap_over_images_agrees_with_resampling_them():
     assert stats.bootstrap_interval(base, base) == (0, 0)
     back = stats.bootstrap_interval(base, ours)
     assert (-back[1], -back[0]) == pytest.approx((low, high), abs=0.5)
+
+
+# ---------------------------------------------------------------------------------------------- agreement, calibration
+
+
+def test_agreement_counts_apart_where_the_teacher_is_right_and_wrong():
+    labels, teacher = np.array([0, 1, 2, 0, 1]), np.array([0, 1, 2, 1, 0])
+    student = np.array([0, 1, 0, 1, 1])
+    assert stats.agreement(student, teacher, labels) == pytest.approx((200 / 3, 50.0))
+    right, wrong = stats.agreement(student, labels, labels)
+    assert right == 60 and np.isnan(wrong)
+
+
+def by_hand(logits, labels, bins):
+    """ECE bin by bin, in plain Python."""
+    rows = []
+    for row, label in zip(logits.tolist(), labels.tolist(), strict=True):
+        shares = [math.exp(x - max(row)) for x in row]
+        rows.append((max(shares) / sum(shares), row.index(max(row)) == label))
+    total = 0.0
+    for m in range(bins):
+        own = [(c, right) for c, right in rows if m / bins < c <= (m + 1) / bins]
+        if own:
+            total += abs(sum(r for _, r in own) / len(own) - sum(c for c, _ in own) / len(own)) * len(own)
+    return 100 * total / len(rows)
+
+
+@pytest.mark.parametrize(("bins", "scale"), [(15, 1.0), (15, 5.0), (4, 2.0)])
+def test_calibration_error_is_that_of_its_definition(bins, scale):
+    random = np.random.default_rng(0)
+    logits, labels = scale * random.normal(size=(400, 7)), random.integers(0, 7, 400)
+    assert stats.calibration_error(logits, labels, bins) == pytest.approx(by_hand(logits, labels, bins), rel=1e-9)
+
+
+def test_calibration_error_at_its_ends():
+    sure = np.array([[400.0, 0.0], [400.0, 0.0]], dtype=np.float16)
+    assert stats.calibration_error(sure, np.array([0, 0])) == pytest.approx(0, abs=1e-9)
+    assert stats.calibration_error(sure, np.array([1, 1])) == pytest.approx(100)
+    unsure = np.zeros((4, 2))
+    assert stats.calibration_error(unsure, np.array([0, 0, 1, 1])) == pytest.approx(0, abs=1e-9)

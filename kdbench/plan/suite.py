@@ -33,6 +33,7 @@ CONFIG_FOLDER = Path("config")
 GROUPS = ("reference", "logits", "features", "frequency", "cross-modal", "controls")
 GUIDES = ("untrained", "shuffled")
 """Teachers of the controls `METHOD@untrained` and `METHOD@shuffled`."""
+ALSO = ("agreement", "ece")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _LOADS_WEIGHTS = re.compile(r"pretrain\w*|(checkpoint|ckpt)_(path|file)|weights|state_dict")
 _AT_RANDOM = "networks start at random here, and nothing loads weights yet"
@@ -377,17 +378,18 @@ def _check_budgets(budgets: tuple, pairs: Iterable[Pair], recipes: dict, models:
 
 
 def _with_table(block: Block, tree: Any, where: str) -> Block:
-    """What the table of a block shows: `rows` (methods), `columns` (pairs), `baselines` (methods)."""
+    """What the table of a block shows: `rows` (methods), `columns` (pairs), `baselines` (methods), `also` (ALSO)."""
     methods = {m.id: m.id for m in block.methods}
     pairs = {f"{p.teacher} -> {p.student}": p.id for p in block.pairs}
-    known = {"rows": methods, "columns": pairs, "baselines": methods}
+    known = {"rows": methods, "columns": pairs, "baselines": methods, "also": {name: name for name in ALSO}}
+    kinds = {"columns": "pair", "also": "table"}
     picked = {}
     for key, values in _mapping(tree, where).items():
         if key not in known:
             raise _unknown_key(key, known, where)
         for value in _list(values, f"{where}.{key}"):
             if _text(value, f"{where}.{key}") not in known[key]:
-                raise unknown("pair" if key == "columns" else "method", value, known[key], f"{where}.{key}")
+                raise unknown(kinds.get(key, "method"), value, known[key], f"{where}.{key}")
         picked[key] = tuple(known[key][value] for value in values)
     block = dataclasses.replace(block, **picked)
     for baseline in picked.get("baselines", ()):

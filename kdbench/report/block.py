@@ -16,7 +16,7 @@ from kdbench.plan.paths import data_folder
 from kdbench.report import stats
 from kdbench.report.cells import Correct, baselines_of, cells, rivals_of
 from kdbench.results import provenance
-from kdbench.results.frames import collect, correct_images, histories
+from kdbench.results.frames import collect, correct_images, histories, test_logits
 from kdbench.results.today import Today
 from kdbench.types import Block, MethodSpec, Suite
 
@@ -115,6 +115,8 @@ def block_reports(today: Today, *also: str) -> list[BlockReport]:
         packed = (folder / "meta.json").exists()
         meta = load_packed(folder).meta if packed else {"anchors": {}, "counts": {}, "class_names": [], "notes": []}
         frame = collect(today, block)
+        if block.also and packed:
+            frame = frame.join(_from_predictions(today, block, frame))
         more: dict[str, Any] = {
             kind: [read_json(job.output) for job in plan.of(kind) if job.block == block.name]
             for kind in also
@@ -146,6 +148,18 @@ def _drawn(suite: Suite, block: Block) -> list[str]:
         return []
     first = block.seeds[0]
     return [f"Every seed has training and validation samples of its own; what is said of these is of seed {first}."]
+
+
+def _from_predictions(today: Today, block: Block, frame: pd.DataFrame) -> pd.DataFrame:
+    """agreement_right, agreement_wrong and ece (percent, on the test set) of each row of a frame that finished."""
+    labels = load_packed(data_folder(today.plan.suite, block.data, block.seeds[0])).labels("test")
+    found = {}
+    for run, student, teacher in test_logits(today, block, frame):
+        agreed = stats.agreement(student.argmax(axis=1), teacher.argmax(axis=1), labels)
+        found[run] = (*agreed, stats.calibration_error(student, labels))
+    runs = frame[["pair", "method", "seed"]].itertuples(index=False, name=None)
+    columns = ["agreement_right", "agreement_wrong", "ece"]
+    return pd.DataFrame([found.get(run, (float("nan"),) * 3) for run in runs], frame.index, columns)
 
 
 def _made_with(today: Today) -> dict[str, Any]:

@@ -27,6 +27,14 @@ _MEANS = {
     "best_test_mean_decides_nothing": "best_test",
     "best_test_epoch_mean_decides_nothing": "best_test_epoch",
 }
+FURTHER = {
+    "agreement": {
+        "agreement_right": "Agreement with the teacher on test samples that it gets right, %",
+        "agreement_wrong": "Agreement with the teacher on test samples that it gets wrong, %",
+    },
+    "ece": {"ece": "Expected calibration error on test (15 bins; lower is better), %"},
+}
+"""What a block may show `also`: columns of its frame, and the titles of their tables."""
 
 
 def baselines_of(block: Block) -> list[str]:
@@ -57,6 +65,7 @@ def cells(block: Block, frame: pd.DataFrame, correct: Correct = MappingProxyType
     near = {pair: stats.near_best(rows) for pair, rows in values["test"].groupby(level="pair", sort=False)}
     baselines = {f"minus_{b}": by_cell(stats.differences(frame, b)) for b in baselines_of(block)}
     values = {name: by_cell(table) for name, table in values.items()}
+    further = {name: by_cell(stats.wide(frame, name)) for also in block.also for name in FURTHER[also]}
     usual = _usual_versions(frame)
     kinds, teacher = stats.headline_pairs(frame)["kind"], stats.teachers(frame)
     runs = _runs(frame)
@@ -87,6 +96,8 @@ def cells(block: Block, frame: pd.DataFrame, correct: Correct = MappingProxyType
                 record |= _named(name, stats.paired_t_interval(delta.get(key, ())))
                 one = record[f"{name}_n"] == 1 and _one_seed(correct, *key, name.removeprefix("minus_"))
                 record |= dict(zip((f"{name}_images_low", f"{name}_images_high"), one or (None, None), strict=True))
+            for name, values_of in further.items():
+                record |= _named(name, stats.mean_sd(values_of.get(key, ())))
             for name, source in means.items():
                 record[name] = stats.mean_sd(values[source].get(key, ())).mean
             record["gradient_shares"] = shares_text(run["gradient_shares"] for run in rows)

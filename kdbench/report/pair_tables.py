@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
 from kdbench.report import stats
 from kdbench.report.block import BlockReport, Reading
-from kdbench.report.cells import baselines_of, rivals_of
+from kdbench.report.cells import FURTHER, baselines_of, rivals_of
 from kdbench.report.page import Cell, Group, Row, Table
 from kdbench.report.text import accuracy_cell, note_letters, note_list, paired_cell, points_cell, setting
 from kdbench.report.verdicts import by_group, label_of
@@ -26,6 +27,7 @@ def pair_tables(report: BlockReport, pairs: Sequence[str]) -> list[Table]:
     for suffix, part in _cut(report.suite, block, pairs).items():
         tables.append(_accuracy_table(report, part, suffix))
         tables += [_difference_table(report, part, suffix, baseline) for baseline in baselines_of(block)]
+        tables += [_further_table(report, part, suffix, *item) for also in block.also for item in FURTHER[also].items()]
     return tables
 
 
@@ -78,6 +80,18 @@ def _difference_table(report: BlockReport, pairs: Sequence[str], suffix: str, ba
     groups = by_group(rivals_of(block, baseline), row)
     title = f"Paired difference to {label_of(block, baseline)}, points [95 % t interval]{suffix}"
     return Table(title, "Method", _headings(report, pairs), groups, note_list(notes), tuple(pairs))
+
+
+def _further_table(report: BlockReport, pairs: Sequence[str], suffix: str, name: str, title: str) -> Table:
+    """Mean and standard deviation over seeds of what test predictions tell beside the accuracy."""
+    block, records = report.block, report.records
+
+    def cell(record: Mapping[str, Any]) -> Cell:
+        mean, sd, n = (record[f"{name}_{key}"] for key in ("mean", "sd", "n"))
+        return Cell(f"{mean:.1f}{f' ± {sd:.1f}' if n > 1 else ''} ({n})", mean) if n else Cell("—")
+
+    groups = by_group(block.methods, lambda m: Row(Cell(m.label), tuple(cell(records[p, m.id]) for p in pairs), m.id))
+    return Table(f"{title}{suffix}", "Method", _headings(report, pairs), groups, pairs=tuple(pairs))
 
 
 def _label(report: BlockReport, method: MethodSpec, notes: dict[str, str]) -> Cell:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import optimize
+from scipy import optimize, special
 from scipy import stats as st
 
 from kdbench.errors import unknown
@@ -157,6 +157,25 @@ def pooled_sd(samples: Iterable[Iterable[float | None]]) -> float | None:
 def sampling_error(accuracy: float, size: int) -> float:
     """Standard error in points that `size` test samples imply for one network of this `accuracy` (percent)."""
     return float(np.sqrt(accuracy * (100 - accuracy) / size))
+
+
+def agreement(student: np.ndarray, teacher: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Percent of samples to which student and teacher give the same class: of those that the teacher gets right, and of
+    those that it gets wrong; NaN where there are none of a kind. Classes int (N,)."""
+    same, right = student == teacher, teacher == labels
+    return tuple(100 * float(same[kind].mean()) if kind.any() else float("nan") for kind in (right, ~right))
+
+
+def calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
+    """Expected calibration error in percent (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, eq. 3).
+
+    Samples fall by their confidence, the largest softmax probability, into bins ((m - 1)/bins, m/bins]; the error is
+    |accuracy - mean confidence| of each bin, weighted by its share of the samples. Logits (N, classes), labels (N,).
+    """
+    confidence = special.softmax(logits.astype(float), axis=1).max(axis=1)
+    gap = (logits.argmax(axis=1) == labels) - confidence
+    member = np.ceil(np.minimum(confidence, 1) * bins).astype(int)
+    return 100 * float(np.abs(np.bincount(member, weights=gap)).sum()) / len(labels)
 
 
 # -------------------------------------------------------------------------------------------------- frames to numbers

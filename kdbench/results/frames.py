@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -79,12 +80,28 @@ def correct_images(today: Today, block: Block, frame: pd.DataFrame) -> dict[tupl
         for method in block.methods:
             run = today.plan.run_of(pair, method, block.seeds[0], block.budget)
             if (pair.id, method.id) in done:
-                found[pair.id, method.id] = _predicted(run, len(labels)) == labels
+                found[pair.id, method.id] = _test_logits(run, len(labels)).argmax(axis=1) == labels
     return found
 
 
-def _predicted(run: Run, count: int) -> np.ndarray:
-    """The class a run gives each of the `count` test images, int64 (N,)."""
+def test_logits(today: Today, block: Block, frame: pd.DataFrame) -> Iterator[tuple[tuple, np.ndarray, np.ndarray]]:
+    """((pair, method, seed), the student's logits, the teacher's) of every run of a block that finished: float16
+    (N, classes) over the test set. Read from the predictions beside each run, so results of any age have them.
+
+    frame: of `collect`. Raises KdbenchError for predictions that are missing or damaged.
+    """
+    count = len(load_packed(data_folder(today.plan.suite, block.data, block.seeds[0])).labels("test"))
+    done = set(frame.loc[frame["status"] == FINISHED, ["pair", "method", "seed"]].itertuples(index=False, name=None))
+    for pair, seed in itertools.product(block.pairs, block.seeds):
+        if methods := [m for m in block.methods if (pair.id, m.id, seed) in done]:
+            teacher = _test_logits(today.plan.teacher(pair.teacher, seed), count)
+            for method in methods:
+                student = _test_logits(today.plan.run_of(pair, method, seed, block.budget), count)
+                yield (pair.id, method.id, seed), student, teacher
+
+
+def _test_logits(run: Run, count: int) -> np.ndarray:
+    """What a run says of each of the `count` test images, float16 (N, classes)."""
     import numpy as np
 
     path = run.stem.with_suffix(".npz")
@@ -95,7 +112,7 @@ def _predicted(run: Run, count: int) -> np.ndarray:
             raise ValueError(f"test_logits is {logits.dtype} {logits.shape}, and there are {count} test images")
     except Exception as error:  # numpy and zipfile fail on a damaged file in many ways
         raise KdbenchError(f"{path} is missing or damaged ({error}); {retrain_command(run.result)}") from None
-    return logits.argmax(axis=1)
+    return logits
 
 
 def all_runs(today: Today) -> pd.DataFrame:
