@@ -74,7 +74,8 @@ def best(tried: list[dict[str, Any]], default_temperature: float = 1.0) -> dict[
         return abs(math.log(setting["factor"])) + abs(math.log(ratio))
 
     scored = [t for t in tried if t["val"] is not None] or tried
-    first = max(scored, key=lambda t: (t["val"] or 0.0, -distance(t)))
+    # Rounded, since means over seeds that got as many samples right may differ in their last bit.
+    first = max(scored, key=lambda t: (round(t["val"] or 0.0, 9), -distance(t)))
     return {name: first[name] for name in ("factor", "value", "temperature") if name in first}
 
 
