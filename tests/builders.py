@@ -80,6 +80,36 @@ def golden(case, name, value, student, student_name):
     same_as_golden(gradient, case, f"{name}.grad.{student_name}", 1e-9)
 
 
+def log_softmax(z, axis=1):
+    """Of real or complex z: analytic, so that complex steps go through it."""
+    z = z - z.real.max(axis, keepdims=True)
+    return z - np.log(np.exp(z).sum(axis, keepdims=True))
+
+
+def kl(teacher, student):
+    """Batch mean of the KL divergence of softmax(teacher) from softmax(student), logits (B, C)."""
+    log_t, log_s = log_softmax(teacher), log_softmax(student)
+    return (np.exp(log_t) * (log_t - log_s)).sum() / len(log_t)
+
+
+def numpys(loss, formula, student, tolerance=1e-9):
+    """A loss of torch and its gradient are those of a formula in NumPy, at the fp64 array `student`.
+
+    The formula is analytic: its derivatives are taken by complex steps, which lose no digits.
+    """
+    leaf = torch.from_numpy(student).requires_grad_()
+    value = loss(leaf)
+    (gradient,) = torch.autograd.grad(value, leaf)
+    expected = np.zeros_like(student)
+    for index in np.ndindex(student.shape):
+        step = student.astype(complex)
+        step[index] += 1e-30j
+        expected[index] = formula(step).imag / 1e-30
+    np.testing.assert_allclose(value.item(), formula(student.astype(complex)).real, rtol=tolerance, atol=1e-13)
+    floor = tolerance * max(abs(expected).max(), 1e-4)
+    np.testing.assert_allclose(gradient.numpy(), expected, rtol=tolerance, atol=floor)
+
+
 def signals(side, batch=BATCH, dtype=torch.float32, seed=0):
     """Signals of a network with these shapes; each tensor is a leaf with a gradient."""
     generator = torch.Generator().manual_seed(seed)

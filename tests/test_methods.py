@@ -24,7 +24,26 @@ from builders import (
 )
 from conftest import run_jobs, tiny_plan
 
-from kdbench.methods import at, cc, crd, dist, dkd, fdcmkd, fitnet, mfh, ofa, pkd, pkt, rkd, rsd, sp, vid
+from kdbench.methods import (
+    at,
+    cc,
+    crd,
+    dist,
+    dkd,
+    fdcmkd,
+    fitnet,
+    lskd,
+    mfh,
+    ofa,
+    pkd,
+    pkt,
+    rkd,
+    rld,
+    rsd,
+    sp,
+    spectralkd,
+    vid,
+)
 from kdbench.methods.kd import kd_loss
 from kdbench.plan import registry
 from kdbench.results.record import read_run
@@ -37,6 +56,9 @@ VARIANTS = {
     "dkd": [{}, {"beta": 8.0, "temperature": 4.0, "warmup": 0.5}],
     "dist": [{}, {"beta": 2.0, "gamma": 0.0, "temperature": 2.0}],
     "ofa": [{}, {"eps": (1.0, 1.1, 1.2, 1.3, 1.5), "ofa_loss_weight": 0.1, "temperature": 2.0}],
+    "lskd": [{}, {"temperature": 4.0}],
+    "rld": [{}, {"warmup": 0.0, "temperature": 1.0}],
+    "spectralkd": [{}, {"kd_weight": 0.0}],
     "fitnet": [{}, *fitnet.PRESETS.values()],
     "at": [{}, {"p": 1, "kd_weight": 1.0}],
     "sp": [{}, {"feature": "pooled", "kd_weight": 1.0}],
@@ -157,7 +179,7 @@ def test_bf16_signals_inside_and_outside_autocast(name, changes, student):
             conforms(name, changes, student, "cnn", dtype=torch.bfloat16)
 
 
-@pytest.mark.parametrize("name", ["dkd", "dist", "rkd", "cc", "sp", "pkt", "at", "vid"])
+@pytest.mark.parametrize("name", ["dkd", "dist", "lskd", "rld", "rkd", "cc", "sp", "pkt", "at", "vid", "spectralkd"])
 @pytest.mark.parametrize("student", FAMILIES)
 def test_autocast_does_not_touch_the_terms(name, student):
     outside = terms(name, student=student, teacher="cnn", dtype=torch.bfloat16)
@@ -165,7 +187,7 @@ def test_autocast_does_not_touch_the_terms(name, student):
         assert terms(name, student=student, teacher="cnn", dtype=torch.bfloat16) == outside
 
 
-@pytest.mark.parametrize("name", ["ofa", "fitnet", "at", "sp", "vid", "uhkd", "pat", "c2kd", "fbt"])
+@pytest.mark.parametrize("name", ["ofa", "fitnet", "at", "sp", "vid", "spectralkd", "uhkd", "pat", "c2kd", "fbt"])
 def test_fewer_than_four_stages_is_a_reason(name):
     method = importlib.import_module(f"kdbench.methods.{name}").Method
     """OFA reads the student's alone."""
@@ -199,10 +221,10 @@ def test_feature_losses_run_with_and_without_kd(name):
     assert with_kd["kd"].item() == pytest.approx(expected.item())
 
 
-@pytest.mark.parametrize("name", ["kd", "dkd", "dist", *ADDS_KL])
+@pytest.mark.parametrize("name", ["kd", "dkd", "dist", "lskd", "rld", "spectralkd", *ADDS_KL])
 def test_the_main_weight_scales_the_methods_own_term(name):
     module = importlib.import_module(f"kdbench.methods.{name}")
-    changes = {"alpha": 0.0} if name == "dkd" else {}
+    changes = {"dkd": {"alpha": 0.0}, "rld": {"alpha": 0.0, "warmup": 0.0}}.get(name, {})
     weight = getattr(module.Params(), module.MAIN_WEIGHT)
     once, twice = (terms(name, **changes, **{module.MAIN_WEIGHT: factor * weight})[name].item() for factor in (1, 2))
     assert twice == pytest.approx(2 * once, rel=1e-5)
@@ -234,10 +256,12 @@ DIVERGENCES = {
     "kd": lambda s, t, y, temperature: kd_loss(s, t, temperature),
     "dkd": lambda s, t, y, temperature: dkd.dkd_loss(s, t, y, 1.0, 8.0, temperature),
     "dist": lambda s, t, y, temperature: dist.dist_loss(s, t, 1.0, 1.0, temperature),
+    "lskd": lambda s, t, y, temperature: lskd.lskd_loss(s, t, temperature),
 }
-"""Losses on logits that are 0 where both sides agree; OFA's is a cross-entropy."""
+"""Losses on logits that are 0 where both sides agree; OFA's is a cross-entropy, RLD corrects the teacher."""
 OFA = {f"ofa {eps}": lambda s, t, y, temperature, eps=eps: ofa.ofa_loss(s, t, y, eps, temperature) for eps in EPS}
-LOGIT_LOSSES = DIVERGENCES | OFA
+RLD = {"rld": lambda s, t, y, temperature: rld.rld_loss(s, t, y, 1.0, 8.0, temperature)}
+LOGIT_LOSSES = DIVERGENCES | OFA | RLD
 FEATURE_LOSSES = {"rkd": rkd.rkd_loss, "sp": sp.sp_loss, "pkt": pkt.pkt_loss, "cc": cc.cc_loss}
 FD_LOSSES = {
     "fdcmkd low": fdcmkd.low_loss,
@@ -282,6 +306,7 @@ MINIMA = {
     "fitnet": fitnet.fitnet_loss,
     "mfh": mfh.mfh_loss,
     "pkd": pkd.pkd_loss,
+    "spectralkd": lambda s, t: spectralkd.spectral_loss(s.view(6, 1, 1, 5), t.view(6, 1, 1, 5)),
 }
 
 
@@ -307,6 +332,7 @@ ONE_SIDED = {
     "rsd": rsd.rsd_loss,
     "pkd": pkd.pkd_loss,
     "mfh": mfh.mfh_loss,
+    "spectralkd": lambda s, t: spectralkd.spectral_loss(s.view(6, 1, 1, 5), t.view(6, 1, 1, 5)),
 }
 """All but CC's, which trains the embeddings of both sides."""
 
