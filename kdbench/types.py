@@ -163,6 +163,10 @@ class MethodSpec:
     """Whose signals it gets: those of the trained teacher, or a control (kdbench/train/cohort.py)."""
     compute_of: MethodSpec | None = None
     """The method whose operations it trains with (kdbench/train/equal_compute.py)."""
+    short: str = ""
+    """The label of figures, where room is scarce; the label itself where empty."""
+    harness: str | None = None
+    """The code base that its weights come from; None for what has no teacher, and where the suite's tuning chose."""
 
     @property
     def stream(self) -> str:

@@ -412,6 +412,16 @@ def test_a_long_label_has_two_lines_and_loses_nothing():
         assert "FD-CMKD‡ (heads only as\nwritten, no teacher)!" in labels and "UHKD† (C0)" in labels, kind
 
 
+def test_figures_show_short_labels_but_never_one_for_two_methods():
+    suite, block, frame = make(methods=("scratch", "kd", "ofa", "uhkd", "uhkd-c0"))
+    shorts = {"uhkd-c0": "spatial twin", "ofa": "same", "uhkd": "same"}
+    block = replace(block, methods=tuple(replace(m, short=shorts.get(m.id, "")) for m in block.methods))
+    assert list(canvas.labels_of(block).values()) == ["Scratch", "KD", "OFA", "UHKD†", "spatial twin"]
+    for kind in ("verdict", "accuracy", "similarity"):
+        labels = [t.get_text() for t in draw(kind, suite, block, frame).axes[0].get_yticklabels()]
+        assert "spatial twin" in labels and "UHKD† (C0)" not in labels, kind
+
+
 def test_a_label_that_is_cut_still_tells_a_tuned_twin():
     whole = "FD-CMKD‡ (heads only as written, no teacher), tuned"
     assert canvas.beside(whole).replace("\n", " ") == whole

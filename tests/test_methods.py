@@ -194,14 +194,15 @@ def test_autocast_does_not_touch_the_terms(name, student):
 
 
 @pytest.mark.parametrize(
-    "name", ["ofa", "fitnet", "at", "sp", "vid", "spectralkd", "ufdkd", "uhkd", "pat", "c2kd", "fbt"]
+    "name", ["ofa", "mldrkd", "fitnet", "at", "sp", "vid", "spectralkd", "ufdkd", "uhkd", "pat", "c2kd", "fbt"]
 )
 def test_fewer_than_four_stages_is_a_reason(name):
     method = importlib.import_module(f"kdbench.methods.{name}").Method
-    """OFA reads the student's alone."""
+    """OFA and MLDR-KD read the student's alone."""
     whole = SIDES["vit"]
     for few in (replace(SIDES["cnn"], stages=SIDES["cnn"].stages[:3]), replace(SIDES["cnn"], stages=())):
-        for student, teacher, side in ((few, whole, "student"), (whole, few, "teacher"))[: 1 if name == "ofa" else 2]:
+        lacking = [(few, whole, "student"), (whole, few, "teacher")]
+        for student, teacher, side in lacking[: 1 if name in ("ofa", "mldrkd") else 2]:
             reason = method.supports(method.Params(), PairShapes(student, teacher, CLASSES, (0, 1)))
             assert reason == f"the {side} shows fewer than four stages"
 

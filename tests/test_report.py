@@ -136,6 +136,18 @@ def test_methods_of_one_label_open_their_own(plan):
     assert [row["cells"][1]["open"].split("/")[-1] for row in against_kd] == ["scratch", "hot"]
 
 
+def test_cells_beside_a_column_of_harnesses_open_their_own(plan):
+    presets = {"kd-m": {"method": "kd", "preset": "mdistiller"}}
+    plan = fake_plan(methods=presets, blocks={"main": block(("scratch", "kd", "kd-m"))})
+    finish_all(plan)
+    table = places(written(plan)[1])[0][0]
+    assert table["columns"][1] == ["harness"]
+    rows = [row["cells"] for row in table["rows"] if not row["fixed"]]
+    assert [cells[1]["text"] for cells in rows] == ["—", "OFA", "mdistiller"]
+    assert [cells[2]["open"].split("/")[-1] for cells in rows] == ["scratch", "kd", "kd-m"]
+    assert all("open" not in cells[1] and len(cells) == len(table["columns"]) for cells in rows)
+
+
 def test_cells_sort_by_the_numbers_of_the_statistics(plan):
     given = finish_all(plan)
     for seed in (0, 1, 2):

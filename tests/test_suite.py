@@ -321,6 +321,26 @@ def test_marks_stay_on_labels():
     assert suite.blocks[0].methods[0].label == "UHKD† (my words)"
 
 
+def test_a_short_label_is_the_whole_label_of_figures_and_by_default_the_files_own():
+    mine = {"method": "uhkd", "control": "C0", "label": "C0: spatial MSE", "short": "spatial twin"}
+    coded = {"method": "fdcmkd", "label": "as coded"}
+    plan = tiny_plan(
+        methods={"mine": mine, "coded": coded, "kd-m": {"method": "kd", "preset": "mdistiller"}},
+        blocks__main__methods=["mine", "coded", "kd-m", "dkd", "scratch"],
+    )
+    methods = plan.suite.blocks[0].methods
+    assert [m.short for m in methods] == ["spatial twin", "FD‡ (as coded)", "KD (mdistiller)", "DKD", "Scratch"]
+    assert methods[0].label == "UHKD† (C0: spatial MSE)"
+    with pytest.raises(KdbenchError, match=r"methods\.mine\.short: expected text"):
+        tiny_plan(methods={"mine": mine | {"short": 3}}, blocks__main__methods=["mine"])
+
+
+def test_a_preset_is_named_after_the_harness_that_its_weights_come_from():
+    methods = {"kd-m": {"method": "kd", "preset": "mdistiller"}, "heads": {"method": "fdcmkd", "teacher": False}}
+    plan = tiny_plan(methods=methods, blocks__main__methods=["scratch", "kd", "kd-m", "heads", "at"])
+    assert [m.harness for m in plan.suite.blocks[0].methods] == [None, "OFA", "mdistiller", None, "mdistiller"]
+
+
 @pytest.mark.parametrize(
     ("tree", "label"),
     [

@@ -339,6 +339,26 @@ def test_a_table_shows_the_rows_columns_and_baselines_it_is_asked_for():
     assert verdicts["verdict_p_holm"].iloc[0] == verdicts["verdict_p"].iloc[0]
 
 
+def test_a_block_that_mixes_harnesses_says_whose_weights_each_row_has():
+    suite, block, frame = make(pairs=1, methods=("scratch", "kd", "ofa", "fdcmkd"))
+    one = {"kd": "OFA", "ofa": "OFA"}
+    for harness, found in ((one, None), (one | {"fdcmkd": "FD-CMKD"}, ["OFA", "OFA", "FD-CMKD"])):
+        methods = tuple(dataclasses.replace(m, harness=harness.get(m.id)) for m in block.methods)
+        text = page(suite, dataclasses.replace(block, methods=methods), frame)
+        assert ("harness" in text) == bool(found)
+        if found:
+            assert [row(text, label)[0] for label in ("KD", "OFA", "FD-CMKD‡")] == found
+            assert row(text, "Scratch")[0] == row(text, "test accuracy")[0] == "—"
+            assert len(row(text, "KD")) == 2 and len(row(text, "OFA", "### Paired difference to KD")) == 1
+
+
+def test_a_mark_of_two_methods_has_a_footnote_for_each():
+    suite, block, frame = make(pairs=1, methods=("kd", "fdcmkd", "ofa"), names={"ofa": "UFD-KD‡ (mine)"})
+    methods = (*block.methods[:2], dataclasses.replace(block.methods[2], footnote="known from code alone"))
+    text = page(suite, dataclasses.replace(block, methods=methods), frame)
+    assert "FD-CMKD: known from a transcription" in text and "UFD-KD: known from code alone" in text
+
+
 def test_claims_stand_below_the_verdict_with_an_unadjusted_test():
     suite, block, frame = make()
     claims = (Claim("spectrum", "uhkd", "uhkd-c0", "?"), Claim("teacher", "fdcmkd", "fd-heads", "?"))

@@ -145,11 +145,12 @@ def test_a_head_convolution_is_in_the_keys_of_the_networks_that_have_one():
 
 
 def test_what_is_at_its_default_is_in_no_key():
-    """So an optional key more, which is off, changes none."""
+    """So an optional key more, which is off, changes none; nor does a label."""
     tree = tiny()
     tree["recipes"]["student"] |= {"mixup": 0.0, "decay_all": False, "warmup": 0.1}
     tree["models"]["vit-s"] |= {"stem": "timm", "pos_std": None}
     tree["methods"] = {"kd": {"temperature": method_info("kd").params["temperature"].default}}
+    tree["methods"]["kd"] |= {"label": "my words", "short": "mine"}
     assert keys(make_plan(check_suite(tree, "tiny", "tiny.yaml"))) == keys(tiny_plan())
     tree["data"]["digits"] = {"source": "digits"}
     assert keys(make_plan(check_suite(tree, "tiny", "tiny.yaml"))) == keys(tiny_plan())

@@ -33,6 +33,7 @@ from kdbench.types import KdbenchError, PairShapes, Signals
 TITLE = "AT"
 GROUP = "features"
 MAIN_WEIGHT = "weight"
+HARNESS = "mdistiller"
 PRESETS = {"mdistiller": {"temperature": 4.0}}
 
 

@@ -40,6 +40,7 @@ from kdbench.types import KdbenchError, PairShapes, Signals
 TITLE = "C2KD"
 GROUP = "cross-modal"
 MAIN_WEIGHT = "weight"
+HARNESS = "C2KD"
 
 
 @dataclass(frozen=True)

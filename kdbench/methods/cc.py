@@ -30,6 +30,7 @@ from kdbench.types import KdbenchError, PairShapes, Signals
 TITLE = "CC"
 GROUP = "features"
 MAIN_WEIGHT = "weight"
+HARNESS = "OFA"
 PRESETS = {"mdistiller": {"temperature": 4.0}}
 
 

@@ -41,6 +41,7 @@ from kdbench.types import KdbenchError, PairShapes, Signals
 TITLE = "CRD"
 GROUP = "features"
 MAIN_WEIGHT = "weight"
+HARNESS = "OFA"
 PRESETS = {"mdistiller": {"weight": 0.8, "temperature": 4.0}}
 
 

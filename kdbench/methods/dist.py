@@ -30,6 +30,7 @@ from kdbench.types import KdbenchError, Signals
 TITLE = "DIST"
 GROUP = "logits"
 MAIN_WEIGHT = "weight"
+HARNESS = "OFA"
 
 
 @dataclass(frozen=True)

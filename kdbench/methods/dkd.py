@@ -33,6 +33,7 @@ TITLE = "DKD"
 GROUP = "logits"
 MAIN_WEIGHT = "beta"
 TUNE_TEMPERATURE = "temperature"
+HARNESS = "OFA"
 PRESETS = {"mdistiller": {"beta": 8.0, "temperature": 4.0, "warmup": 0.0833}}
 
 

@@ -42,6 +42,7 @@ from kdbench.types import KdbenchError, PairShapes, Signals
 TITLE = "FBT"
 GROUP = "features"
 MAIN_WEIGHT = "weight"
+HARNESS = "OFA"
 MARK = "†"
 FOOTNOTE = "reconstructed from a summary of the paper; decisions in its file"
 

@@ -47,8 +47,10 @@ from kdbench.methods.base import Distiller, cross_entropy
 from kdbench.types import PairShapes, Signals
 
 TITLE = "FD-CMKD"
+SHORT = "FD"
 GROUP = "cross-modal"
 MAIN_WEIGHT = "weight"
+HARNESS = "FD-CMKD"
 MARK = "‡"
 FOOTNOTE = "known from a transcription of the paper and a re-upload of its code"
 

@@ -44,6 +44,7 @@ from kdbench.types import KdbenchError, PairShapes, Signals
 TITLE = "FitNet"
 GROUP = "features"
 MAIN_WEIGHT = "weight"
+HARNESS = "OFA"
 PRESETS = {
     "mdistiller": {"variant": "hint", "weight": 100.0, "temperature": 4.0},
     "pat": {"kd_weight": 1.0},

@@ -22,6 +22,7 @@ TITLE = "KD"
 GROUP = "logits"
 MAIN_WEIGHT = "kd_weight"
 TUNE_TEMPERATURE = "temperature"
+HARNESS = "OFA"
 PRESETS = {"mdistiller": {"ce_weight": 0.1, "kd_weight": 0.9, "temperature": 4.0}}
 
 

@@ -31,6 +31,7 @@ from kdbench.types import KdbenchError, Signals
 TITLE = "LSKD"
 GROUP = "logits"
 MAIN_WEIGHT = "kd_weight"
+HARNESS = "mdistiller"
 
 EPSILON = 1e-7
 """Added to the standard deviation, as released."""

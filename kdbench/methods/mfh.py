@@ -45,6 +45,7 @@ from kdbench.types import KdbenchError, PairShapes, Signals
 TITLE = "MFH"
 GROUP = "cross-modal"
 MAIN_WEIGHT = "weight"
+HARNESS = "ours"
 PRESETS = {
     "ravdess": {"ce_weight": 0.0, "keep": 0.25, "distance": "mse", "removed": "mean", "reduction": "mean"},
     "vggsound": {"ce_weight": 0.0, "permutations": 100, "mask": "fixed_half"},

@@ -46,6 +46,7 @@ from kdbench.types import PairShapes, Signals
 TITLE = "MLDR-KD"
 GROUP = "logits"
 MAIN_WEIGHT = "weight"
+HARNESS = "MLDR-KD"
 
 LARGEST_PIECE = 2**24
 """Numbers of a relation that are held at a time: 64 MB."""

@@ -38,6 +38,7 @@ from kdbench.types import KdbenchError, PairShapes, Signals
 TITLE = "OFA"
 GROUP = "logits"
 MAIN_WEIGHT = "ofa_loss_weight"
+HARNESS = "OFA"
 
 FINAL_GRID = 7
 

@@ -51,6 +51,7 @@ from kdbench.types import KdbenchError, PairShapes, Signals
 TITLE = "PAT"
 GROUP = "features"
 MAIN_WEIGHT = "weight"
+HARNESS = "OFA"
 
 TOKENS = 16
 HEADS = 8

@@ -30,6 +30,7 @@ from kdbench.types import KdbenchError, PairShapes, Signals
 TITLE = "PKD"
 GROUP = "cross-modal"
 MAIN_WEIGHT = "weight"
+HARNESS = "mmrazor"
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from kdbench.types import KdbenchError, Signals
 TITLE = "PKT"
 GROUP = "features"
 MAIN_WEIGHT = "weight"
+HARNESS = "mdistiller"
 PRESETS = {"mdistiller": {"temperature": 4.0}}
 
 EPSILON = 1e-7

@@ -37,6 +37,7 @@ from kdbench.types import KdbenchError, Signals
 TITLE = "RKD"
 GROUP = "features"
 MAIN_WEIGHT = "weight"
+HARNESS = "OFA"
 PRESETS = {"mdistiller": {"temperature": 4.0}}
 
 EPSILON = 1e-12

@@ -37,6 +37,7 @@ from kdbench.types import KdbenchError, Signals
 TITLE = "RLD"
 GROUP = "logits"
 MAIN_WEIGHT = "beta"
+HARNESS = "mdistiller"
 
 LEFT_OUT = -1e9
 """Logit of a class that MCD leaves out: finite, so that a sample without any class left gives 0."""

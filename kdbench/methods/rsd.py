@@ -23,6 +23,7 @@ from kdbench.types import KdbenchError, PairShapes, Signals
 TITLE = "RSD"
 GROUP = "features"
 MAIN_WEIGHT = "weight"
+HARNESS = "OFA"
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from kdbench.types import KdbenchError, PairShapes, Signals
 TITLE = "SP"
 GROUP = "features"
 MAIN_WEIGHT = "weight"
+HARNESS = "mdistiller"
 PRESETS = {"mdistiller": {"temperature": 4.0}}
 
 

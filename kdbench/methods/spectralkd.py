@@ -43,6 +43,7 @@ from kdbench.types import KdbenchError, PairShapes, Signals
 TITLE = "SpectralKD"
 GROUP = "frequency"
 MAIN_WEIGHT = "weight"
+HARNESS = "SpectralKD"
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 lusilili/UFD-KD at 7a6f6f2 (mmcls/models/dis_losses/ufd.py); no paper found. Stage 4 alone, teacher map (B, D, h, w):
 
-    projector   student map -> 3x3 conv, batch norm, ReLU, + position embedding -> keys and values of one cross-attention
+    projector   student map -> 3x3 conv, batch norm, ReLU, + position embedding -> keys and values of a cross-attention
                 whose h w queries are learned -> layer norm -> FFN of width 4 D -> (B, D, h, w); one for each of
     space       DC: mean over the grid, AC: the rest; each position scaled to unit length over the D channels
     channels    DC: mean over the channels, AC: the rest; each channel scaled to unit length over the h w positions
@@ -50,6 +50,7 @@ from kdbench.types import KdbenchError, PairShapes, Signals
 TITLE = "UFD-KD"
 GROUP = "frequency"
 MAIN_WEIGHT = "weight"
+HARNESS = "UFD-KD"
 MARK = "‡"
 FOOTNOTE = "known from code alone, which runs on one of its six pairs; made to run on any"
 

@@ -55,6 +55,7 @@ from kdbench.types import KdbenchError, PairShapes, Signals
 TITLE = "UHKD"
 GROUP = "frequency"
 MAIN_WEIGHT = "beta"
+HARNESS = "OFA"
 MARK = "†"
 FOOTNOTE = "reconstructed from the abstract; decisions in docs"
 

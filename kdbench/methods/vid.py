@@ -38,6 +38,7 @@ from kdbench.types import KdbenchError, PairShapes, Signals
 TITLE = "VID"
 GROUP = "features"
 MAIN_WEIGHT = "weight"
+HARNESS = "mdistiller"
 PRESETS = {"mdistiller": {"temperature": 4.0}}
 
 EPSILON = 1e-5

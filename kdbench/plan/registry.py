@@ -74,6 +74,10 @@ class MethodInfo:
     """Parameters by the name of the harness that uses them; without a preset the defaults hold."""
     readings: dict[str, tuple] = field(default_factory=dict)
     """Of a reconstructed method: parameters whose values its sources leave open, with those values."""
+    short: str | None = None
+    """The title in figures, where room is scarce."""
+    harness: str | None = None
+    """The code base that the defaults come from; a preset is named after its own."""
 
 
 def _split_union(annotation: str) -> list[str]:
@@ -170,6 +174,8 @@ def method_info(name: str) -> MethodInfo:
         tune_temperature=constants.get("TUNE_TEMPERATURE"),
         presets=constants.get("PRESETS", {}),
         readings=constants.get("READINGS", {}),
+        short=constants.get("SHORT"),
+        harness=constants.get("HARNESS"),
     )
 
 
@@ -192,6 +198,7 @@ def _locate(name: str) -> tuple[Path, str]:
 
 
 _READ = ("Params", "TITLE", "GROUP", "MARK", "FOOTNOTE", "MAIN_WEIGHT", "TUNE_TEMPERATURE", "PRESETS", "READINGS")
+_READ += ("SHORT", "HARNESS")
 _LIGHT = {"__future__", "collections.abc", "dataclasses", "math", "typing", "kdbench.types", "kdbench.errors"}
 _LITERAL = (ast.Constant, ast.Tuple, ast.List, ast.Set, ast.Dict, ast.Starred, ast.Name, ast.UnaryOp, ast.BinOp)
 _LITERAL += (ast.expr_context, ast.operator, ast.unaryop)

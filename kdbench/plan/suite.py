@@ -303,9 +303,10 @@ def _model(name: str, tree: Any, data: dict, recipes: dict, where: str) -> Model
 
 def _method(name: str, tree: Any, where: str) -> MethodSpec:
     args = dict(_mapping(tree if tree is not None else {}, where))
-    label = args.pop("label", None)
-    if label is not None:
-        _text(label, f"{where}.label")
+    label, short = args.pop("label", None), args.pop("short", None)
+    for key, text in (("label", label), ("short", short)):
+        if text is not None:
+            _text(text, f"{where}.{key}")
     method = _text(args.pop("method", name), f"{where}.method")
     known = _params_of(method, where)
     info = method_info(method)
@@ -318,9 +319,17 @@ def _method(name: str, tree: Any, where: str) -> MethodSpec:
     if info.group not in GROUPS:
         raise unknown("GROUP", info.group, GROUPS, str(info.path))
     added_kd = params.get("kd_weight") and not own.get("kd_weight", known["kd_weight"].default)
-    title = info.title + info.mark + ("+KD" if added_kd else "")
-    label = label or preset
-    return MethodSpec(name, method, params, f"{title} ({label})" if label else title, info.group, info.footnote)
+    tail = info.mark + ("+KD" if added_kd else "") + (f" ({label or preset})" if label or preset else "")
+    return MethodSpec(
+        name,
+        method,
+        params,
+        info.title + tail,
+        info.group,
+        info.footnote,
+        short=short or (info.short or info.title) + tail,
+        harness=None if params.get("teacher", True) is False else preset or info.harness,
+    )
 
 
 def _block(
@@ -410,7 +419,12 @@ def _readings(spec: MethodSpec, where: str) -> tuple[MethodSpec, tuple[MethodSpe
         words = ", ".join(map(str, values))
         result.append(
             dataclasses.replace(
-                spec, id=f"{spec.id}@{'-'.join(map(str, values))}", params=params, label=words, variant_of=spec.stream
+                spec,
+                id=f"{spec.id}@{'-'.join(map(str, values))}",
+                params=params,
+                label=words,
+                short=words,
+                variant_of=spec.stream,
             )
         )
     return spec, tuple(result)
@@ -483,7 +497,13 @@ def _with_tuned(block: Block, tune: Tune, models: dict[str, ModelSpec], where: s
         if weight and spec.needs_teacher and spec.params[weight] and spec.guide == "trained":
             methods.append(
                 dataclasses.replace(
-                    spec, id=f"{spec.id}-tuned", label=f"{spec.label}, tuned", tuned_from=spec.id, variant_of=spec.id
+                    spec,
+                    id=f"{spec.id}-tuned",
+                    label=f"{spec.label}, tuned",
+                    short=f"{spec.short}, tuned",
+                    harness=None,
+                    tuned_from=spec.id,
+                    variant_of=spec.id,
                 )
             )
     rows = block.rows and (*block.rows, *(m.id for m in methods if m.tuned_from in block.rows))
@@ -539,6 +559,7 @@ def _equal_compute(spec: MethodSpec, other: MethodSpec, where: str) -> MethodSpe
         spec,
         id=f"{spec.id}@{other.id}",
         label=f"{spec.label}, compute of {other.label}",
+        short=f"{spec.short}, compute of {other.short}",
         group="controls",
         variant_of=spec.id,
         compute_of=other,
@@ -555,6 +576,8 @@ def _control(spec: MethodSpec, guide: str, where: str) -> MethodSpec:
         spec,
         id=f"{spec.id}@{guide}",
         label=f"{spec.label}, {guide} teacher",
+        short=f"{spec.short}, {guide}",
+        harness=None,
         group="controls",
         variant_of=spec.id,
         guide=guide,

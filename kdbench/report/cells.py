@@ -85,6 +85,7 @@ def cells(block: Block, frame: pd.DataFrame, correct: Correct = MappingProxyType
                 "method": method.id,
                 "label": method.label,
                 "group": method.group,
+                "harness": method.harness,
                 "status": _status(rows),
                 "planned": len(rows),
                 "diverged": sum(run["status"] == "diverged" for run in rows),

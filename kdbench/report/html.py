@@ -122,7 +122,7 @@ def _table(table: Table, block: Block) -> dict[str, Any]:
         for row in group.rows:
             cells = [_cell(cell) for cell in (row.label, *row.cells)]
             if row.method and table.pairs:
-                for cell, pair in zip(cells[1:], table.pairs, strict=True):
+                for cell, pair in zip(cells[-len(table.pairs) :], table.pairs, strict=True):
                     cell["open"] = _key(block, pair, row.method)
             rows.append({"group": group.title, "cells": cells, "fixed": group.fixed})
     columns = [[table.corner], *table.columns]

@@ -52,7 +52,7 @@ class Table:
     footnotes: tuple[tuple[str, str], ...] = ()
     """(letter or mark, text)"""
     pairs: tuple[str, ...] = ()
-    """Ids of the pairs that the columns are about, where they are."""
+    """Ids of the pairs that the last columns are about, where they are."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
@@ -46,7 +47,20 @@ def _accuracy_table(report: BlockReport, pairs: Sequence[str], suffix: str) -> T
         groups += (Group("Range over readings of a reconstructed method", rows),)
     footnotes = _mark_notes(block) + note_list(notes)
     columns = _headings(report, pairs)
-    return Table(f"Test accuracy, %{suffix}", "Method", columns, (teacher, *groups), footnotes, tuple(pairs))
+    table = Table(f"Test accuracy, %{suffix}", "Method", columns, (teacher, *groups), footnotes, tuple(pairs))
+    return _with_harness(table, block)
+
+
+def _with_harness(table: Table, block: Block) -> Table:
+    """The table with a first column that says where a row's weights come from, where that is not one place for all."""
+    harness = {m.id: m.harness for m in block.methods if m.harness}
+    if len(set(harness.values())) < 2:
+        return table
+    groups = [
+        replace(g, rows=tuple(replace(r, cells=(Cell(harness.get(r.method, "—")), *r.cells)) for r in g.rows))
+        for g in table.groups
+    ]
+    return replace(table, columns=(("harness",), *table.columns), groups=tuple(groups))
 
 
 def _reading_row(reading: Reading, pairs: Sequence[str], notes: dict[str, str]) -> Row:
@@ -154,10 +168,11 @@ def _cut(suite: Suite, block: Block, pairs: Sequence[str]) -> dict[str, Sequence
 
 
 def _mark_notes(block: Block) -> tuple[tuple[str, str], ...]:
-    """The footnote of each mark, once; methods of one mark but another text are named."""
-    notes: dict[tuple[str, str], None] = {}
+    """The footnote of each mark, once; where a mark has several, each names its method."""
+    notes: dict[tuple[str, str], str] = {}
     for method in block.methods:
         mark = "".join(c for c in method.label if c in MARKS)[:1]
         if mark and method.footnote:
-            notes.setdefault((mark, method.footnote.removeprefix(mark).strip()))
-    return tuple(notes)
+            notes.setdefault((mark, method.footnote.removeprefix(mark).strip()), method.label.partition(mark)[0])
+    marks = [mark for mark, _ in notes]
+    return tuple((mark, f"{title}: {text}" if marks.count(mark) > 1 else text) for (mark, text), title in notes.items())

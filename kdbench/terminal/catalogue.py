@@ -33,7 +33,8 @@ def _section(info: MethodInfo) -> str:
         lines += [f"{info.mark} {info.footnote}.", ""]
     if info.params:
         defaults = ", ".join(f"`{k}: {_yaml(p.default)}`" for k, p in info.params.items())
-        lines += [f"Defaults: {defaults}.", ""]
+        source = f" (harness: {info.harness})" if info.harness else ""
+        lines += [f"Defaults{source}: {defaults}.", ""]
     weight = info.main_weight
     told = f"`{weight}`, by default {info.params[weight].default}" if weight else "none, so that `tune` leaves it alone"
     lines += [f"Main weight: {told}.", ""]

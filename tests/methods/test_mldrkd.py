@@ -8,7 +8,6 @@ from builders import CLASSES, HARD, SIDES, STUDENT, TEACHER, as_tensors, build, 
 from torch import nn
 
 from kdbench.methods import mldrkd
-from kdbench.types import PairShapes
 
 RNG = np.random.default_rng(8)
 CASES = {
@@ -116,8 +115,3 @@ def test_autocast_does_not_touch_the_relations():
         inside = mldrkd.mldr_loss(student, teacher, 2.0)
     assert torch.equal(inside, mldrkd.mldr_loss(student, teacher, 2.0))
     assert terms("mldrkd", dtype=torch.bfloat16)["head"].dtype == torch.float32
-
-
-def test_a_student_without_four_stages_is_not_served():
-    few = PairShapes(SIDES["cnn"].__class__("cnn", (), 0, 8, 8), SIDES["vit"], CLASSES, (0,))
-    assert mldrkd.Method.supports(mldrkd.Params(), few) == "the student shows fewer than four stages"

@@ -141,7 +141,12 @@ def log_locator(low: float, high: float) -> Locator:
 
 
 def labels_of(block: Block) -> dict[str, str]:
-    return {m.id: plain(m.label) for m in block.methods}
+    """Method id -> its short label; the whole one where two methods share the short."""
+    shorts = [m.short or m.label for m in block.methods]
+    return {
+        m.id: plain(short if shorts.count(short) == 1 else m.label)
+        for m, short in zip(block.methods, shorts, strict=True)
+    }
 
 
 def beside(label: str) -> str:
