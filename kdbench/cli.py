@@ -188,17 +188,20 @@ def _watch(args: argparse.Namespace) -> None:
 @verb(
     FOR_YOU,
     "show quick cnn-t--vit-s kd 0",
-    argument("suite", help="name of a file in config/, or a path to a .yaml; or `methods`"),
+    argument("suite", help="name of a file in config/, or a path to a .yaml; or `methods`, or `citations`"),
     argument("pair", nargs="?"),
     argument("method", nargs="?"),
     argument("seed", nargs="?", type=int),
 )
 def _show(args: argparse.Namespace) -> None:
-    """Print what is known of a suite, a pair, a cell or a run; or `show methods`."""
+    """Print what is known of a suite, a pair, a cell or a run; `show methods`; or BibTeX: `show citations [SUITE]`."""
     from kdbench.terminal import catalogue, show
 
     if args.suite == "methods":
         print(catalogue.page())
+        return
+    if args.suite == "citations":
+        print(catalogue.citations(load_suite(args.pair) if args.pair else None))
         return
     show.show(_load(args), args.pair, args.method, args.seed)
 

@@ -105,6 +105,29 @@ def test_the_list_of_methods_is_the_methods_own_text():
     assert (REPOSITORY / "docs/methods.md").read_text() == page() + "\n", "run: kdbench show methods > docs/methods.md"
 
 
+def test_every_method_but_scratch_has_one_bibtex_entry_with_a_key_of_its_own(capsys):
+    from kdbench import cli
+    from kdbench.plan.registry import method_info, method_names
+
+    entries = {name: method_info(name).bibtex for name in method_names()}
+    assert [name for name, entry in entries.items() if not entry] == ["scratch"]
+    keys = {}
+    for name, entry in entries.items():
+        if entry:
+            kind, key = re.match(r"@(\w+)\{([a-z]+\d{4}[a-z0-9]+),\n", entry).groups()
+            fields = dict(re.findall(r"^  (\w+) = \{(.+?)\},$", entry, re.M | re.S))
+            venue = {"article": "journal", "inproceedings": "booktitle", "misc": "howpublished"}[kind]
+            assert {"author", "title", "year", venue} <= set(fields) and fields["year"] in key, name
+            assert entry.count("@") == 1 and entry.count("{") == entry.count("}") and entry.endswith("\n}"), name
+            keys[key] = name
+    assert len(keys) == len(entries) - 1
+    assert cli.main(["show", "citations", "quick"]) == 0
+    shown = re.findall(r"^@\w+\{(\w+),$", capsys.readouterr().out, re.M)
+    assert [keys[key] for key in shown] == ["fdcmkd", "kd", "ofa", "uhkd"]
+    assert cli.main(["show", "citations"]) == 0
+    assert set(re.findall(r"^@\w+\{(\w+),$", capsys.readouterr().out, re.M)) == set(keys)
+
+
 def test_the_page_on_reliability_quotes_the_one_channel_numbers():
     folder = REPOSITORY / "results/reference"
     page = " ".join((REPOSITORY / "docs/reliability.md").read_text().split())

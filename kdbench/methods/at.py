@@ -13,6 +13,10 @@ the power, as released for square grids. A grid of one cell has but one place, s
 The OFA harness does not define it: the defaults are those of mdistiller and RepDistiller, p 2 and weight 1000, no KL
 term. Departures: tokens of a ViT or an MLP are the maps of their grid, without prefix tokens; four stages instead of a
 CIFAR network's three (ResNet) to five; |map|^p is the paper's, the released map^p differs from it for an odd p.
+
+Strength: a has unit length, so a stage's mean goes with 1 / cells of its grid: a stage of 2 x 2 cells weighs 16 times
+one of 8 x 8. Batch and width do not count. Weight 1000 was published for grids of 32, 16 and 8 cells a side (CIFAR
+ResNets).
 """
 
 from __future__ import annotations
@@ -35,6 +39,15 @@ GROUP = "features"
 MAIN_WEIGHT = "weight"
 HARNESS = "mdistiller"
 PRESETS = {"mdistiller": {"temperature": 4.0}}
+BIBTEX = """
+@inproceedings{zagoruyko2017at,
+  author = {Zagoruyko, Sergey and Komodakis, Nikos},
+  title = {Paying More Attention to Attention: Improving the Performance of Convolutional Neural Networks via
+    Attention Transfer},
+  booktitle = {International Conference on Learning Representations},
+  year = {2017},
+}
+"""
 
 
 @dataclass(frozen=True)

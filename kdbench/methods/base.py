@@ -8,6 +8,7 @@ file (kdbench/plan/registry.py), so they must do with literals:
     TITLE = "UHKD"            as a table shows it
     GROUP = "frequency"       heading of the table: reference, logits, features, frequency or cross-modal
     HARNESS = "OFA"           the code base that the default weights come from; a preset is named after its own
+    BIBTEX = "@article{..."    how to cite it, one entry
     SHORT = "FD"              the title in figures, where it is too long there
     MARK = "†"                only for what is not known from the paper's own text or code
     FOOTNOTE = "..."          goes with the mark

@@ -41,6 +41,14 @@ TITLE = "C2KD"
 GROUP = "cross-modal"
 MAIN_WEIGHT = "weight"
 HARNESS = "C2KD"
+BIBTEX = """
+@inproceedings{huo2024c2kd,
+  author = {Huo, Fushuo and others},
+  title = {{C2KD}: Bridging the Modality Gap for Cross-Modal Knowledge Distillation},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  year = {2024},
+}
+"""
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,14 @@ GROUP = "features"
 MAIN_WEIGHT = "weight"
 HARNESS = "OFA"
 PRESETS = {"mdistiller": {"temperature": 4.0}}
+BIBTEX = """
+@inproceedings{peng2019cc,
+  author = {Peng, Baoyun and others},
+  title = {Correlation Congruence for Knowledge Distillation},
+  booktitle = {IEEE/CVF International Conference on Computer Vision},
+  year = {2019},
+}
+"""
 
 
 @dataclass(frozen=True)

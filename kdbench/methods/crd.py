@@ -43,6 +43,14 @@ GROUP = "features"
 MAIN_WEIGHT = "weight"
 HARNESS = "OFA"
 PRESETS = {"mdistiller": {"weight": 0.8, "temperature": 4.0}}
+BIBTEX = """
+@inproceedings{tian2020crd,
+  author = {Tian, Yonglong and Krishnan, Dilip and Isola, Phillip},
+  title = {Contrastive Representation Distillation},
+  booktitle = {International Conference on Learning Representations},
+  year = {2020},
+}
+"""
 
 
 @dataclass(frozen=True)

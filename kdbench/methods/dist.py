@@ -31,6 +31,14 @@ TITLE = "DIST"
 GROUP = "logits"
 MAIN_WEIGHT = "weight"
 HARNESS = "OFA"
+BIBTEX = """
+@inproceedings{huang2022dist,
+  author = {Huang, Tao and others},
+  title = {Knowledge Distillation from A Stronger Teacher},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year = {2022},
+}
+"""
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,14 @@ MAIN_WEIGHT = "beta"
 TUNE_TEMPERATURE = "temperature"
 HARNESS = "OFA"
 PRESETS = {"mdistiller": {"beta": 8.0, "temperature": 4.0, "warmup": 0.0833}}
+BIBTEX = """
+@inproceedings{zhao2022dkd,
+  author = {Zhao, Borui and others},
+  title = {Decoupled Knowledge Distillation},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  year = {2022},
+}
+"""
 
 
 @dataclass(frozen=True)

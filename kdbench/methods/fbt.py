@@ -45,6 +45,14 @@ MAIN_WEIGHT = "weight"
 HARNESS = "OFA"
 MARK = "†"
 FOOTNOTE = "reconstructed from a summary of the paper; decisions in its file"
+BIBTEX = """
+@inproceedings{li2025fbt,
+  author = {Li, Guopeng and others},
+  title = {Fuse Before Transfer: Knowledge Fusion for Heterogeneous Distillation},
+  booktitle = {IEEE/CVF International Conference on Computer Vision},
+  year = {2025},
+}
+"""
 
 WINDOW = 7
 HEAD_WIDTH = 32

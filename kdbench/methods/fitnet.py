@@ -49,6 +49,14 @@ PRESETS = {
     "mdistiller": {"variant": "hint", "weight": 100.0, "temperature": 4.0},
     "pat": {"kd_weight": 1.0},
 }
+BIBTEX = """
+@inproceedings{romero2015fitnet,
+  author = {Romero, Adriana and others},
+  title = {{FitNets}: Hints for Thin Deep Nets},
+  booktitle = {International Conference on Learning Representations},
+  year = {2015},
+}
+"""
 
 
 @dataclass(frozen=True)

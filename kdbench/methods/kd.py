@@ -24,6 +24,14 @@ MAIN_WEIGHT = "kd_weight"
 TUNE_TEMPERATURE = "temperature"
 HARNESS = "OFA"
 PRESETS = {"mdistiller": {"ce_weight": 0.1, "kd_weight": 0.9, "temperature": 4.0}}
+BIBTEX = """
+@article{hinton2015kd,
+  author = {Hinton, Geoffrey and Vinyals, Oriol and Dean, Jeff},
+  title = {Distilling the Knowledge in a Neural Network},
+  journal = {arXiv preprint arXiv:1503.02531},
+  year = {2015},
+}
+"""
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,14 @@ TITLE = "LSKD"
 GROUP = "logits"
 MAIN_WEIGHT = "kd_weight"
 HARNESS = "mdistiller"
+BIBTEX = """
+@inproceedings{sun2024lskd,
+  author = {Sun, Shangquan and Ren, Wenqi and Li, Jingzhi and Wang, Rui and Cao, Xiaochun},
+  title = {Logit Standardization in Knowledge Distillation},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  year = {2024},
+}
+"""
 
 EPSILON = 1e-7
 """Added to the standard deviation, as released."""

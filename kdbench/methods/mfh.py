@@ -50,6 +50,14 @@ PRESETS = {
     "ravdess": {"ce_weight": 0.0, "keep": 0.25, "distance": "mse", "removed": "mean", "reduction": "mean"},
     "vggsound": {"ce_weight": 0.0, "permutations": 100, "mask": "fixed_half"},
 }
+BIBTEX = """
+@inproceedings{xue2023mfh,
+  author = {Xue, Zihui and others},
+  title = {The Modality Focusing Hypothesis: Towards Understanding Crossmodal Knowledge Distillation},
+  booktitle = {International Conference on Learning Representations},
+  year = {2023},
+}
+"""
 
 MEMORY = 0.05
 """Share of a new batch in the running saliency: a memory of some 20 batches, so the untrained student is forgotten."""

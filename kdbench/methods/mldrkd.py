@@ -47,6 +47,14 @@ TITLE = "MLDR-KD"
 GROUP = "logits"
 MAIN_WEIGHT = "weight"
 HARNESS = "MLDR-KD"
+BIBTEX = """
+@article{yang2025mldrkd,
+  author = {Yang, Yaoxin and Ye, Peng and Lin, Weihao and Li, Kangcong and Wen, Yan and Hao, Jia and Chen, Tao},
+  title = {Multi-Level Decoupled Relational Distillation for Heterogeneous Architectures},
+  journal = {arXiv preprint arXiv:2502.06189},
+  year = {2025},
+}
+"""
 
 LARGEST_PIECE = 2**24
 """Numbers of a relation that are held at a time: 64 MB."""

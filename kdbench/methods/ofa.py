@@ -39,6 +39,14 @@ TITLE = "OFA"
 GROUP = "logits"
 MAIN_WEIGHT = "ofa_loss_weight"
 HARNESS = "OFA"
+BIBTEX = """
+@inproceedings{hao2023ofa,
+  author = {Hao, Zhiwei and Guo, Jianyuan and Han, Kai and Tang, Yehui and Hu, Han and Wang, Yunhe and Xu, Chang},
+  title = {One-for-All: Bridge the Gap Between Heterogeneous Architectures in Knowledge Distillation},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year = {2023},
+}
+"""
 
 FINAL_GRID = 7
 

@@ -52,6 +52,14 @@ TITLE = "PAT"
 GROUP = "features"
 MAIN_WEIGHT = "weight"
 HARNESS = "OFA"
+BIBTEX = """
+@inproceedings{lin2025pat,
+  author = {Lin, Jhe-Hao and others},
+  title = {Perspective-Aware Teaching: Adapting Knowledge for Heterogeneous Distillation},
+  booktitle = {IEEE/CVF International Conference on Computer Vision},
+  year = {2025},
+}
+"""
 
 TOKENS = 16
 HEADS = 8

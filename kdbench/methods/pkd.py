@@ -31,6 +31,14 @@ TITLE = "PKD"
 GROUP = "cross-modal"
 MAIN_WEIGHT = "weight"
 HARNESS = "mmrazor"
+BIBTEX = """
+@inproceedings{cao2022pkd,
+  author = {Cao, Weihan and others},
+  title = {{PKD}: General Distillation Framework for Object Detectors via Pearson Correlation Coefficient},
+  booktitle = {Advances in Neural Information Processing Systems},
+  year = {2022},
+}
+"""
 
 
 @dataclass(frozen=True)

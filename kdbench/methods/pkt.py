@@ -12,6 +12,9 @@ a08d46f. Pooled features (B, D_s) and (B, D_t) of any two widths.
 The OFA harness does not define it: the defaults are those of mdistiller and RepDistiller, weight 30000 (the mean is
 over B^2 entries of size 1/B), no KL term. Departure: a feature of zeros has a finite gradient, where that of the
 released square root is NaN.
+
+Strength: entries have the size 1 / B, so the mean over B^2 of them goes with 1 / B: twice as strong at batch 32 as at
+64. Width does not count. Weight 30000 was published at batch 64.
 """
 
 from __future__ import annotations
@@ -32,6 +35,14 @@ GROUP = "features"
 MAIN_WEIGHT = "weight"
 HARNESS = "mdistiller"
 PRESETS = {"mdistiller": {"temperature": 4.0}}
+BIBTEX = """
+@inproceedings{passalis2018pkt,
+  author = {Passalis, Nikolaos and Tefas, Anastasios},
+  title = {Learning Deep Representations with Probabilistic Knowledge Transfer},
+  booktitle = {European Conference on Computer Vision},
+  year = {2018},
+}
+"""
 
 EPSILON = 1e-7
 

@@ -39,6 +39,14 @@ GROUP = "features"
 MAIN_WEIGHT = "weight"
 HARNESS = "OFA"
 PRESETS = {"mdistiller": {"temperature": 4.0}}
+BIBTEX = """
+@inproceedings{park2019rkd,
+  author = {Park, Wonpyo and others},
+  title = {Relational Knowledge Distillation},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  year = {2019},
+}
+"""
 
 EPSILON = 1e-12
 """Smallest squared distance of two different samples."""

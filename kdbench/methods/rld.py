@@ -38,6 +38,15 @@ TITLE = "RLD"
 GROUP = "logits"
 MAIN_WEIGHT = "beta"
 HARNESS = "mdistiller"
+BIBTEX = """
+@inproceedings{sun2025rld,
+  author = {Sun, Wujie and Chen, Defang and Lyu, Siwei and Chen, Genlang and Chen, Chun and Wang, Can},
+  title = {Knowledge Distillation with Refined Logits},
+  booktitle = {IEEE/CVF International Conference on Computer Vision},
+  pages = {1110--1119},
+  year = {2025},
+}
+"""
 
 LEFT_OUT = -1e9
 """Logit of a class that MCD leaves out: finite, so that a sample without any class left gives 0."""

@@ -44,6 +44,14 @@ TITLE = "SpectralKD"
 GROUP = "frequency"
 MAIN_WEIGHT = "weight"
 HARNESS = "SpectralKD"
+BIBTEX = """
+@article{tian2024spectralkd,
+  author = {Tian, Huiyuan and Xu, Bonan and Li, Shijian and Pan, Gang},
+  title = {{SpectralKD}: A Unified Framework for Interpreting and Distilling Vision Transformers via Spectral Analysis},
+  journal = {arXiv preprint arXiv:2412.19055},
+  year = {2024},
+}
+"""
 
 
 @dataclass(frozen=True)

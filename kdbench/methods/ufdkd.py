@@ -53,6 +53,14 @@ MAIN_WEIGHT = "weight"
 HARNESS = "UFD-KD"
 MARK = "‡"
 FOOTNOTE = "known from code alone, which runs on one of its six pairs; made to run on any"
+BIBTEX = """
+@misc{lusilili2025ufdkd,
+  author = {{lusilili}},
+  title = {Unified Frequency Decoupling Knowledge Distillation for Computer Vision},
+  howpublished = {https://github.com/lusilili/UFD-KD},
+  year = {2025},
+}
+"""
 
 HEADS, SHARPNESS = 32, 5.0
 """Of the cross-attention: heads at most, and a factor on its logits beside the usual 1 / sqrt(width of a head)."""

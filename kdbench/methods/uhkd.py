@@ -58,6 +58,14 @@ MAIN_WEIGHT = "beta"
 HARNESS = "OFA"
 MARK = "†"
 FOOTNOTE = "reconstructed from the abstract; decisions in docs"
+BIBTEX = """
+@article{yu2025uhkd,
+  author = {Yu, Fengming and Pan, Haiwei and Zhang, Kejia and Guan, Jian and Jiang, Haiying},
+  title = {{UHKD}: A Unified Framework for Heterogeneous Knowledge Distillation via Frequency-Domain Representations},
+  journal = {arXiv preprint arXiv:2510.24116},
+  year = {2025},
+}
+"""
 
 READINGS = {
     "representation": ("log_amplitude", "complex"),

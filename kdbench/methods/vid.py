@@ -40,6 +40,14 @@ GROUP = "features"
 MAIN_WEIGHT = "weight"
 HARNESS = "mdistiller"
 PRESETS = {"mdistiller": {"temperature": 4.0}}
+BIBTEX = """
+@inproceedings{ahn2019vid,
+  author = {Ahn, Sungsoo and others},
+  title = {Variational Information Distillation for Knowledge Transfer},
+  booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
+  year = {2019},
+}
+"""
 
 EPSILON = 1e-5
 """Smallest variance."""

@@ -78,6 +78,8 @@ class MethodInfo:
     """The title in figures, where room is scarce."""
     harness: str | None = None
     """The code base that the defaults come from; a preset is named after its own."""
+    bibtex: str = ""
+    """The BibTeX entry of its paper."""
 
 
 def _split_union(annotation: str) -> list[str]:
@@ -176,6 +178,7 @@ def method_info(name: str) -> MethodInfo:
         readings=constants.get("READINGS", {}),
         short=constants.get("SHORT"),
         harness=constants.get("HARNESS"),
+        bibtex=constants.get("BIBTEX", "").strip(),
     )
 
 
@@ -197,8 +200,8 @@ def _locate(name: str) -> tuple[Path, str]:
     return Path(spec.origin), installed[name].attr or "Method"
 
 
-_READ = ("Params", "TITLE", "GROUP", "MARK", "FOOTNOTE", "MAIN_WEIGHT", "TUNE_TEMPERATURE", "PRESETS", "READINGS")
-_READ += ("SHORT", "HARNESS")
+_READ = ("Params", "TITLE", "SHORT", "GROUP", "MARK", "FOOTNOTE", "MAIN_WEIGHT", "TUNE_TEMPERATURE", "HARNESS")
+_READ += ("PRESETS", "READINGS", "BIBTEX")
 _LIGHT = {"__future__", "collections.abc", "dataclasses", "math", "typing", "kdbench.types", "kdbench.errors"}
 _LITERAL = (ast.Constant, ast.Tuple, ast.List, ast.Set, ast.Dict, ast.Starred, ast.Name, ast.UnaryOp, ast.BinOp)
 _LITERAL += (ast.expr_context, ast.operator, ast.unaryop)

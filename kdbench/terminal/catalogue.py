@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from kdbench.plan.registry import MethodInfo, load_method, method_info, method_names
 from kdbench.plan.suite import GROUPS
+from kdbench.types import Suite
 
 HEAD = """# Methods
 
 Made by `kdbench show methods` from the docstrings in kdbench/methods. † and ‡ mark what is not fully known from a
 paper or its code. The main weight is what `tune` varies ([suites.md](suites.md)).
 """
+
+
+def citations(suite: Suite | None) -> str:
+    """A .bib file: the BibTeX entries of a suite's methods, or of all."""
+    own = {m.method for block in suite.blocks for m in block.methods} if suite else method_names()
+    return "\n\n".join(filter(None, (method_info(name).bibtex for name in sorted(own))))
 
 
 def page() -> str:
