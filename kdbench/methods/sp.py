@@ -11,8 +11,8 @@ released; `feature` "pooled" reads the pooled feature instead, for networks that
 The OFA harness does not define it: the defaults are those of mdistiller and RepDistiller, weight 3000, no KL term.
 No departures.
 
-Strength: a row of G has unit length, so the mean over B^2 entries goes with 1 / B: twice as strong at batch 32 as at 64.
-Grid and width do not count. Weight 3000 was published at batch 64.
+Strength: a row of G has unit length, so the mean over B^2 entries goes with 1 / B: twice as strong at batch 32 as at
+64. Grid and width do not count. Weight 3000 was published at batch 64.
 """
 
 from __future__ import annotations
