@@ -19,9 +19,9 @@ the pooled vector before the last activation, (B, D); its bands are those of `fr
 Heads are Linear after a ReLU, as released; all are dropped at test time: the main head alone counts, where the released
 selection takes the best of three.
 
-Strength: unit-length vectors have entries of size 1/sqrt(D), so the feature losses go with 1 / D: with weight 1 they are
-some 0.06 % of the loss at the start. `times_width` multiplies them by D. Batch and grid do not count. Published for D 512
-(ResNet18), batch 64.
+Strength: unit-length vectors have entries of size 1/sqrt(D), so the feature losses go with 1 / D: with weight 1 they
+are some 0.06 % of the loss at the start. `times_width` multiplies them by D. Batch and grid do not count. Published for
+D 512 (ResNet18), batch 64.
 
 Controls are parameters: `align_weight` 0, both lambdas 0, `low_distance` and `high_distance`, `keep_dc`, and
 
