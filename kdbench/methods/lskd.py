@@ -13,8 +13,9 @@ Departure: a sample whose logits are all equal gets no gradient from the term. W
 (timm's MLP-Mixer, its ViT with weight_init "jax"), that is every sample of the first step, and the released division
 by 1e-7 alone makes its gradient ten million times that of any later one.
 
-Strength: the gradient goes with 1 / sd of the student's logits, so with weight 9 the term outweighs the cross-entropy
-most at the start. Batch, grid and width do not count. Published for 100 classes at batch 64 (CIFAR-100).
+Strength: the gradient goes with 1 / sd of the student's logits, so it is large while they are small. After a head that
+starts at zero it still is at the next steps, and Adam remembers it: give such students a recipe with `clip_grad` (5.0
+in the OFA harness). Batch, grid and width do not count. Published for 100 classes at batch 64 (CIFAR-100).
 """
 
 from __future__ import annotations

@@ -28,9 +28,8 @@ MobileNetV2): the student's map is always doubled, whatever the teacher's grid.
 Traps: the AC over channels is of channels in an arbitrary order, and is nothing but the deviation from their mean; the
 unit length takes away how large the mean is against the rest.
 
-Strength: the terms are sums over h w unit vectors (space: at most 4 h w) and over D of them (channels: 4 D for AC), so
-the space terms go with the teacher's cells, the channel terms with its width. Published: 7 x 7 and 14 x 14 cells, width
-384 and 768, batch 128.
+Strength: the terms over space are sums of h w differences of unit vectors, those over channels of D of them, so they go
+with the teacher's cells and with its width. Batch does not count. Published for 7 x 7 and 14 x 14 cells, D 384 and 768.
 """
 
 from __future__ import annotations
