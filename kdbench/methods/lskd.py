@@ -9,9 +9,9 @@ sunshangquan/logit-standardization-KD at f6e5aa5, a fork of mdistiller. Logits (
 The published form adds the standardisation to KD, DKD and others; this is the one of KD. Defaults are that code's, made
 for mdistiller's recipes; the OFA harness does not define it.
 
-Departure: a sample whose logits are all equal gets no gradient from the term. Where the student's head starts at zero
-(timm's MLP-Mixer, its ViT with weight_init "jax"), that is every sample of the first step, and the released division
-by 1e-7 alone makes its gradient ten million times that of any later one.
+Departure: a sample whose logits are all equal is left as it is, and so has the gradient of plain KD. Where the head of
+the student starts at zero (timm's MLP-Mixer, its ViT with weight_init "jax"), that is every sample of the first step,
+and the released division by 1e-7 alone makes its gradient ten million times as large.
 
 Strength: the gradient goes with 1 / sd of the student's logits, so it is large while they are small. After a head that
 starts at zero it still is at the next steps, and Adam remembers it: give such students a recipe with `clip_grad` (5.0
@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from kdbench.frequency import full_precision
@@ -61,11 +62,11 @@ class Params:
 
 
 def standardise(logits: Tensor) -> Tensor:
-    """Logits (B, C) of mean 0 and standard deviation 1 in each sample; 0 where a sample's logits are all equal."""
+    """Logits (B, C) of mean 0 and standard deviation 1 in each sample; of mean 0 alone where they are all equal."""
     logits = full_precision(logits)
     deviation = logits.std(dim=1, keepdim=True)
-    standardised = (logits - logits.mean(dim=1, keepdim=True)) / (deviation + EPSILON)
-    return standardised * (deviation > EPSILON)
+    scale = torch.where(deviation > EPSILON, deviation + EPSILON, 1.0)
+    return (logits - logits.mean(dim=1, keepdim=True)) / scale
 
 
 def lskd_loss(student_logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
