@@ -339,6 +339,7 @@ def test_a_preset_is_named_after_the_harness_that_its_weights_come_from():
     methods = {"kd-m": {"method": "kd", "preset": "mdistiller"}, "heads": {"method": "fdcmkd", "teacher": False}}
     plan = tiny_plan(methods=methods, blocks__main__methods=["scratch", "kd", "kd-m", "heads", "at"])
     assert [m.harness for m in plan.suite.blocks[0].methods] == [None, "OFA", "mdistiller", None, "mdistiller"]
+    assert [n for n in registry.method_names() if not registry.method_info(n).harness] == ["scratch"]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,9 @@ Stage s = 1..4 gets logits by 4 - s separable convolutions as OFA's, channels do
 max(d_s, d_t) channels (at stage 4 a 1x1 convolution without bias), the mean over the grid (its descriptor) and a
 Linear. One gate, Linear - GELU - Linear of hidden width 4 C, makes C numbers of each descriptor; their softmax over the
 four stages, class by class, weighs the stages' logits: the fused logits. Temperature 1, no T^2. All five released
-configurations have these weights.
+configurations have these weights. They also give what the paper prints for ResNet18 (74.01 from scratch) on CIFAR-100:
+81.56 from Swin-T, 80.51 from ViT-S, 80.79 from Mixer-B/16; SGD 0.05, weight decay 0.002, 300 epochs, label smoothing
+0.1, the best epoch on test.
 
 Departures:
 
