@@ -155,7 +155,8 @@ class MethodSpec:
     """The heading under which tables list it."""
     footnote: str | None = None
     tuned_from: str | None = None
-    """Id of the method whose twin this is: the same, but for its main weight, which the suite's tuning chooses."""
+    """Id of the method whose twin this is: the same, but for its main weight, which the suite's tuning chooses. The
+    choice is that of its `stream`, so that a control gets the weight of its method."""
     variant_of: str | None = None
     """Id of the method of which this is a reading, a setting of its weight, the tuned twin, or a control. It draws the
     same random numbers, so that what differs is the variant's doing."""
@@ -218,6 +219,8 @@ class Block:
     """Ids of the methods that the table shows; all where empty."""
     columns: tuple[str, ...] = ()
     """Ids of the pairs that the table shows; all where empty."""
+    weights: Literal["tuned", "default", "both"] = "both"
+    """Of a method that tuning gives a twin: train the twin alone, the method with its own weight alone, or both."""
     also: tuple[str, ...] = ()
     """What further tables show, read off the test predictions: `agreement` with the teacher where it is right and where
     it is wrong, `ece` (calibration)."""
@@ -226,6 +229,11 @@ class Block:
     def trained(self) -> tuple[MethodSpec, ...]:
         """All that is trained for this table: its rows and the readings."""
         return self.methods + tuple(reading for _, readings in self.readings for reading in readings)
+
+    def row_of(self, method: str) -> str:
+        """The id under which a method stands in this block: its own, or its twin's where only that is trained."""
+        twins = {m.tuned_from: m.id for m in self.methods}
+        return method if any(m.id == method for m in self.methods) else twins.get(method, method)
 
     @property
     def shown(self) -> Block:

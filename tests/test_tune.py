@@ -18,7 +18,9 @@ from kdbench.plan.paths import tuned_file
 from kdbench.plan.suite import check_suite
 from kdbench.report import tables
 from kdbench.report.block import BlockReport, Reading
+from kdbench.report.cells import rivals_of
 from kdbench.report.page import markdown
+from kdbench.report.verdicts import claim_results
 from kdbench.results.frames import collect
 from kdbench.results.record import read_run
 from kdbench.results.today import Today
@@ -144,6 +146,57 @@ def test_the_best_setting_and_its_ties():
     means = [statistics.fmean(100 * k / 257 for k in counts) for counts in ((103, 105, 107), (105, 105, 105))]
     assert means[0] > means[1] and tune.best([setting(0.1, means[0]), setting(1.0, means[1])])["factor"] == 1.0
     assert tune.best([setting(3.0, None), setting(1.0, None)]) == {"factor": 1.0, "value": 2.0}
+
+
+def weighed(weights, *methods, **changes):
+    return TUNED | {"blocks__main__methods": list(methods), "blocks__main__weights": weights} | changes
+
+
+def test_a_block_may_train_tuned_twins_alone_or_none():
+    methods = ("scratch", "kd", "fitnet", "kd@untrained", "scratch@kd")
+    plans = {w: tiny_plan(**weighed(w, *methods)) for w in ("tuned", "default", "both")}
+    ids = {w: [m.id for m in plan.suite.blocks[0].methods] for w, plan in plans.items()}
+    assert ids["tuned"] == ["scratch", "kd-tuned", "fitnet-tuned", "kd@untrained-tuned", "scratch@kd"]
+    assert ids["default"] == list(methods)
+    assert set(ids["both"]) == {*methods, "kd-tuned", "fitnet-tuned"}
+    assert not plans["default"].of("tune")
+
+    # What is tried, and with it every key, is the same; only a control has its tuned twin in this block alone.
+    keys = {w: {at: run.key for at, run in plan.runs().items()} for w, plan in plans.items()}
+    alone = {at for at in keys["tuned"] if at[1] == "kd@untrained-tuned"}
+    assert keys["default"] | keys["tuned"] == keys["both"] | {at: keys["tuned"][at] for at in alone}
+    tried = [{r.method.id for r in plans[w].of("tune")[0].runs} for w in ("tuned", "both")]
+    assert tried[0] == tried[1] == {f"{m}@{f:g}" for m in ("kd", "fitnet") for f in (0.5, 1)}
+    assert plans["tuned"].of("tune")[0].key == plans["both"].of("tune")[0].key
+
+
+def test_tables_and_claims_of_a_block_of_twins_mean_the_twins(trained):
+    table = {"rows": ["kd@untrained", "kd", "scratch@kd"], "baselines": ["kd"]}
+    claim = {"method": "kd", "control": "kd@untrained", "question": "Does the teacher matter?"}
+    methods = ("scratch", "kd", "kd@untrained", "scratch@kd")
+    changes = {"claims": {"teacher": claim}, "blocks__main__table": table, "seeds": [0, 1]}
+    plan = tiny_plan(**weighed("tuned", *methods, **changes))
+    block = plan.suite.blocks[0]
+    assert block.rows == ("kd@untrained-tuned", "kd-tuned", "scratch@kd") and block.baselines == ("kd-tuned",)
+    choice = {"pair": "cnn-t--vit-s", "method": "kd", "parameter": "kd_weight", "value": 0.5, "factor": 0.5}
+    write_json(tuned_file(plan.suite), {"choices": [choice]})
+    today = Today(plan)
+    runs = [plan.runs()["cnn-t--vit-s", m, 0] for m in ("kd-tuned", "kd@untrained-tuned")]
+    assert [today.weight(run) for run in runs] == [{"kd_weight": 0.5}] * 2
+    assert [run.config.get("guide") for run in runs] == [None, "untrained"]
+
+    (result,) = claim_results(plan.suite, block, collect(today, block))
+    assert (result.claim.method, result.claim.control) == ("kd-tuned", "kd@untrained-tuned")
+    assert [m.id for m in rivals_of(block.shown, "kd-tuned")] == ["kd@untrained-tuned", "scratch@kd"]
+    report = BlockReport(plan.suite, block, collect(today, block))
+    assert "no plain KD" not in markdown(tables.describe(plan.suite, [report]))
+
+
+def test_weights_that_cannot_be_had_are_refused():
+    with pytest.raises(KdbenchError, match=r"blocks.main.weights: .*did you mean 'tuned'"):
+        tiny_plan(**weighed("tund", "kd"))
+    with pytest.raises(KdbenchError, match=r"blocks.main.weights: nothing is tuned here"):
+        tiny_plan(blocks__main__weights="tuned")
 
 
 def grid(**changes):

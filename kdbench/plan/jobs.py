@@ -204,11 +204,11 @@ def tuning_settings(suite: Suite, twin: MethodSpec) -> list[MethodSpec]:
     """What a tuned twin chooses from: its method with the weight and the temperature of each point of the grid."""
     info, settings = method_info(twin.method), []
     for factor, temperature in tuning_grid(suite.tune, twin.method):
-        id = f"{twin.tuned_from}@{factor:g}"
+        id = f"{twin.stream}@{factor:g}"
         params = twin.params | {info.main_weight: factor * twin.params[info.main_weight]}
         if temperature is not None:
             id, params = f"{id}-T{temperature:g}", params | {info.tune_temperature: temperature}
-        settings.append(dataclasses.replace(twin, id=id, params=params, tuned_from=None))
+        settings.append(dataclasses.replace(twin, id=id, params=params, tuned_from=None, guide="trained"))
     return settings
 
 

@@ -34,6 +34,7 @@ GROUPS = ("reference", "logits", "features", "frequency", "cross-modal", "contro
 GUIDES = ("untrained", "shuffled")
 """Teachers of the controls `METHOD@untrained` and `METHOD@shuffled`."""
 ALSO = ("agreement", "ece")
+WEIGHTS = ("tuned", "default", "both")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _LOADS_WEIGHTS = re.compile(r"pretrain\w*|(checkpoint|ckpt)_(path|file)|weights|state_dict")
 _AT_RANDOM = "networks start at random here, and nothing loads weights yet"
@@ -163,8 +164,9 @@ def check_suite(tree: Any, name: str, where: str) -> Suite:
     tune = None
     if "tune" in tree:
         tune = _tune(tree["tune"], blocks, recipes, models, seeds, f"{where}: tune")
-        blocks = tuple(_with_tuned(block, tune, models, f"{where}: blocks.{block.name}") for block in blocks)
-    claimable = {*methods, *method_names(), *(m.id for block in blocks for m in block.methods)}
+    blocks = tuple(_with_weights(block, tune, models, f"{where}: blocks.{block.name}") for block in blocks)
+    in_blocks = {id for block in blocks for m in block.methods for id in (m.id, m.tuned_from) if id}
+    claimable = {*methods, *method_names(), *in_blocks}
     claims = tuple(
         _claim(n, v, claimable, f"{where}: claims.{n}") for n, v in _named(tree.get("claims", {}), f"{where}: claims")
     )
@@ -336,7 +338,7 @@ def _block(
     name: str, tree: Any, data: dict, recipes: dict, models: dict, methods: dict, seeds: tuple[int, ...], where: str
 ) -> Block:
     tree = _mapping(tree, where)
-    keys = ("title", "data", "pairs", "methods", "seeds", "budgets", "budget", "readings", "table")
+    keys = ("title", "data", "pairs", "methods", "seeds", "budgets", "budget", "readings", "weights", "table")
     for key in tree:
         if key not in keys:
             raise _unknown_key(key, keys, where)
@@ -368,7 +370,11 @@ def _block(
         _readings(spec, f"{where}.readings")
         for spec in (_method_of_block(m, methods, f"{where}.readings") for m in names_of_readings)
     )
-    block = Block(name, str(tree.get("title", name)), tree["data"], pairs, specs, chosen, budgets, budget, readings)
+    weights = tree.get("weights", "both")
+    if weights not in WEIGHTS:
+        raise unknown("value", str(weights), WEIGHTS, f"{where}.weights")
+    title = str(tree.get("title", name))
+    block = Block(name, title, tree["data"], pairs, specs, chosen, budgets, budget, readings, weights=weights)
     return _with_table(block, tree["table"], f"{where}.table") if "table" in tree else block
 
 
@@ -479,10 +485,17 @@ def tuning_pair(tune: Tune, models: dict[str, ModelSpec], pair: Pair) -> Pair | 
     return next((p for p in tune.pairs if kind(p) == kind(pair)), None)
 
 
-def _with_tuned(block: Block, tune: Tune, models: dict[str, ModelSpec], where: str) -> Block:
-    """The block with a tuned twin after each method that has a main weight; a block without a tuning pair as it is."""
-    found = {pair.id: tuning_pair(tune, models, pair) for pair in block.pairs}
+def _with_weights(block: Block, tune: Tune | None, models: dict[str, ModelSpec], where: str) -> Block:
+    """The block with a tuned twin after each method that has a main weight, or in its place; a block without a tuning
+    pair as it is."""
+    if block.weights == "default":
+        return block
+    found = {pair.id: tune and tuning_pair(tune, models, pair) for pair in block.pairs}
     if not any(found.values()):
+        if block.weights == "tuned":
+            raise KdbenchError(
+                f"{where}.weights: nothing is tuned here: no pair in tune.pairs is like one of this block"
+            )
         return block
     for pair in block.pairs:
         if found[pair.id] is None:
@@ -490,24 +503,34 @@ def _with_tuned(block: Block, tune: Tune, models: dict[str, ModelSpec], where: s
                 f"{where}: no pair in tune.pairs can choose weights for {pair.teacher} -> {pair.student}: it takes one "
                 f"with a {models[pair.student].family} student on the same data"
             )
-    methods: list[MethodSpec] = []
+    alone = block.weights == "tuned"
+    stands = {}
     for spec in block.methods:
-        methods.append(spec)
-        weight = method_info(spec.method).main_weight
-        if weight and spec.needs_teacher and spec.params[weight] and spec.guide == "trained":
-            methods.append(
-                dataclasses.replace(
-                    spec,
-                    id=f"{spec.id}-tuned",
-                    label=f"{spec.label}, tuned",
-                    short=f"{spec.short}, tuned",
-                    harness=None,
-                    tuned_from=spec.id,
-                    variant_of=spec.id,
-                )
-            )
-    rows = block.rows and (*block.rows, *(m.id for m in methods if m.tuned_from in block.rows))
-    return dataclasses.replace(block, methods=tuple(methods), rows=rows)
+        twins = _twins(spec, controls=alone)
+        stands[spec.id] = twins if alone and twins else [spec, *twins]
+    return dataclasses.replace(
+        block,
+        methods=tuple(itertools.chain.from_iterable(stands.values())),
+        rows=tuple(m.id for id in block.rows for m in stands[id]),
+        baselines=tuple(dict.fromkeys(stands[id][0].id if id in stands else id for id in block.baselines)),
+    )
+
+
+def _twins(spec: MethodSpec, controls: bool) -> list[MethodSpec]:
+    """The tuned twin of a method, where it has a main weight to tune."""
+    weight = method_info(spec.method).main_weight
+    if not (weight and spec.needs_teacher and spec.params[weight] and (controls or spec.guide == "trained")):
+        return []
+    twin = dataclasses.replace(
+        spec,
+        id=f"{spec.id}-tuned",
+        label=f"{spec.label}, tuned",
+        short=f"{spec.short}, tuned",
+        harness=None,
+        tuned_from=spec.id,
+        variant_of=spec.stream,
+    )
+    return [twin]
 
 
 def _pair(text: Any, data: str, models: dict, where: str) -> Pair:

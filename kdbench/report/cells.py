@@ -44,10 +44,13 @@ def baselines_of(block: Block) -> list[str]:
 
 
 def rivals_of(block: Block, baseline: str) -> list[MethodSpec]:
-    """The methods that are held against a baseline: tuned ones against tuned KD, the others against KD."""
+    """The methods that are held against a baseline: tuned ones against tuned KD, the others against KD; all of them
+    where the block has tuned KD only."""
+    rivals = [m for m in block.methods if m.id != baseline]
+    if baseline == "scratch" or block.weights == "tuned":
+        return rivals
     tuned = next(m for m in block.methods if m.id == baseline).tuned_from
-    same = [m for m in block.methods if baseline == "scratch" or m.id == "scratch" or bool(m.tuned_from) == bool(tuned)]
-    return [m for m in same if m.id != baseline]
+    return [m for m in rivals if m.id == "scratch" or bool(m.tuned_from) == bool(tuned)]
 
 
 def cells(block: Block, frame: pd.DataFrame, correct: Correct = MappingProxyType({})) -> pd.DataFrame:

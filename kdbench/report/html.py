@@ -165,7 +165,7 @@ def _details(plan: Plan, report: BlockReport) -> Iterator[tuple[str, dict[str, A
 def _seeds(block: Block, runs: pd.DataFrame, tests: pd.DataFrame) -> Table:
     """The runs of a cell, one a row; `tests` are the accuracies of its pair, a row a seed and a column a method."""
     labels = {m.id: m.label for m in block.methods}
-    baselines = [b for b in ("kd", "scratch") if b in labels and b != runs["method"].iloc[0]]
+    baselines = [b for b in map(block.row_of, ("kd", "scratch")) if b in labels and b != runs["method"].iloc[0]]
     percent = {"val": "validation, %", "test": "test, %", "teacher_test": "teacher's test, %"}
     values = [stats.numbers(runs, name) for name in percent]
     values += [

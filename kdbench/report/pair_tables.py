@@ -111,7 +111,7 @@ def _further_table(report: BlockReport, pairs: Sequence[str], suffix: str, name:
 def _label(report: BlockReport, method: MethodSpec, notes: dict[str, str]) -> Cell:
     marked = any(c in MARKS for c in method.label)
     texts = [method.footnote] if method.footnote and not marked else []
-    if chosen := [c for c in report.tuned if c["method"] == method.tuned_from]:
+    if chosen := [c for c in report.tuned if method.tuned_from and c["method"] == method.stream]:
         texts.append("tuned: " + "; ".join(f"{setting(c)} on {c['pair'].replace('--', ' → ')}" for c in chosen))
     return Cell(method.label, letters=note_letters(notes, texts))
 

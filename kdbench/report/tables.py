@@ -66,7 +66,7 @@ def _sections(report: BlockReport) -> list[Section]:
     pairs = {kind: [p for p in kinds.index if kinds[p] == kind] for kind in ("headline", "weak", "undecided")}
 
     parts: list[str | Table] = [*_facts(report)]
-    if "kd" not in {m.id for m in block.methods}:
+    if block.row_of("kd") not in {m.id for m in block.methods}:
         parts.append("This block has no plain KD, so there are no differences to KD.")
     if report.frame["seed"].nunique() == 1:
         parts.append("Only one seed: there are no intervals and no tests, and nothing is bold.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -79,6 +80,7 @@ def claim_results(suite: Suite, block: Block, frame: pd.DataFrame) -> list[Claim
         pairs.setdefault(readers(suite, pair), []).append(pair.id)
     results = []
     for claim in suite.claims:
+        claim = replace(claim, method=block.row_of(claim.method), control=block.row_of(claim.control))
         for students, own in pairs.items() if {claim.method, claim.control} <= ids else ():
             runs = frame[frame["pair"].isin(own)]
             verdict = stats.verdict(runs, claim.control, [claim.method]).loc[claim.method]

@@ -119,7 +119,7 @@ class Today:
         if not run.method.tuned_from:
             return None
         suite = self.plan.suite
-        choice = self._chosen().get((tuning_pair(suite.tune, suite.models, run.pair).id, run.method.tuned_from))
+        choice = self._chosen().get((tuning_pair(suite.tune, suite.models, run.pair).id, run.method.stream))
         if choice is None:
             return None
         chosen = {choice["parameter"]: choice["value"]}
@@ -130,7 +130,7 @@ class Today:
     def choices(self, block: Block) -> list[dict[str, Any]]:
         """What tuning chose for the tuned rows of a block."""
         suite = self.plan.suite
-        twins = [m.tuned_from for m in block.methods if m.tuned_from]
+        twins = [m.stream for m in block.methods if m.tuned_from]
         pairs = [tuning_pair(suite.tune, suite.models, p).id for p in block.pairs] if twins else []
         return [c for (pair, method), c in self._chosen().items() if pair in pairs and method in twins]
 

@@ -38,11 +38,11 @@ def choose(plan: Plan) -> list[dict[str, Any]]:
         for pair in block.pairs:
             for twin in (m for m in block.methods if m.tuned_from):
                 judged = tuning_pair(suite.tune, suite.models, pair)
-                if (judged.id, twin.tuned_from) not in choices:
-                    choices[judged.id, twin.tuned_from] = {
+                if (judged.id, twin.stream) not in choices:
+                    choices[judged.id, twin.stream] = {
                         "pair": judged.id,
                         "family": suite.models[judged.student].family,
-                        "method": twin.tuned_from,
+                        "method": twin.stream,
                         **_choice(today, twin, tuning_runs(suite, pair, twin)),
                     }
     return list(choices.values())

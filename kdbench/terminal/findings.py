@@ -195,7 +195,7 @@ def _verdict_parts(block: Block, frame: pd.DataFrame) -> list[str | Table]:
     baselines = baselines_of(block)
     if not baselines:
         return ["This block has neither KD nor scratch beside another method, so there is nothing to compare with."]
-    missing = [] if "kd" in baselines else ["This block has no plain KD, so nothing is compared with it."]
+    missing = [] if block.row_of("kd") in baselines else ["This block has no plain KD, so nothing is compared with it."]
     verdicts = {b: stats.verdict(frame, b, [m.id for m in rivals_of(block, b)]) for b in baselines}
     notes: dict[str, str] = {}
 

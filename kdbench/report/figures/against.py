@@ -13,7 +13,7 @@ from kdbench.types import Block, KdbenchError
 def baseline_of(block: Block) -> str:
     """KD, or scratch where the block has no KD."""
     ids = [m.id for m in block.methods]
-    baseline = next((b for b in ("kd", "scratch") if b in ids), None)
+    baseline = next((b for b in map(block.row_of, ("kd", "scratch")) if b in ids), None)
     if baseline is None or len(ids) < 2:
         raise KdbenchError(f"block {block.name!r} has no KD and no scratch to compare its methods with")
     return baseline

@@ -46,7 +46,7 @@ def draw(report: BlockReport) -> Figure:
         method_styles(report.suite) | {"before": BEFORE},
         labels_of(block) | {"before": "student before training"},
     )
-    own = [m.id for m in block.methods if m.id in ("scratch", "kd") or m.group == "frequency"]
+    own = [m.id for m in block.methods if m.id in ("scratch", block.row_of("kd")) or m.group == "frequency"]
     own = ["before", *(m for m in own if m in set(data["method"]))]
     alone = data[(data["role"] == "teacher") | (data["method"] == "scratch")]
     networks = list(dict.fromkeys(zip(alone["role"], alone["model"], strict=True)))
