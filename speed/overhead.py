@@ -114,7 +114,7 @@ def _maker(trial: Trial) -> Callable[[Tensor, int], tuple[Tensor, Tensor]]:
         draws = generator(seed, "augmentation", step)
         shift = torch.randint(-recipe.crop, recipe.crop + 1, (2, len(index)), generator=draws)
         flip = torch.rand(len(index), generator=draws) < 0.5
-        x = crop_and_flip(pixels[index], to_device(shift, device), to_device(flip, device))
+        x = crop_and_flip(pixels[index], to_device(shift, device), to_device(flip, device), recipe.crop)
         return (x.float() / 255 - mean) / std, labels[index]
 
     return make

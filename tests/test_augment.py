@@ -260,7 +260,7 @@ def test_without_new_augmentation_batches_are_what_they_were():
         shift = torch.randint(-crop, crop + 1, (2, 32), generator=rng)
         mirrored = torch.rand(32, generator=rng) < 0.5 if flip else None
         pixels = {m: torch.from_numpy(Pack().array(m, "train")).permute(0, 3, 1, 2)[INDEX] for m in ("large", "pen")}
-        pixels["large"] = augment.crop_and_flip(pixels["large"], shift, mirrored)
+        pixels["large"] = augment.crop_and_flip(pixels["large"], shift, mirrored, crop)
         for modality, x in inputs.items():
             expected = (pixels[modality].float() / 255 - torch.tensor(0.4)) / torch.tensor(0.2)
             assert torch.equal(x, expected)

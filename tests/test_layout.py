@@ -104,7 +104,7 @@ def test_every_convolution_reads_planes_in_evaluation(channels):
 def test_cropped_pixels_lie_in_planes(channels):
     """They are read by loops without a Reader too."""
     pixels = torch.randint(0, 256, (4, channels, 8, 8), dtype=torch.uint8)
-    assert lies_in_planes(crop_and_flip(pixels, torch.ones(2, 4, dtype=torch.long), None))
+    assert lies_in_planes(crop_and_flip(pixels, torch.ones(2, 4, dtype=torch.long), None, 1))
 
 
 @pytest.mark.parametrize("patch", [8, 4])

@@ -180,9 +180,9 @@ def test_crop_and_flip_is_torchvisions():
     pixels = torch.randint(0, 256, (6, 3, 9, 7), dtype=torch.uint8)
     shift = torch.tensor([[0, 2, -2, 1, -1, 2], [0, -2, 2, 1, 0, -1]])
     flip = torch.tensor([False, True, False, True, True, False])
-    got = crop_and_flip(pixels, shift, flip)
+    got = crop_and_flip(pixels, shift, flip, 2)
     for i in range(6):
         expected = transforms.crop(transforms.pad(pixels[i], 2), 2 + shift[0, i], 2 + shift[1, i], 9, 7)
         expected = transforms.hflip(expected) if flip[i] else expected
         assert torch.equal(got[i], expected)
-    assert torch.equal(crop_and_flip(pixels, shift * 0, None), pixels)
+    assert torch.equal(crop_and_flip(pixels, shift * 0, None, 0), pixels)

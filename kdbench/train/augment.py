@@ -33,21 +33,19 @@ _ATTEMPTS = 10
 # ------------------------------------------------------------------------------------------------------------ geometry
 
 
-def crop_and_flip(pixels: Tensor, shift: Tensor, flip: Tensor | None) -> Tensor:
+def crop_and_flip(pixels: Tensor, shift: Tensor, flip: Tensor | None, crop: int) -> Tensor:
     """Shift each image (B, C, H, W) by shift (2, B) pixels, black where nothing was, then mirror where flip (B,) says.
 
     The same as torchvision's RandomCrop(size, padding) followed by RandomHorizontalFlip, for given random numbers.
+    crop: the largest shift that there may be.
     """
     batch, _, height, width = pixels.shape
-    rows = torch.arange(height, device=pixels.device).view(1, -1, 1) + shift[0].view(-1, 1, 1)
-    columns = torch.arange(width, device=pixels.device).view(1, 1, -1)
+    # Views of all crops, of which each image copies one: several times faster than to gather pixel by pixel.
+    crops = F.pad(pixels, (crop, crop, crop, crop)).unfold(2, height, 1).unfold(3, width, 1)
+    moved = crops[torch.arange(batch, device=pixels.device), :, shift[0] + crop, shift[1] + crop]
     if flip is not None:
-        columns = torch.where(flip.view(-1, 1, 1), width - 1 - columns, columns)
-    columns = columns + shift[1].view(-1, 1, 1)
-    inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
-    sample = torch.arange(batch, device=pixels.device).view(-1, 1, 1)
-    moved = pixels.permute(0, 2, 3, 1)[sample, rows.clamp(0, height - 1), columns.clamp(0, width - 1)]
-    return planar((moved * inside.unsqueeze(-1)).permute(0, 3, 1, 2))
+        moved = torch.where(flip.view(-1, 1, 1, 1), moved.flip(3), moved)
+    return planar(moved)
 
 
 def draw_resized_crop(batch: int, height: int, width: int, smallest: float, rng: torch.Generator) -> Tensor:

@@ -150,7 +150,7 @@ class Batches:
             draws = rng()
             shift = torch.randint(-recipe.crop, recipe.crop + 1, (2, batch), generator=draws)
             flip = to_device(torch.rand(batch, generator=draws) < 0.5, self.device) if recipe.flip else None
-            pixels = crop_and_flip(pixels, to_device(shift, self.device), flip)
+            pixels = crop_and_flip(pixels, to_device(shift, self.device), flip, recipe.crop)
         if recipe.rand_augment:
             rounds = draw_rand_augment(batch, height, width, recipe.rand_augment, rng("rand_augment"))
             for choice, magnitude in rounds:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -87,8 +88,10 @@ class Cohort:
         shape = self.batches.shape[self.teacher.modality]
         return self.recipe.batch_size * forward_operations(self.teacher.reader.model, shape)
 
-    def autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+    def autocast(self) -> contextlib.AbstractContextManager:
+        if self.precision == "fp32":
+            return contextlib.nullcontext()  # to enter an autocast that is off costs as much as one that is on
+        return torch.autocast(self.device.type, torch.bfloat16)
 
     def batch(self, index: Tensor, step: int) -> Batch:
         """The training samples at positions index (B,), as step number `step` (0-based) augments them."""
