@@ -48,6 +48,9 @@ def argument(*names: str, **options: Any) -> tuple[tuple[str, ...], dict[str, An
 
 
 SUITE = argument("suite", help="name of a file in config/, or a path to a .yaml")
+REFERENCE = argument(
+    "--reference", action="store_true", help="from results/reference/SUITE alone, without the files of its runs"
+)
 
 
 def verb(group: str, example: str, *arguments: Any, stopped: str = KEPT, trains: bool = False) -> Callable:
@@ -206,13 +209,16 @@ def _show(args: argparse.Namespace) -> None:
     show.show(_load(args), args.pair, args.method, args.seed)
 
 
-@verb(FOR_YOU, "report quick", SUITE, argument("--out", type=Path, help="another file"))
+@verb(FOR_YOU, "report quick", SUITE, REFERENCE, argument("--out", type=Path, help="another file"))
 def _report(args: argparse.Namespace) -> None:
     """Write results/SUITE/report.html: the suite as one page, with what lies behind every cell."""
     from kdbench.report import html as report
 
     plan = _load_to_write(args)
-    _wrote([report.write_report(plan, args.out or home(plan.suite) / "report.html")])
+    if args.reference:
+        _wrote([report.write_reference_report(plan, args.out or home(plan.suite) / "reference.html")])
+    else:
+        _wrote([report.write_report(plan, args.out or home(plan.suite) / "report.html")])
 
 
 @verb(
@@ -365,21 +371,32 @@ def _similarity(args: argparse.Namespace) -> None:
     "table quick --partial",
     SUITE,
     argument("--partial", action="store_true", help="show what there is and mark what is missing"),
+    REFERENCE,
 )
 def _table(args: argparse.Namespace) -> None:
-    """Write tables/SUITE.md, .tex, .html and .csv."""
-    from kdbench.run.outputs import run_table
-
-    _wrote(run_table(_load_to_write(args), partial=args.partial))
-
-
-@verb(FOR_YOU, "figure quick", SUITE, argument("--out", type=Path, help="folder; default results/SUITE/figures"))
-def _figure(args: argparse.Namespace) -> None:
-    """Draw the figures of a suite."""
-    from kdbench.run.outputs import run_figures
+    """Write tables/SUITE.md, .tex, .html and .csv (with --reference: in tables/reference)."""
+    from kdbench.run.outputs import reference_tables, run_table
 
     plan = _load_to_write(args)
-    _wrote(run_figures(plan, args.out or home(plan.suite) / "figures"))
+    _wrote(reference_tables(plan) if args.reference else run_table(plan, partial=args.partial))
+
+
+@verb(
+    FOR_YOU,
+    "figure quick",
+    SUITE,
+    REFERENCE,
+    argument("--out", type=Path, help="folder; default results/SUITE/figures, or results/SUITE/reference-figures"),
+)
+def _figure(args: argparse.Namespace) -> None:
+    """Draw the figures of a suite."""
+    from kdbench.run.outputs import reference_figures, run_figures
+
+    plan = _load_to_write(args)
+    if args.reference:
+        _wrote(reference_figures(plan, args.out or home(plan.suite) / "reference-figures"))
+    else:
+        _wrote(run_figures(plan, args.out or home(plan.suite) / "figures"))
 
 
 @verb(FOR_KEEPERS, "reference mine", SUITE)

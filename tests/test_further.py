@@ -21,7 +21,7 @@ def test_agreement_and_calibration_are_shown_where_a_block_asks(trained):
     run_jobs(plan, "cohort")
     (report,) = block_reports(Today(plan))
     suite, run = plan.suite, plan.runs()["cnn-t--vit-s", "kd", 0]
-    labels = load_packed(data_folder(suite, "digits")).labels("test")
+    labels = load_packed(data_folder(suite, "digits", 0)).labels("test")
     student, teacher = (np.load(r.stem.with_suffix(".npz"))["test_logits"] for r in (run, plan.teacher("cnn-t", 0)))
     record = report.records["cnn-t--vit-s", "kd"]
     right = teacher.argmax(1) == labels

@@ -14,9 +14,10 @@ from kdbench.data.packed import load_packed
 from kdbench.files import read_json
 from kdbench.plan.paths import data_folder
 from kdbench.report import stats
-from kdbench.report.cells import Correct, baselines_of, cells, rivals_of
+from kdbench.report.cells import FURTHER, Correct, baselines_of, cells, rivals_of
 from kdbench.results import provenance
-from kdbench.results.frames import collect, correct_images, histories, test_logits
+from kdbench.results.frames import collect, correct_images, histories, test_predictions
+from kdbench.results.reference import Reference
 from kdbench.results.today import Today
 from kdbench.types import Block, MethodSpec, Suite
 
@@ -94,6 +95,11 @@ class BlockReport:
         """The rows of all spectra in `stages`, with their pairs."""
         return [{"pair": document["pair"], **row} for document in self.stages for row in document.get("spectra", [])]
 
+    @property
+    def further(self) -> list[str]:
+        """Columns of its frame that the block shows also."""
+        return [name for also in self.block.also for name in FURTHER[also] if name in self.frame]
+
     @cached_property
     def shown(self) -> BlockReport:
         """Cut down to the rows and columns of the block's table. Runs of methods that are not shown stay, since scratch
@@ -111,11 +117,9 @@ def block_reports(today: Today, *also: str) -> list[BlockReport]:
     """
     plan, made_with, reports = today.plan, _made_with(today), []
     for block in plan.suite.blocks:
-        folder = data_folder(plan.suite, block.data, block.seeds[0])
-        packed = (folder / "meta.json").exists()
-        meta = load_packed(folder).meta if packed else {"anchors": {}, "counts": {}, "class_names": [], "notes": []}
+        facts = _facts(plan.suite, block)
         frame = collect(today, block)
-        if block.also and packed:
+        if block.also and facts["counts"]:
             frame = frame.join(_from_predictions(today, block, frame))
         more: dict[str, Any] = {
             kind: [read_json(job.output) for job in plan.of(kind) if job.block == block.name]
@@ -128,18 +132,56 @@ def block_reports(today: Today, *also: str) -> list[BlockReport]:
             plan.suite,
             block,
             frame,
-            anchors=meta["anchors"],
-            counts=meta["counts"],
-            classes=len(meta["class_names"]),
-            data_notes=[*_drawn(plan.suite, block), *meta["notes"]],
+            **facts,
             readings=[Reading(method, own, collect(today, block, own)) for method, own in block.readings],
             tuned=today.choices(block),
-            correct=correct_images(today, block, frame) if len(block.seeds) == 1 and packed else {},
+            correct=correct_images(today, block, frame) if len(block.seeds) == 1 and facts["counts"] else {},
             made_with=made_with,
             **more,
         )
         reports.append(report)
     return reports
+
+
+def about(reports: Sequence[BlockReport]) -> dict[str, Any]:
+    """What a reference keeps of reports beside the tables of their numbers."""
+    names = ("anchors", "counts", "classes", "data_notes")
+    facts = {report.block.name: {name: getattr(report, name) for name in names} for report in reports}
+    return {"blocks": facts, "made_with": reports[0].made_with}
+
+
+def reference_reports(reference: Reference) -> list[BlockReport]:
+    """The same reports from the committed results of a suite. Raises KdbenchError for what is damaged or not planned
+    any more."""
+    suite, reports = reference.suite, []
+    for block in suite.blocks:
+        report = BlockReport(
+            suite,
+            block,
+            reference.frame(block),
+            **(reference.about["blocks"][block.name] if reference.about else _facts(suite, block)),
+            readings=[Reading(method, own, reference.frame(block, own)) for method, own in block.readings],
+            tuned=reference.choices(block),
+            correct=reference.correct(block) if len(block.seeds) == 1 else {},
+            made_with=reference.about["made_with"] if reference.about else _made_with_of(reference.runs),
+            curves=reference.curves(block),
+            stages=reference.documents(block, "stages"),
+            channels=reference.documents(block, "channels"),
+        )
+        reports.append(report)
+    return reports
+
+
+def _facts(suite: Suite, block: Block) -> dict[str, Any]:
+    """What a table says of a block's data, as far as they are packed."""
+    folder = data_folder(suite, block.data, block.seeds[0])
+    meta = load_packed(folder).meta if (folder / "meta.json").exists() else {}
+    return {
+        "anchors": meta.get("anchors", {}),
+        "counts": meta.get("counts", {}),
+        "classes": len(meta.get("class_names", ())),
+        "data_notes": [*_drawn(suite, block), *meta.get("notes", ())],
+    }
 
 
 def _drawn(suite: Suite, block: Block) -> list[str]:
@@ -154,9 +196,9 @@ def _from_predictions(today: Today, block: Block, frame: pd.DataFrame) -> pd.Dat
     """agreement_right, agreement_wrong and ece (percent, on the test set) of each row of a frame that finished."""
     labels = load_packed(data_folder(today.plan.suite, block.data, block.seeds[0])).labels("test")
     found = {}
-    for run, student, teacher in test_logits(today, block, frame):
-        agreed = stats.agreement(student.argmax(axis=1), teacher.argmax(axis=1), labels)
-        found[run] = (*agreed, stats.calibration_error(student, labels))
+    for run, student, teacher in test_predictions(today, block, frame):
+        agreed = stats.agreement(student.classes, teacher.classes, labels)
+        found[run] = (*agreed, stats.calibration_error(student.confidence, student.classes == labels))
     runs = frame[["pair", "method", "seed"]].itertuples(index=False, name=None)
     columns = ["agreement_right", "agreement_wrong", "ece"]
     return pd.DataFrame([found.get(run, (float("nan"),) * 3) for run in runs], frame.index, columns)
@@ -167,13 +209,24 @@ def _made_with(today: Today) -> dict[str, Any]:
     plan = today.plan
     runs = [run for kind in ("cohort", "teacher") for job in plan.of(kind) for run in job.runs]
     records = [record for run in runs if (record := today.has(run))]
-    days = sorted(record["finished_at"][:10] for record in records)
     names = dict.fromkeys(name for record in records for name in record["versions"])
     return {
-        "date": " to ".join(dict.fromkeys([*days[:1], *days[-1:]])),
+        "date": _days(record["finished_at"] for record in records),
         "hardware": _counted(provenance.hardware_line(record["hardware"]) for record in records),
         "versions": {name: _counted(record["versions"].get(name, "unknown") for record in records) for name in names},
     }
+
+
+def _made_with_of(runs: pd.DataFrame) -> dict[str, Any]:
+    """The same as far as a runs.csv tells it, of students only."""
+    own = runs.drop_duplicates("key").dropna(subset="finished_at")
+    return {"date": _days(own["finished_at"]), "hardware": _counted(own["hardware"])}
+
+
+def _days(times: Iterable[str]) -> str:
+    """The first and the last day of these ISO times."""
+    days = sorted(time[:10] for time in times)
+    return " to ".join(dict.fromkeys([*days[:1], *days[-1:]]))
 
 
 def _counted(values: Iterable[Any]) -> str:

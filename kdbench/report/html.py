@@ -21,12 +21,13 @@ import pandas as pd
 
 from kdbench.files import write_text
 from kdbench.plan.jobs import Plan
-from kdbench.plan.paths import home
+from kdbench.plan.paths import home, reference_folder
 from kdbench.report import figures, stats, tables
-from kdbench.report.block import BlockReport, block_reports
+from kdbench.report.block import BlockReport, block_reports, reference_reports
 from kdbench.report.page import Cell, Group, Row, Section, Table
 from kdbench.report.text import number_cell
 from kdbench.report.verdicts import detectable_sentence, label_of, verdict_title
+from kdbench.results.reference import Reference
 from kdbench.results.today import Today
 from kdbench.types import Block
 
@@ -43,7 +44,22 @@ def write_report(plan: Plan, path: Path) -> Path:
 
     Raises KdbenchError where the page cannot be written or a data set is damaged.
     """
-    write_text(path, page(_data(plan, block_reports(Today(plan), "curves"))))
+    drawn_of = [run.result for job in plan.of("cohort") for run in job.runs if run.result.exists()]
+    newest = max((result.stat().st_mtime for result in drawn_of), default=0.0)
+    data = _data(plan, block_reports(Today(plan), "curves"), home(plan.suite) / "figures", newest)
+    write_text(path, page(data))
+    return path
+
+
+def write_reference_report(plan: Plan, path: Path) -> Path:
+    """The same page from the committed results of a suite, with the figures that lie beside them.
+
+    Raises KdbenchError where there is no reference of the suite or it is damaged.
+    """
+    reference = Reference(plan.suite)
+    data = _data(plan, reference_reports(reference), reference_folder(plan.suite) / "figures")
+    data["banner"] += [reference.left_out] if reference.left_out else []
+    write_text(path, page(data))
     return path
 
 
@@ -64,7 +80,8 @@ def page(data: Mapping[str, Any]) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], text)
 
 
-def _data(plan: Plan, reports: Sequence[BlockReport]) -> dict[str, Any]:
+def _data(plan: Plan, reports: Sequence[BlockReport], drawn: Path, newest: float = 0.0) -> dict[str, Any]:
+    """drawn: the folder of figures; newest: time of the newest result, in seconds."""
     documents = [tables.describe(plan.suite, [report]) for report in reports]
     return {
         "title": documents[0].title,
@@ -72,19 +89,19 @@ def _data(plan: Plan, reports: Sequence[BlockReport]) -> dict[str, Any]:
         "banner": list(dict.fromkeys(line for document in documents for line in document.banner)),
         "how": documents[0].sections[0].parts[0],
         "blocks": [
-            _block(plan, report, document.sections[1:]) for report, document in zip(reports, documents, strict=True)
+            {**_block(report, document.sections[1:]), "figures": list(_figures(report, drawn, newest))}
+            for report, document in zip(reports, documents, strict=True)
         ],
         "details": {key: detail for report in reports for key, detail in _details(plan, report)},
         "footer": list(dict.fromkeys(line for document in documents for line in document.footer)),
     }
 
 
-def _block(plan: Plan, report: BlockReport, sections: Sequence[Section]) -> dict[str, Any]:
+def _block(report: BlockReport, sections: Sequence[Section]) -> dict[str, Any]:
     return {
         "title": report.block.title,
         "verdicts": list(_verdicts(report.shown)),
         "sections": [{"title": s.title, "parts": list(_parts(report.block, s))} for s in sections],
-        "figures": list(_figures(plan, report.block)),
     }
 
 
@@ -146,18 +163,20 @@ def _details(plan: Plan, report: BlockReport) -> Iterator[tuple[str, dict[str, A
     block, frame, records = report.block, report.frame, report.records
     tests = {pair: rows.droplevel("pair") for pair, rows in stats.wide(frame).groupby(level="pair")}
     runs = dict(iter(frame.groupby(["pair", "method"])))
-    curves = dict(iter(report.curves.groupby(["pair", "method", "seed"])))
+    curves = dict(iter(report.curves.groupby(["pair", "method", "seed"]))) if len(report.curves) else {}
     for pair in block.pairs:
         for method in block.methods:
             drawn = {seed: curves.get((pair.id, method.id, seed)) for seed in block.seeds}
+            own, planned = runs[pair.id, method.id], plan.run_of(pair, method, block.seeds[0], block.budget)
             yield (
                 _key(block, pair.id, method.id),
                 {
                     "title": f"{method.label}: {pair.teacher} → {pair.student}",
                     "notes": [*records[pair.id, method.id]["notes"], *filter(None, [method.footnote])],
-                    "seeds": _table(_seeds(block, runs[pair.id, method.id], tests[pair.id]), block),
+                    "seeds": _table(_seeds(block, own, tests[pair.id]), block),
                     "curves": [{"seed": s, "points": _points(c)} for s, c in drawn.items() if c is not None],
-                    "config": plan.run_of(pair, method, block.seeds[0], block.budget).config,
+                    # A reference may be of before a version rose: what it ran is not known then.
+                    "config": planned.config if planned.key in set(own["key"]) else None,
                 },
             )
 
@@ -192,12 +211,10 @@ def _points(curve: pd.DataFrame) -> list[list[float | None]]:
 # -------------------------------------------------------------------------------------------------------------- figures
 
 
-def _figures(plan: Plan, block: Block) -> Iterator[dict[str, Any]]:
-    """The block's figures as they lie in the suite's folder; one older than a result says so."""
-    drawn_of = [run.result for job in plan.of("cohort") for run in job.runs if run.result.exists()]
-    newest = max((path.stat().st_mtime for path in drawn_of), default=0.0)
+def _figures(report: BlockReport, folder: Path, newest: float) -> Iterator[dict[str, Any]]:
+    """The block's figures as they lie in a folder; one older than the newest result says so."""
     known = figures.kinds()
-    for kind, path in sorted(_drawn(plan, block).items()):
+    for kind, path in sorted(_drawn(report, folder).items()):
         media = "image/svg+xml" if path.suffix == ".svg" else "image/png"
         source = f"data:{media};base64,{base64.b64encode(path.read_bytes()).decode()}"
         title, caption = (known[kind].TITLE, known[kind].__doc__) if kind in known else (kind, "")
@@ -205,13 +222,12 @@ def _figures(plan: Plan, block: Block) -> Iterator[dict[str, Any]]:
         yield {"title": title, "caption": " ".join(caption.split()), "source": source, "old": old}
 
 
-def _drawn(plan: Plan, block: Block) -> dict[str, Path]:
-    """{kind: file} of the figures BLOCK-KIND, as SVG where it is not too large."""
-    found = {}
-    for svg in sorted((home(plan.suite) / "figures").glob("*.svg")):
+def _drawn(report: BlockReport, folder: Path) -> dict[str, Path]:
+    """{kind: file} of the figures BLOCK-KIND, as SVG where there is one and it is not too large."""
+    found, block = {}, report.block.name
+    for path in sorted([*folder.glob("*.png"), *folder.glob("*.svg")], key=lambda path: path.suffix):
         # One block's name may begin with another's.
-        owners = [b.name for b in plan.suite.blocks if svg.stem.startswith(f"{b.name}-")]
-        if max(owners, key=len, default=None) == block.name:
-            small = svg.stat().st_size <= MAX_SVG
-            found[svg.stem.removeprefix(f"{block.name}-")] = svg if small else svg.with_suffix(".png")
+        owners = [b.name for b in report.suite.blocks if path.stem.startswith(f"{b.name}-")]
+        if max(owners, key=len, default=None) == block and (path.suffix == ".png" or path.stat().st_size <= MAX_SVG):
+            found[path.stem.removeprefix(f"{block}-")] = path
     return found

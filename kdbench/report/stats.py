@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import optimize, special
+from scipy import optimize
 from scipy import stats as st
 
 from kdbench.errors import unknown
@@ -166,16 +166,16 @@ def agreement(student: np.ndarray, teacher: np.ndarray, labels: np.ndarray) -> t
     return tuple(100 * float(same[kind].mean()) if kind.any() else float("nan") for kind in (right, ~right))
 
 
-def calibration_error(logits: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
+def calibration_error(confidence: np.ndarray, right: np.ndarray, bins: int = 15) -> float:
     """Expected calibration error in percent (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, eq. 3).
 
     Samples fall by their confidence, the largest softmax probability, into bins ((m - 1)/bins, m/bins]; the error is
-    |accuracy - mean confidence| of each bin, weighted by its share of the samples. Logits (N, classes), labels (N,).
+    |accuracy - mean confidence| of each bin, weighted by its share of the samples. `right`, bool (N,): whether the
+    class of that probability is the sample's.
     """
-    confidence = special.softmax(logits.astype(float), axis=1).max(axis=1)
-    gap = (logits.argmax(axis=1) == labels) - confidence
+    gap = right - confidence
     member = np.ceil(np.minimum(confidence, 1) * bins).astype(int)
-    return 100 * float(np.abs(np.bincount(member, weights=gap)).sum()) / len(labels)
+    return 100 * float(np.abs(np.bincount(member, weights=gap)).sum()) / len(right)
 
 
 # -------------------------------------------------------------------------------------------------- frames to numbers

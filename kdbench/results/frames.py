@@ -7,7 +7,7 @@ import itertools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kdbench.data.packed import load_packed
 from kdbench.plan.jobs import Run
@@ -80,13 +80,24 @@ def correct_images(today: Today, block: Block, frame: pd.DataFrame) -> dict[tupl
         for method in block.methods:
             run = today.plan.run_of(pair, method, block.seeds[0], block.budget)
             if (pair.id, method.id) in done:
-                found[pair.id, method.id] = _test_logits(run, len(labels)).argmax(axis=1) == labels
+                found[pair.id, method.id] = predictions(run, len(labels)).classes == labels
     return found
 
 
-def test_logits(today: Today, block: Block, frame: pd.DataFrame) -> Iterator[tuple[tuple, np.ndarray, np.ndarray]]:
-    """((pair, method, seed), the student's logits, the teacher's) of every run of a block that finished: float16
-    (N, classes) over the test set. Read from the predictions beside each run, so results of any age have them.
+class Predictions(NamedTuple):
+    """What a network says of each test sample."""
+
+    classes: np.ndarray
+    """int (N,), of the largest logit."""
+    confidence: np.ndarray
+    """float (N,), softmax probability of that class."""
+
+
+def test_predictions(
+    today: Today, block: Block, frame: pd.DataFrame
+) -> Iterator[tuple[tuple, Predictions, Predictions]]:
+    """((pair, method, seed), the student's predictions, the teacher's) of every run of a block that finished. Read from
+    the files beside each run, so results of any age have them.
 
     frame: of `collect`. Raises KdbenchError for predictions that are missing or damaged.
     """
@@ -94,30 +105,38 @@ def test_logits(today: Today, block: Block, frame: pd.DataFrame) -> Iterator[tup
     done = set(frame.loc[frame["status"] == FINISHED, ["pair", "method", "seed"]].itertuples(index=False, name=None))
     for pair, seed in itertools.product(block.pairs, block.seeds):
         if methods := [m for m in block.methods if (pair.id, m.id, seed) in done]:
-            teacher = _test_logits(today.plan.teacher(pair.teacher, seed), count)
+            teacher = predictions(today.plan.teacher(pair.teacher, seed), count)
             for method in methods:
-                student = _test_logits(today.plan.run_of(pair, method, seed, block.budget), count)
+                student = predictions(today.plan.run_of(pair, method, seed, block.budget), count)
                 yield (pair.id, method.id, seed), student, teacher
 
 
-def _test_logits(run: Run, count: int) -> np.ndarray:
-    """What a run says of each of the `count` test images, float16 (N, classes)."""
+def predictions(run: Run, count: int) -> Predictions:
+    """What a run says of each of the `count` test samples. Raises KdbenchError for a missing or damaged file."""
     import numpy as np
 
     path = run.stem.with_suffix(".npz")
     try:
-        with np.load(path, allow_pickle=False) as predictions:
-            logits = predictions["test_logits"]
+        with np.load(path, allow_pickle=False) as stored:
+            logits = stored["test_logits"]
         if logits.ndim != 2 or len(logits) != count or logits.dtype.kind != "f":
             raise ValueError(f"test_logits is {logits.dtype} {logits.shape}, and there are {count} test images")
     except Exception as error:  # numpy and zipfile fail on a damaged file in many ways
         raise KdbenchError(f"{path} is missing or damaged ({error}); {retrain_command(run.result)}") from None
-    return logits
+    return top(logits)
+
+
+def top(logits: np.ndarray) -> Predictions:
+    """The class and the confidence of each row of logits (N, classes)."""
+    from scipy import special
+
+    return Predictions(logits.argmax(axis=1), special.softmax(logits.astype(float), axis=1).max(axis=1))
 
 
 def all_runs(today: Today) -> pd.DataFrame:
     """One row per planned run of every block, readings of reconstructed methods and all budgets among them: the columns
-    of `collect` without notes and versions, after `edition` (the suite's) and `block`; gradient_shares as JSON."""
+    of `collect` without versions, after `edition` (the suite's) and `block`; gradient_shares and notes, where a run has
+    any, as JSON."""
     import pandas as pd
 
     frames = {
@@ -125,10 +144,10 @@ def all_runs(today: Today) -> pd.DataFrame:
         for block in today.plan.suite.blocks
         for budget in block.budgets
     }
-    runs = pd.concat(frames, names=["block", None, None]).reset_index("block").drop(columns=["notes", "versions"])
+    runs = pd.concat(frames, names=["block", None, None]).reset_index("block").drop(columns="versions")
     runs.insert(0, "edition", today.plan.suite.edition)
     shares = [json.dumps(s) if isinstance(s, dict) else None for s in runs.get("gradient_shares", [None] * len(runs))]
-    return runs.assign(gradient_shares=shares)
+    return runs.assign(gradient_shares=shares, notes=[json.dumps(notes) if notes else None for notes in runs["notes"]])
 
 
 def histories(today: Today, block: Block) -> pd.DataFrame:

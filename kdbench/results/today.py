@@ -6,6 +6,7 @@ teacher and tuned weight of today. Anything else is stale, with the reason.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from kdbench.plan.paths import data_folder, tuned_file
 from kdbench.plan.registry import method_info
 from kdbench.plan.suite import tuning_pair, typed
 from kdbench.results.record import FINISHED, read_run, retrain_command
-from kdbench.types import Block, KdbenchError
+from kdbench.types import Block, KdbenchError, Suite
 
 BULKY = ("config", "diagnostics")
 """Parts of a record that only `kdbench show` prints: not kept, since a suite has thousands of runs."""
@@ -129,10 +130,7 @@ class Today:
 
     def choices(self, block: Block) -> list[dict[str, Any]]:
         """What tuning chose for the tuned rows of a block."""
-        suite = self.plan.suite
-        twins = [m.stream for m in block.methods if m.tuned_from]
-        pairs = [tuning_pair(suite.tune, suite.models, p).id for p in block.pairs] if twins else []
-        return [c for (pair, method), c in self._chosen().items() if pair in pairs and method in twins]
+        return choices_for(self.plan.suite, block, self._chosen().values())
 
     def _chosen(self) -> dict[tuple[str, str], dict[str, Any]]:
         if self._choices is None:
@@ -140,6 +138,13 @@ class Today:
             found = read_json(path, "choices")["choices"] if self.plan.suite.tune and path.exists() else []
             self._choices = {(choice["pair"], choice["method"]): choice for choice in found}
         return self._choices
+
+
+def choices_for(suite: Suite, block: Block, choices: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Those of all choices of tuning that tuned rows of a block use."""
+    twins = [m.stream for m in block.methods if m.tuned_from]
+    pairs = [tuning_pair(suite.tune, suite.models, p).id for p in block.pairs] if twins else []
+    return [choice for choice in choices if choice["pair"] in pairs and choice["method"] in twins]
 
 
 def _keyed(run: Run) -> dict[str, Any]:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdbench.files import atomic, write_text
+from kdbench.files import atomic
 from kdbench.plan.jobs import Plan
-from kdbench.plan.paths import TABLES, home, of_budget, reference_folder, tuned_file
+from kdbench.plan.paths import TABLES, home, of_budget, reference_folder
 from kdbench.plan.suite import typed
 from kdbench.results.frames import all_runs
 from kdbench.results.record import MISSING
+from kdbench.results.reference import Reference, write_reference
 from kdbench.results.today import Today
+from kdbench.run.progress import say
 from kdbench.types import KdbenchError, Suite
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from kdbench.report.block import BlockReport
 
 
 def run_table(plan: Plan, *, partial: bool = False) -> list[Path]:
@@ -57,26 +62,58 @@ def run_figures(plan: Plan, folder: Path) -> list[Path]:
 def run_reference(plan: Plan) -> list[Path]:
     """Freeze a finished suite as results to stand by, under results/reference/SUITE and tables/reference.
 
-    Takes every run's numbers (runs.csv), the tuned weights, the figures as PNG and the tables.
+    Takes all that results/reference.py names, the figures as PNG and the tables.
     Raises KdbenchError when a run is missing, and where the reference of another edition lies there.
     """
+    from kdbench.report.block import about, block_reports
+
     _check_edition(plan.suite, reference_folder(plan.suite) / "runs.csv")
     tables = run_table(plan)
-    folder, runs = reference_folder(plan.suite), all_runs(Today(plan))
+    folder, today = reference_folder(plan.suite), Today(plan)
+    reports, runs = block_reports(today), all_runs(today)
     for block, own in runs.groupby("block", sort=False):  # among them budgets that no table shows
         _check_whole(plan, block, own)
-    write_text(folder / "runs.csv", runs.to_csv(index=False, lineterminator="\n"))
+    written = write_reference(today, _with_further(runs, reports), about(reports))
     copies = {path: TABLES / "reference" / path.name for path in tables}
-    if plan.of("tune"):
-        copies[tuned_file(plan.suite)] = folder / "tuned.json"
     copies |= {path: folder / "figures" / path.name for path in run_figures(plan, home(plan.suite) / "figures")}
-    written = [folder / "runs.csv"]
     for source, target in copies.items():
         if target.suffix != ".svg":
             with atomic(target) as file:
                 file.write(source.read_bytes())
             written.append(target)
     return written
+
+
+def _with_further(runs: pd.DataFrame, reports: Sequence[BlockReport]) -> pd.DataFrame:
+    """All runs, with what blocks show also of their own (agreement with the teacher, calibration)."""
+    import pandas as pd
+
+    keys = ["block", "pair", "method", "seed", "budget"]
+    further = [r.frame.assign(block=r.block.name)[[*keys, *r.further]] for r in reports if r.further]
+    return runs.merge(pd.concat(further), how="left", on=keys) if further else runs
+
+
+def reference_tables(plan: Plan) -> list[Path]:
+    """Write tables/reference/SUITE.* anew from the committed results, without the files of their runs."""
+    from kdbench.report import tables
+    from kdbench.report.block import reference_reports
+
+    return tables.write_tables(plan.suite, reference_reports(_reference(plan)), TABLES / "reference")
+
+
+def reference_figures(plan: Plan, folder: Path) -> list[Path]:
+    """Draw the figures of a suite from its committed results, without the files of its runs."""
+    from kdbench.report.block import reference_reports
+    from kdbench.report.figures import write_figures
+
+    return [path for report in reference_reports(_reference(plan)) for path in write_figures(report, folder)]
+
+
+def _reference(plan: Plan) -> Reference:
+    reference = Reference(plan.suite)
+    if reference.left_out:
+        say(reference.left_out)
+    return reference
 
 
 def _check_edition(suite: Suite, path: Path) -> None:

@@ -6,10 +6,7 @@ are two samples of seeds that share nothing, so the intervals here are not the p
 
 from __future__ import annotations
 
-import codecs
-import io
 import math
-import re
 import shlex
 from collections import Counter
 from collections.abc import Sequence
@@ -24,14 +21,12 @@ from kdbench.plan.paths import of_budget, reference_folder
 from kdbench.plan.suite import load_suite
 from kdbench.report import stats
 from kdbench.results.frames import all_runs
-from kdbench.results.record import DIVERGED, FINISHED, MISSING, UNSUPPORTED
+from kdbench.results.record import DIVERGED, FINISHED
+from kdbench.results.reference import CELL, NEEDED, first_cell, read_runs
 from kdbench.results.today import Today
 from kdbench.types import KdbenchError
 
 REPRODUCED, DIFFERS, UNJUDGED = "reproduced", "NOT REPRODUCED", "cannot be judged"
-CELL = ["block", "pair", "method", "budget"]
-_NEEDED = [*CELL, "edition", "label", "seed", "status", "test"]
-_STATES = {FINISHED, DIVERGED, UNSUPPORTED, MISSING}
 _EQUAL = 1e-9  # points; means closer than this are equal up to rounding
 
 
@@ -51,7 +46,7 @@ def compare(name_a: str, name_b: str | None) -> bool:
     table = judge(a, b)
     if not table["verdict"].isin([REPRODUCED, DIFFERS, UNJUDGED]).any():
         raise KdbenchError(
-            f"{name_a} and {name_b} have no cell in common: the first one of A is {_first(a)}, of B {_first(b)}"
+            f"{name_a} and {name_b} have no cell in common: the first one of A is {first_cell(a)}, of B {first_cell(b)}"
         )
     print(f"A: {name_a}\nB: {name_b}\n")
     for block, rows in table.groupby("block", sort=False):
@@ -79,7 +74,7 @@ def reference(name: str) -> Path:
 
 def load(name: str) -> pd.DataFrame:
     """One row a planned run: block, pair, method, budget, edition, label, seed, status, test (a number or NaN)."""
-    return read_runs(Path(name))[_NEEDED] if _is_csv(name) else _collect(name)
+    return read_runs(Path(name))[NEEDED] if _is_csv(name) else _collect(name)
 
 
 def _is_csv(name: str) -> bool:
@@ -89,71 +84,7 @@ def _is_csv(name: str) -> bool:
 def _collect(name: str) -> pd.DataFrame:
     frame = all_runs(Today(make_plan(load_suite(name)))).reset_index(drop=True)
     texts = {"budget": frame["budget"].map("{:g}".format), "edition": frame["edition"].map(str)}
-    return frame.assign(test=stats.numbers(frame, "test"), **texts)[_NEEDED]
-
-
-def read_runs(path: Path) -> pd.DataFrame:
-    """A runs.csv as `kdbench reference` writes it or a spreadsheet saves it: every column as text but `test`, which is
-    a number or NaN. Without columns of budgets and editions, these are 1.
-
-    Raises KdbenchError that names the file and the first thing in it that `kdbench reference` would not write."""
-    try:
-        text = re.sub(r"\Asep=.\r?\n?", "", _decoded(path.read_bytes()))  # a first line of Excel's
-        header = text.partition("\n")[0]
-        separator = max(",;\t", key=header.count)
-        # As text: pandas would take the status "n/a" for an absent value.
-        frame = pd.read_csv(io.StringIO(text), sep=separator, dtype=str, keep_default_na=False)
-    except FileNotFoundError:
-        raise KdbenchError(f"{path} does not exist") from None
-    except (OSError, ValueError) as error:
-        told = " ".join(str(error).split())
-        raise KdbenchError(f"{path} cannot be read as a table of runs: {told}") from None
-    if not isinstance(frame.index, pd.RangeIndex):
-        raise KdbenchError(f"{path} is not a table of runs: its rows have more fields than its first line names")
-    frame = frame.assign(**{name: frame.get(name, "1") for name in ("budget", "edition")})  # old ones do not say
-    lacking = [column for column in _NEEDED if column not in frame]
-    if lacking:
-        raise KdbenchError(f"{path} is not a table of runs: it has no column {', '.join(lacking)}")
-    if frame.empty:
-        raise KdbenchError(f"{path} holds no run")
-    for status in set(frame["status"]) - _STATES:
-        raise KdbenchError(f"{path}: unknown status {status!r}; known: {', '.join(sorted(_STATES))}")
-    # Where the comma is the decimal sign, spreadsheets separate by another.
-    points = frame["test"] if separator == "," else frame["test"].str.replace(",", ".")
-    numbers = pd.to_numeric(points, errors="coerce").astype(float)
-    for text in frame["test"][numbers.isna()]:
-        if text.lower() not in ("", "nan"):
-            raise KdbenchError(f"{path}: a test accuracy is {text!r}, not a number")
-    for text in frame["test"][np.isfinite(numbers) & ~numbers.between(0, 100)]:
-        raise KdbenchError(f"{path}: a test accuracy is {text!r}, not a percentage")
-    budgets = pd.to_numeric(frame["budget"].str.replace(",", "."), errors="coerce")
-    for text in frame["budget"][~(budgets > 0)]:
-        raise KdbenchError(f"{path}: a budget is {text!r}, not a positive number")
-    frame["budget"] = budgets.map("{:g}".format)
-    twice = frame[frame.duplicated([*CELL, "seed"])]
-    if len(twice):
-        raise KdbenchError(f"{path}: two rows for {_first(twice)}, seed {twice.iloc[0]['seed']}")
-    return frame.assign(test=numbers)
-
-
-def _decoded(content: bytes) -> str:
-    """The text of a CSV as spreadsheets save it: UTF-8 with or without a mark, "Unicode text", or Windows' own.
-
-    Raises ValueError for a workbook and for what is none of these.
-    """
-    if content.startswith((b"PK\3\4", b"\xd0\xcf\x11\xe0")):
-        raise ValueError("it is a workbook; save it as CSV")
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return content.decode("utf-16")
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return content.decode("cp1252")
-
-
-def _first(frame: pd.DataFrame) -> str:
-    *names, budget = frame.iloc[0][CELL]
-    return "/".join(names) + of_budget(float(budget))
+    return frame.assign(test=stats.numbers(frame, "test"), **texts)[NEEDED]
 
 
 # ---------------------------------------------------------------------------------------------------------- judgement

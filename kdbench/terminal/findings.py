@@ -6,7 +6,6 @@ are chosen by intervals and tests, so that nobody can write more than the number
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -29,24 +28,15 @@ from kdbench.report.verdicts import (
     readers,
     verdict_sentence,
 )
-from kdbench.terminal import compare
-from kdbench.types import Block, Claim, KdbenchError, Pair, Suite
+from kdbench.results.reference import Reference, check_planned
+from kdbench.types import Block, Claim, Pair, Suite
 
 Claims = list[ClaimResult]
 
 
 def reference_page(suite: Suite) -> str:
     """The page of a suite's committed runs, as Markdown. Raises KdbenchError where there are none of its edition."""
-    path = reference_folder(suite) / "runs.csv"
-    if not path.exists():
-        raise KdbenchError(f"{path} does not exist; freeze the suite first: kdbench reference {typed(suite)}")
-    runs = compare.read_runs(path)
-    if other := set(runs["edition"]) - {str(suite.edition)}:
-        raise KdbenchError(
-            f"{path} holds runs of edition {min(other)}, and the suite is of edition {suite.edition}; move it away and "
-            f"freeze the suite: kdbench reference {typed(suite)}"
-        )
-    return markdown(page(suite, runs))
+    return markdown(page(suite, Reference(suite).texts))
 
 
 def page(suite: Suite, frame: pd.DataFrame) -> Document:
@@ -81,13 +71,7 @@ def _own(suite: Suite, block: Block, frame: pd.DataFrame) -> pd.DataFrame:
     pairs = [p.id for p in block.pairs]
     shown = (frame["block"] == block.name) & (frame["budget"].astype(float) == block.budget)
     own = frame[shown & frame["pair"].isin(pairs) & frame["method"].isin([*ids, SCRATCH])]
-    there = set(zip(own["pair"], own["method"], own["seed"].astype(str), strict=True))
-    for pair, method, seed in itertools.product(pairs, ids, block.seeds):
-        if (pair, method, str(seed)) not in there:
-            raise KdbenchError(
-                f"the runs have no {pair}/{method} seed {seed} of block {block.name}: they come from another version "
-                f"of the suite; run: kdbench reference {typed(suite)}"
-            )
+    check_planned(suite, block, own, ids)
     return own
 
 
