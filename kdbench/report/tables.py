@@ -249,6 +249,7 @@ def csv(suite: Suite, reports: Sequence[BlockReport]) -> str:
         block = report.block
         for reading in report.readings:
             own = cells(dataclasses.replace(block, methods=tuple(reading.readings)), reading.frame)
+            own["kind"] = own["pair"].map(report.headline["kind"])  # which scratch decides, and that is no reading
             lines.append(own.assign(line="reading", notes=own["notes"].map("; ".join)))
         lines.append(report.cells.assign(line="cell", notes=report.cells["notes"].map("; ".join)))
         labels = pd.DataFrame([{"method": m.id, "label": m.label, "group": m.group} for m in block.methods])
