@@ -407,6 +407,25 @@ def _reference(args: argparse.Namespace) -> None:
     _wrote(run_reference(_load_to_write(args)))
 
 
+CARRIED = argument("folder", type=Path, help="where the files of finished runs lie")
+
+
+@verb(FOR_KEEPERS, "export glyphs carried/glyphs", SUITE, CARRIED)
+def _export(args: argparse.Namespace) -> None:
+    """Write all finished runs as files below 2 MB, from which another machine goes on."""
+    from kdbench.run.carry import export_runs
+
+    _wrote(export_runs(_load(args), args.folder))
+
+
+@verb(FOR_KEEPERS, "import glyphs carried/glyphs", SUITE, CARRIED)
+def _import(args: argparse.Namespace) -> None:
+    """Take finished runs that another machine exported; nothing is written over."""
+    from kdbench.run.carry import import_runs
+
+    import_runs(_load_to_write(args), args.folder)
+
+
 @verb(FOR_KEEPERS, "findings glyphs > docs/results-glyphs.md", SUITE)
 def _findings(args: argparse.Namespace) -> None:
     """Print what a suite found, from its reference alone."""

@@ -194,6 +194,8 @@ EVERY_VERB = [
     ["table", "--partial"],
     ["figure"],
     ["reference"],
+    ["export", "carried"],
+    ["import", "carried"],
     ["report"],
     ["run"],
     ["show"],

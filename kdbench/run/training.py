@@ -82,7 +82,7 @@ def unfinished(today: Today, job: Job, seeds: list[int] | None = None, methods: 
             raise KdbenchError(f"data set {job.data!r} is not packed yet; run: {data}")
         hashes = _input_hashes(today, job, seed)
         for run in job.runs:
-            if run.seed == seed and (methods is None or run.method.id in methods) and not _counts(today, run):
+            if run.seed == seed and (methods is None or run.method.id in methods) and not counts(today, run):
                 run = _with_tuned_weight(run, today)
                 todo.append(dataclasses.replace(run, input_hashes=" ".join(map(str, hashes.values()))))
         if any(run.seed == seed for run in todo):
@@ -90,7 +90,8 @@ def unfinished(today: Today, job: Job, seeds: list[int] | None = None, methods: 
     return todo
 
 
-def _counts(today: Today, run: Run) -> bool:
+def counts(today: Today, run: Run) -> bool:
+    """Whether a run is finished today, weights and all. Raises KdbenchError for a damaged result."""
     try:
         return bool(today.record(run, weights=True))
     except Stale:
@@ -101,7 +102,7 @@ def _check_versions(today: Today, job: Job, seed: int) -> None:
     """One version of torch and timm a pair and seed: methods are compared there, run by run."""
     here = {name: _release(provenance.versions()[name]) for name in ONE_VERSION}
     for other in (other for other in today.plan.of("cohort") if other.pair == job.pair):
-        for run in (run for run in other.runs if run.seed == seed and _counts(today, run)):
+        for run in (run for run in other.runs if run.seed == seed and counts(today, run)):
             for name, version in here.items():
                 theirs = _release(today.record(run)["versions"].get(name, "unknown"))
                 if theirs != version:
