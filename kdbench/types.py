@@ -213,8 +213,8 @@ class Block:
     """The one of them that tables, figures and similarities show."""
     readings: tuple[tuple[MethodSpec, tuple[MethodSpec, ...]], ...] = ()
     """Reconstructed methods with all their readings, of which the table shows the range."""
-    baselines: tuple[str, ...] = ("kd", "kd-tuned", "scratch")
-    """Methods that the table holds the others against, where it has them."""
+    baselines: tuple[str, ...] = ("scratch", "kd", "kd-tuned")
+    """Methods that the table holds the others against, where it has them; the first leads."""
     rows: tuple[str, ...] = ()
     """Ids of the methods that the table shows; all where empty."""
     columns: tuple[str, ...] = ()

@@ -81,9 +81,9 @@ def test_facts_and_verdict():
     assert "Trained 2026-01-01 to 2026-01-05 on two cores." in page
     assert "on validation), 4 of 4: cnn-t → vit-s, " in page and "Weak" not in page
     table = rows(page, "### Verdict over headline pairs")
-    assert table["UHKD†"] == [f"{interval(3 + NOISE)} better", f"{interval(5 + NOISE - NOISE[::-1])} better"]
-    assert table["Scratch"] == [f"{interval(-2 + NOISE[::-1])} worse", ""]
-    assert table["OFA"][0] == f"{interval(0.1 + NOISE / 2)} not separated"
+    assert table["UHKD†"] == [f"{interval(5 + NOISE - NOISE[::-1])} better", f"{interval(3 + NOISE)} better"]
+    assert table["Scratch"] == ["", f"{interval(-2 + NOISE[::-1])} worse"]
+    assert table["OFA"][1] == f"{interval(0.1 + NOISE / 2)} not separated"
     assert "Better than KD: UHKD†; UHKD† (C0). Worse: Scratch. Not separated: OFA. Not tested: none." in page
     assert "Made from results/reference/tiny/runs.csv by: kdbench findings tiny" in page
 
@@ -130,7 +130,9 @@ def test_a_claim_is_told_by_its_interval(gain, words):
     assert words in told and interval(gain) in told
     p = st.ttest_1samp(gain, 0).pvalue
     row = rows(page, "### Claims and their controls")["UHKD† minus UHKD† (C0)"]
-    assert row == [interval(gain), "5 of 5", "4 of 4", "< 0.001" if p < 0.001 else f"{p:.3f}"]
+    mean = f"{gain.mean():+.1f}".replace("-", "−")
+    signs = "4 / 0 of 4" if gain.mean() > 0 else "0 / 4 of 4"
+    assert row == [interval(gain), f"{mean} to {mean}", signs, "< 0.001" if p < 0.001 else f"{p:.3f}"]
     assert ("80 % power" in told) == ("Undecided" in words)
     if "Undecided" in words:
         # At the difference it names, a t test with n = 5 has 80 % power: by simulation, whatever solved for it.
@@ -162,7 +164,7 @@ def test_what_is_lacking_is_told_beside_the_number():
     frame = without(frame, "diverged", method="uhkd", seed=4, pair=PAIRS[1])
     frame = without(frame, "n/a", method="ofa", pair=PAIRS[1])
     page = text(suite, frame)
-    assert rows(page, "### Verdict over")["UHKD†"][0] == f"{interval((3 + NOISE)[:4])} better <sup>b</sup>"
+    assert rows(page, "### Verdict over")["UHKD†"][1] == f"{interval((3 + NOISE)[:4])} better <sup>b</sup>"
     assert "<sup>a</sup> over 3 of 4 pairs, n/a on the others<br>" in page
     assert "<sup>b</sup> 4 of 5 seeds complete<br>" in page
     assert "OFA on cnn-t → mlp-s n/a, 5 seeds" in page and "84 of 90 runs finished" in page
@@ -173,7 +175,7 @@ def test_weak_pairs_are_named_and_count_nowhere():
     suite, frame = make({"scratch": -2 + NOISE, "kd": 0.0, "uhkd": by_pair}, weak=PAIRS[:1])
     page = text(suite, frame)
     assert "Weak teachers, left out of all differences, 1 of 4: cnn-t → vit-s." in page
-    assert rows(page, "### Verdict over")["UHKD†"][0] == f"{interval(1 + NOISE)} better"
+    assert rows(page, "### Verdict over")["UHKD†"][1] == f"{interval(1 + NOISE)} better"
     assert "ViT students<br>(1 pair)" in page
     page = text(*make({"scratch": -2 + NOISE, "kd": 0.0, "uhkd": by_pair}, weak=PAIRS))
     assert "no headline pair" in page and "ViT students: no headline pair." in page and "+100" not in page

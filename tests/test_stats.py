@@ -183,6 +183,87 @@ def test_bold_is_what_the_best_is_not_separated_from():
     assert stats.near_best(stats.wide(frame(alone))) == set()
 
 
+def test_bold_sets_are_closed_upwards():
+    """`steady` is separated from the best, `erratic` below it is not: both are bold."""
+    values = {
+        ("p", "best"): [90.0, 91.0, 92.0, 93.0],
+        ("p", "steady"): [89.5, 90.5, 91.4, 92.4],
+        ("p", "erratic"): [80.0, 99.0, 81.0, 99.5],
+        ("p", "below"): [79.0, 80.0, 81.0, 82.0],
+    }
+    low, high = st.ttest_1samp(np.subtract(values["p", "best"], values["p", "steady"]), 0).confidence_interval()
+    assert 0 < low < high, "the test of the pair alone parts them"
+    assert stats.near_best(stats.wide(frame(values))) == {"best", "steady", "erratic"}
+
+
+# ------------------------------------------------------------------------------------- collapse, pooled error, one pair
+
+
+RNG = np.random.default_rng(4)
+SCRATCH = RNG.normal(60, 1, (3, 5))
+NOISE = {"kd": RNG.normal(0, 1, (3, 5)), "dist": RNG.normal(0, 1, (3, 5)), "calm": RNG.normal(0, 0.01, (3, 5))}
+GAINS = {"kd": (1, 2, -3), "dist": (4, 5, 6), "calm": (2, 2, 2)}
+
+
+def three_pairs(**others):
+    """Scratch and three methods on pairs a, b and c, five seeds, and what else is given by method."""
+    tests = {"scratch": SCRATCH} | others
+    tests |= {m: SCRATCH + noise + np.array(GAINS[m])[:, None] for m, noise in NOISE.items()}
+    return frame({(pair, m): [*map(float, rows[i])] for m, rows in tests.items() for i, pair in enumerate("abc")})
+
+
+def test_pairs_better_and_worse_and_the_range_without_one():
+    table = stats.verdict(three_pairs(), "scratch")
+    for method, noise in NOISE.items():
+        by_pair = noise.mean(axis=1) + GAINS[method]
+        row = table.loc[method]
+        assert (row["pairs_better"], row["pairs_worse"]) == ((by_pair > 0).sum(), (by_pair < 0).sum())
+        without = [np.delete(by_pair, i).mean() for i in range(3)]
+        assert (row["without_low"], row["without_high"]) == pytest.approx((min(without), max(without)))
+        assert row["difference"] == pytest.approx(by_pair.mean())
+    one = stats.verdict(frame({k: v for k, v in two_pairs().items() if k[0] == "a"}), "kd").loc["x"]
+    assert one["pairs_better"] == 1 and np.isnan(one["without_low"])
+
+
+def test_the_pooled_error_is_the_residual_of_a_model_with_a_mean_a_method():
+    table = stats.verdict(three_pairs(), "scratch")
+    means = {m: noise.mean(axis=0) for m, noise in NOISE.items()}
+    residual = np.concatenate([x - x.mean() for x in means.values()])
+    error = math.sqrt((residual**2).sum() / 12 / 5)  # 15 values less 3 means; 5 seeds
+    assert table["pooled"].to_numpy() == pytest.approx([st.t.ppf(0.975, 12) * error] * 3)
+    ratio = {m: x.std(ddof=1) / math.sqrt(5) / error for m, x in means.items()}
+    assert table["disagree"].to_dict() == {m: not 0.5 <= r <= 2 for m, r in ratio.items()}
+    assert table.loc["calm", "disagree"] and not table.loc["kd", "disagree"]
+    alone = stats.verdict(three_pairs(), "scratch", ["kd"])
+    assert np.isnan(alone.loc["kd", "pooled"]) and not alone.loc["kd", "disagree"]
+
+
+def test_what_collapsed_is_named_and_leaves_the_pooled_error_but_not_the_table():
+    fallen = SCRATCH + 1.0
+    fallen[1] = [5.0, 28.0, 60.0, 20.0, 10.0]
+    table = stats.verdict(three_pairs(rkd=fallen), "scratch")
+    without = stats.verdict(three_pairs(), "scratch")
+    assert table["collapsed"].to_dict() == {"rkd": ("b",), "kd": (), "dist": (), "calm": ()}
+    assert np.isnan(table.loc["rkd", "pooled"]) and np.isfinite(table.loc["rkd", "p"])
+    pd.testing.assert_series_equal(table["pooled"].drop("rkd"), without["pooled"])
+    found, before = (stats.detectable(f, "scratch") for f in (three_pairs(rkd=fallen), three_pairs()))
+    assert found.methods == 4 and before.methods == 3, "Holm still counts it"
+    sd = stats.pooled_sd(noise.mean(axis=0) for noise in NOISE.values())
+    assert found.verdict == pytest.approx(stats.detectable_difference(sd, 5, alpha=stats.ALPHA / 4))
+    cells = [*np.concatenate(list(NOISE.values())), fallen[0] - SCRATCH[0], fallen[2] - SCRATCH[2]]
+    assert found.cell == pytest.approx(stats.detectable_difference(stats.pooled_sd(cells), 5))
+    edge = stats.collapsed(frame({("p", "scratch"): [60.0, 60.0], ("p", "x"): [30.0, 30.0], ("p", "y"): [30.0, 29.9]}))
+    assert edge.loc["p"].to_dict() == {"scratch": False, "x": False, "y": True}
+    assert not stats.collapsed(frame({("p", "kd"): [60.0], ("p", "x"): [1.0]})).any(axis=None), "scratch is not known"
+
+
+def test_the_gap_on_test_stands_beside_the_one_that_decides():
+    table = frame({("p", "scratch"): [60.0, 62.0], ("p", "kd"): [61.0, 61.0]}, teacher_val=70.0)
+    table["teacher_test"] = np.where(table["method"] == "scratch", None, 62.0)
+    found = stats.headline_pairs(table).loc["p"]
+    assert (found["gain"], found["test_gain"], found["kind"]) == (9.0, 1.0, "headline")
+
+
 def simulated(rng, suites, methods=8, pairs=6, seeds=5):
     """Differences to a shared baseline over pairs that share teachers, (suites, methods, seeds)."""
     accuracy = rng.normal(0, 0.6, (suites, methods + 1, pairs, seeds))

@@ -113,10 +113,10 @@ def test_cells_by_hand():
         for seed, value in enumerate(values):
             frame = change(frame, "cnn-t--cnn-s", method, seed, test=value, best_test=value + 1)
     text = page(suite, block, frame)
-    assert row(text, "KD") == ["**83.0 ± 2.0 (3)**"]
-    assert row(text, "Scratch") == ["**81.0 ± 1.0 (3)**"]
-    assert row(text, "Scratch", "### Paired difference to KD") == [r"−2.0 \[−4.5, +0.5\] (3)"]  # 4.3027 / sqrt 3
-    assert row(text, "test accuracy") == ["96.1 ± 0.1 (3)"]
+    assert row(text, "KD") == ["**83.0 ± 2.0**"]
+    assert row(text, "Scratch") == ["**81.0 ± 1.0**"]
+    assert row(text, "Scratch", "### Paired difference to KD") == [r"−2.0 \[−4.5, +0.5\]"]  # 4.3027 / sqrt 3
+    assert row(text, "test accuracy") == ["96.1 ± 0.1"]
     assert row(text, "KD", "### For information only") == ["83.0", "84.0", "+1.0", "1"]
     assert row(text, "KD", "### Cost") == ["1,000", "10", "2.00 ×", "300", "ce 60 %, kd 40 %"]
 
@@ -187,7 +187,7 @@ def test_weak_teachers_stand_apart():
     text = page(suite, block, frame)
     assert len(row(text, "KD")) == 2
     assert len(row(text[text.index("weak teachers") :], "KD")) == 1
-    assert row(text, "OFA", "### Verdict against KD")[2] == "2 of 2"
+    assert row(text, "OFA", "### Verdict against KD")[3] == "2 / 0 of 2"
 
 
 def test_nothing_finished_one_seed_one_pair_and_no_kd():
@@ -369,12 +369,21 @@ def test_claims_stand_below_the_verdict_with_an_unadjusted_test():
     low, high = test.confidence_interval(0.95)
     told = f"{(tests['uhkd'] - tests['uhkd-c0']).mean():+.1f} \\[{low:+.1f}, {high:+.1f}\\]".replace("-", "−")
     cells = row(text, "UHKD† minus UHKD† (C0)", "### Claims and their controls")
-    assert cells == [told, "3 of 3", "3 of 3", f"{test.pvalue:.3f}"]
+    by_pair = frame.pivot_table(index="pair", columns="method", values="test", aggfunc="mean")
+    delta = by_pair["uhkd"] - by_pair["uhkd-c0"]
+    without = sorted(f"{delta.drop(pair).mean():+.1f}".replace("-", "−") for pair in delta.index)
+    assert cells == [
+        told,
+        f"{without[-1]} to {without[0]}",
+        f"{(delta > 0).sum()} / {(delta < 0).sum()} of 3",
+        f"{test.pvalue:.3f}",
+    ]
     frame = change(frame, block.pairs[0].id, "uhkd", 0, status="missing")
     frame = change(frame, block.pairs[0].id, "uhkd", 1, status="missing")
     text = page(dataclasses.replace(suite, claims=claims), block, frame)
     cells = row(text, "UHKD† minus UHKD† (C0)", "### Claims and their controls")
-    assert cells[1:] == ["1 of 3", "3 of 3", "— <sup>b</sup>"] and "1 complete seed, two are needed" in text
+    assert cells[2:] == ["0 / 3 of 3", "— <sup>c</sup>"] and "1 complete seed, two are needed" in text
+    assert "<sup>b</sup> 1 of 3 seeds complete<br>" in text
 
 
 def test_one_seed_gets_an_interval_over_test_images_and_says_so():
@@ -384,8 +393,8 @@ def test_one_seed_gets_an_interval_over_test_images_and_says_so():
     correct = {(pair, "kd"): kd, (pair, "ofa"): kd | (rng.random(540) < 0.3)}
     low, high = stats.bootstrap_interval(correct[pair, "ofa"], kd)
     text = markdown(described(suite, block, frame, correct=correct))
-    row = next(line for line in text.splitlines() if line.startswith("| OFA | +"))
-    assert f"{{{low:+.1f}, {high:+.1f}}}" in row
+    (cell,) = row(text, "OFA", "### Paired difference to KD")
+    assert f"{{{low:+.1f}, {high:+.1f}}}" in cell
     assert "bootstrap interval over the test images" in text
     assert "one common seed: no interval" in text  # scratch, whose predictions are not there
 

@@ -71,7 +71,7 @@ def cells(block: Block, frame: pd.DataFrame, correct: Correct = MappingProxyType
     further = {name: by_cell(stats.wide(frame, name)) for also in block.also for name in FURTHER[also]}
     usual = _usual_versions(frame)
     kinds, teacher = stats.headline_pairs(frame)["kind"], stats.teachers(frame)
-    runs = _runs(frame)
+    runs, fallen = _runs(frame), by_cell(stats.collapsed(frame))
     records = []
     for pair in block.pairs:
         teacher_test = stats.mean_sd(teacher.get(pair.id, [])).mean
@@ -96,6 +96,7 @@ def cells(block: Block, frame: pd.DataFrame, correct: Correct = MappingProxyType
             }
             record |= _named("test", stats.mean_sd(values["test"].get(key, ())))
             record["bold"] = method.id in near.get(pair.id, ())
+            record["collapsed"] = any(fallen.get(key, ()))
             for name, delta in baselines.items():
                 record |= _named(name, stats.paired_t_interval(delta.get(key, ())))
                 one = record[f"{name}_n"] == 1 and _one_seed(correct, *key, name.removeprefix("minus_"))
@@ -106,6 +107,8 @@ def cells(block: Block, frame: pd.DataFrame, correct: Correct = MappingProxyType
                 record[name] = stats.mean_sd(values[source].get(key, ())).mean
             record["gradient_shares"] = shares_text(run["gradient_shares"] for run in rows)
             record["notes"] = _explanations(rows) + _unusual_versions(rows, usual)
+            if record["collapsed"]:
+                record["notes"].insert(0, "collapsed: below half of scratch's accuracy on this pair")
             records.append(record)
     return pd.DataFrame(records).set_index(["pair", "method"], drop=False).astype(object)
 

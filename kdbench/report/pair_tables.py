@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import pandas as pd
 
@@ -12,13 +11,14 @@ from kdbench.report import stats
 from kdbench.report.block import BlockReport, Reading
 from kdbench.report.cells import FURTHER, baselines_of, rivals_of
 from kdbench.report.page import Cell, Group, Row, Table
-from kdbench.report.text import accuracy_cell, note_letters, note_list, paired_cell, points_cell, setting
+from kdbench.report.text import accuracy_cell, note_letters, note_list, paired_cell, points_cell, setting, summary_cell
 from kdbench.report.verdicts import by_group, label_of
 from kdbench.types import Block, MethodSpec, Pair, Suite
 
 MAX_COLUMNS = 7
 """Pairs that one table can hold before it is cut by the student's family."""
 MARKS = "†‡"
+GAP = "minus scratch, validation / test, points"
 FAMILIES = {"cnn": "CNN", "vit": "ViT", "mlp": "MLP"}
 
 
@@ -40,7 +40,9 @@ def _accuracy_table(report: BlockReport, pairs: Sequence[str], suffix: str) -> T
         label = _label(report, method, notes)
         return Row(label, tuple(accuracy_cell(records[pair, method.id], notes) for pair in pairs), method.id)
 
-    teacher = Group("Teacher", (_teacher_row(report, pairs, notes), _gain_row(report, pairs)), fixed=True)
+    teachers = Row(Cell("test accuracy"), tuple(_teacher_cell(report, pair, notes) for pair in pairs))
+    gaps = Row(Cell(GAP), tuple(_gap_cell(report, pair, notes) for pair in pairs))
+    teacher = Group("Teacher", (teachers, gaps), fixed=True)
     groups = by_group(block.methods, row)
     if report.readings:
         rows = tuple(_reading_row(reading, pairs, notes) for reading in report.readings)
@@ -100,11 +102,10 @@ def _further_table(report: BlockReport, pairs: Sequence[str], suffix: str, name:
     """Mean and standard deviation over seeds of what test predictions tell beside the accuracy."""
     block, records = report.block, report.records
 
-    def cell(record: Mapping[str, Any]) -> Cell:
-        mean, sd, n = (record[f"{name}_{key}"] for key in ("mean", "sd", "n"))
-        return Cell(f"{mean:.1f}{f' ± {sd:.1f}' if n > 1 else ''} ({n})", mean) if n else Cell("—")
+    def row(method: MethodSpec) -> Row:
+        return Row(Cell(method.label), tuple(summary_cell(records[pair, method.id], name) for pair in pairs), method.id)
 
-    groups = by_group(block.methods, lambda m: Row(Cell(m.label), tuple(cell(records[p, m.id]) for p in pairs), m.id))
+    groups = by_group(block.methods, row)
     return Table(f"{title}{suffix}", "Method", _headings(report, pairs), groups, pairs=tuple(pairs))
 
 
@@ -116,23 +117,27 @@ def _label(report: BlockReport, method: MethodSpec, notes: dict[str, str]) -> Ce
     return Cell(method.label, letters=note_letters(notes, texts))
 
 
-def _teacher_row(report: BlockReport, pairs: Sequence[str], notes: dict[str, str]) -> Row:
-    row = []
-    for pair in pairs:
-        mean, sd, n = stats.mean_sd(report.teachers.get(pair, []))
-        if not n:
-            row.append(Cell("—"))
-        elif n > 1 and sd < 1e-9:
-            letters = note_letters(notes, ["the same teacher accuracy in every seed"])
-            row.append(Cell(f"{mean:.1f} ({n})", mean, letters=letters))
-        else:
-            row.append(Cell(f"{mean:.1f}{f' ± {sd:.1f}' if n > 1 else ''} ({n})", mean))
-    return Row(Cell("test accuracy"), tuple(row))
+def _teacher_cell(report: BlockReport, pair: str, notes: dict[str, str]) -> Cell:
+    mean, sd, n = stats.mean_sd(report.teachers.get(pair, []))
+    if not n:
+        return Cell("—")
+    same = n > 1 and sd < 1e-9
+    spread = f" ± {sd:.1f}" if n > 1 and not same else ""
+    of = f" ({n})" if n < len(report.block.seeds) else ""
+    letters = note_letters(notes, ["the same teacher accuracy in every seed"] if same else [])
+    return Cell(f"{mean:.1f}{spread}{of}", mean, letters=letters)
 
 
-def _gain_row(report: BlockReport, pairs: Sequence[str]) -> Row:
-    gains = report.headline["gain"].reindex(pairs)
-    return Row(Cell("gain over scratch on validation, points"), tuple(map(points_cell, gains)))
+def _gap_cell(report: BlockReport, pair: str, notes: dict[str, str]) -> Cell:
+    """Teacher minus scratch on validation, which decides what is a headline pair, and on test."""
+    gaps = report.headline.loc[pair]
+    small = gaps["kind"] == "headline" and gaps["test_gain"] < stats.HEADLINE_POINTS
+    why = (
+        f"a headline pair by its validation gap, but on test the teacher is less than {stats.HEADLINE_POINTS:g} points"
+    )
+    letters = note_letters(notes, [f"{why} above scratch"] if small else [])
+    val, test = (points_cell(gaps[name]) for name in ("gain", "test_gain"))
+    return Cell(f"{val.text} / {test.text}", val.value, letters=letters)
 
 
 def _headings(report: BlockReport, pairs: Sequence[str]) -> tuple[tuple[str, ...], ...]:

@@ -10,7 +10,7 @@ Pairs share teachers and students, so they are no replicates: seeds are, and eve
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,6 +23,12 @@ from kdbench.types import KdbenchError
 
 HEADLINE_POINTS = 3.0
 """A teacher must beat the student from scratch by this much on validation, or there is little to distil."""
+
+COLLAPSED_SHARE = 0.5
+"""A method with less than this share of scratch's accuracy on a pair has collapsed there: it did not merely lose."""
+
+DISAGREE = 2.0
+"""Own and pooled standard error of a difference are said to disagree where one is more than so many times the other."""
 
 ALPHA = 0.05
 POWER = 0.8
@@ -145,13 +151,26 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-def pooled_sd(samples: Iterable[Iterable[float | None]]) -> float | None:
-    """Root of the variances' mean, weighted by degrees of freedom; None where no sample has two values."""
+class Pooled(NamedTuple):
+    sd: float | None
+    freedom: int
+    """Its degrees of freedom."""
+
+    def half_width(self, n: int, confidence: float = 0.95) -> float:
+        """Half the width of the t interval of a mean over `n` values at this spread; NaN where it is not known."""
+        return _critical(confidence, self.freedom) * self.sd / np.sqrt(n) if self.sd and n else np.nan
+
+
+def pooled(samples: Iterable[Iterable[float | None]]) -> Pooled:
+    """Root of the variances' mean, weighted by degrees of freedom; sd is None where no sample has two values."""
     arrays = [x for x in map(_finite, samples) if len(x) > 1]
-    if not arrays:
-        return None
+    freedom = sum(len(x) - 1 for x in arrays)
     squares = sum(float(((x - x.mean()) ** 2).sum()) for x in arrays)
-    return float(np.sqrt(squares / sum(len(x) - 1 for x in arrays)))
+    return Pooled(float(np.sqrt(squares / freedom)) if freedom else None, freedom)
+
+
+def pooled_sd(samples: Iterable[Iterable[float | None]]) -> float | None:
+    return pooled(samples).sd
 
 
 def sampling_error(accuracy: float, size: int) -> float:
@@ -222,70 +241,106 @@ def headline_pairs(frame: pd.DataFrame) -> pd.DataFrame:
 
     - gain: teacher minus scratch on validation, points, mean over the n seeds that know both
     - n: those seeds
+    - test_gain: the same on test, which decides nothing
     - kind: `headline` (gain >= 3), `weak`, or `undecided` where no seed knows both
     """
-    scratch = wide(frame, "val").get("scratch", np.nan)
-    gain = (teachers(frame, "teacher_val") - scratch).groupby("pair").agg(["mean", "count"])
-    gain = gain.reindex(list(dict.fromkeys(frame["pair"]))).set_axis(["gain", "n"], axis=1)
+    gains = {}
+    for split in ("val", "test"):
+        scratch = wide(frame, split).get("scratch", np.nan)
+        gains[split] = (teachers(frame, f"teacher_{split}") - scratch).groupby("pair").agg(["mean", "count"])
+    gain = gains["val"].assign(test_gain=gains["test"]["mean"]).reindex(list(dict.fromkeys(frame["pair"])))
+    gain = gain.rename(columns={"mean": "gain", "count": "n"})
     gain["n"] = gain["n"].fillna(0).astype(int)
     strong = gain["gain"] >= HEADLINE_POINTS - _SAME
     gain["kind"] = np.where(gain["gain"].isna(), "undecided", np.where(strong, "headline", "weak"))
     return gain
 
 
-def headline_differences(
-    frame: pd.DataFrame, baseline: str, methods: Sequence[str] | None = None
-) -> tuple[pd.DataFrame, dict[str, int]]:
-    """Per seed and method the difference to the baseline averaged over headline pairs, and how many pairs those are.
+def collapsed(frame: pd.DataFrame) -> pd.DataFrame:
+    """Whether a method's mean accuracy is below half of scratch's: bool, index pair, a column a method."""
+    means = wide(frame).groupby("pair").mean()
+    scratch = means["scratch"] if "scratch" in means else pd.Series(np.nan, means.index)
+    return means.lt(COLLAPSED_SHARE * scratch, axis=0)
 
-    A pair on which the method or the baseline is n/a is left out of that method's average; a seed in which any other
-    run of the grid is absent is NaN, since an average over whatever happened to finish compares different things.
+
+def headline_grids(frame: pd.DataFrame, baseline: str, methods: Sequence[str] | None = None) -> dict[str, pd.DataFrame]:
+    """Method -> its difference to the baseline, a row a seed and a column a headline pair.
+
+    A pair on which the method or the baseline is n/a is left out of that method's grid. A seed in which any other of
+    its runs is absent is NaN on all pairs, since an average over whatever happened to finish compares different things.
     """
     delta = differences(frame, baseline)
     delta = delta[[m for m in delta.columns if methods is None or m in methods]]
     kinds = headline_pairs(frame)["kind"]
     excluded = set(map(tuple, frame.loc[frame["status"] == "n/a", ["pair", "method"]].to_numpy()))
     headline = [p for p in kinds.index[kinds == "headline"] if (p, baseline) not in excluded]
-    seeds = sorted(frame["seed"].unique())
-    result, pairs = pd.DataFrame(index=pd.Index(seeds, name="seed"), columns=delta.columns, dtype=float), {}
+    seeds = pd.Index(sorted(frame["seed"].unique()), name="seed")
+    grids = {}
     for method in delta.columns:
         grid = delta[method].unstack("pair").reindex(index=seeds)
-        used = [p for p in headline if (p, method) not in excluded]
-        pairs[method] = len(used)
-        if used:
-            result[method] = grid[used].mean(axis=1, skipna=False)
-    return result, pairs
+        grid = grid[[p for p in headline if (p, method) not in excluded]]
+        grids[method] = grid.where(grid.notna().all(axis=1), np.nan)
+    return grids
+
+
+def headline_differences(
+    frame: pd.DataFrame, baseline: str, methods: Sequence[str] | None = None
+) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Per seed and method the difference to the baseline averaged over headline pairs, and how many pairs those are."""
+    grids = headline_grids(frame, baseline, methods)
+    means = pd.DataFrame({m: grid.mean(axis=1) for m, grid in grids.items()}, dtype=float)
+    return means, {m: grid.shape[1] for m, grid in grids.items()}
 
 
 def verdict(frame: pd.DataFrame, baseline: str, methods: Sequence[str] | None = None) -> pd.DataFrame:
     """The verdict of a table, index method (the baseline left out), over all methods or these; columns:
 
     - difference, low, high: points, averaged over the headline pairs within a seed, 95 % t interval over seeds, or NaN
+    - pooled: half the width of that interval if every method varied over seeds alike, at the spread pooled over methods
+    - disagree: whether the method's own standard error and the pooled one differ by more than DISAGREE times
     - n, seeds: complete seeds used, seeds planned
     - pairs, headline: headline pairs in this method's average, headline pairs of the table
+    - pairs_better, pairs_worse: of these, on how many its mean is above and below the baseline's
+    - without_low, without_high: the range of the difference with any one pair left out
+    - collapsed: ids of the headline pairs on which the method collapsed; such a method has no share in the pooled error
     - p, p_holm: two-sided paired t test, and Holm's adjustment over the methods of this table
     - verdict: `better`, `worse`, `not separated` (Holm at 5 %), or `no test`; reason says why there was none
 
     Raises KdbenchError for a baseline that is not in the frame.
     """
-    means, pairs = headline_differences(frame, baseline, methods)
+    grids = headline_grids(frame, baseline, methods)
+    means = {method: _finite(grid.mean(axis=1)) for method, grid in grids.items()}
     headline = int((headline_pairs(frame)["kind"] == "headline").sum())
+    fallen = _collapsed_pairs(frame, grids)
+    steady = [means[m] for m in grids if not fallen[m] and len(means[m]) > 1]
+    error = pooled(steady) if len(steady) > 1 else Pooled(None, 0)
     rows = []
-    for method in means.columns:
-        interval = paired_t_interval(means[method])
-        p = float(paired_p(_finite(means[method])))
+    for method, grid in grids.items():
+        x, by_pair = means[method], grid.mean()
+        interval, p = paired_t_interval(x), float(paired_p(x))
+        others = (by_pair.sum() - by_pair) / (len(by_pair) - 1) if len(by_pair) > 1 else by_pair * np.nan
+        shared = error if not fallen[method] else Pooled(None, 0)
+        own = mean_sd(x).sd
         rows.append(
             {
                 "method": method,
                 **dict(zip(("difference", "low", "high", "n"), interval, strict=True)),
-                "seeds": len(means),
-                "pairs": pairs[method],
+                "pooled": shared.half_width(interval.n),
+                "disagree": bool(own and shared.sd and not 1 / DISAGREE <= own / shared.sd <= DISAGREE),
+                "seeds": len(grid),
+                "pairs": len(by_pair),
                 "headline": headline,
+                "pairs_better": int((by_pair > _SAME).sum()),
+                "pairs_worse": int((by_pair < -_SAME).sum()),
+                "without_low": others.min(),
+                "without_high": others.max(),
+                "collapsed": fallen[method],
                 "p": p,
-                "reason": None if np.isfinite(p) else _no_test(headline, pairs[method], interval.n),
+                "reason": "" if np.isfinite(p) else _no_test(headline, len(by_pair), interval.n),
             }
         )
-    columns = ["method", "difference", "low", "high", "n", "seeds", "pairs", "headline", "p", "reason"]
+    columns = ["method", "difference", "low", "high", "n", "pooled", "disagree", "seeds", "pairs", "headline"]
+    columns += ["pairs_better", "pairs_worse", "without_low", "without_high", "collapsed", "p", "reason"]
     table = pd.DataFrame(rows, columns=columns).set_index("method")
     table["p_holm"] = holm(table["p"]) if len(table) else []
     sides = np.where(table["difference"].astype(float) > 0, "better", "worse")
@@ -293,6 +348,11 @@ def verdict(frame: pd.DataFrame, baseline: str, methods: Sequence[str] | None = 
         table["p_holm"].isna(), "no test", np.where(table["p_holm"] <= ALPHA, sides, "not separated")
     )
     return table
+
+
+def _collapsed_pairs(frame: pd.DataFrame, grids: Mapping[str, pd.DataFrame]) -> dict[str, tuple[str, ...]]:
+    fallen = collapsed(frame)
+    return {method: tuple(pair for pair in grid if fallen.loc[pair, method]) for method, grid in grids.items()}
 
 
 def _no_test(headline: int, pairs: int, n: int) -> str:
@@ -309,16 +369,23 @@ def detectable(frame: pd.DataFrame, baseline: str, methods: Sequence[str] | None
     """Smallest detectable difference of the verdict and of a single cell, from the spread seen in this table.
 
     The verdict must pass Holm's first step, so its alpha is 5 % over the number of tested methods; a cell's interval
-    is not adjusted. n is the most frequent number of complete seeds; sds are pooled over methods (and pairs).
+    is not adjusted. n is the most frequent number of complete seeds; sds are pooled over methods (and pairs), without
+    those that collapsed.
     """
-    means, _ = headline_differences(frame, baseline, methods)
-    by_pair = differences(frame, baseline).unstack("seed")
-    cells = [row for method in means for row in by_pair[method].to_numpy()]
-    verdicts = [means[m] for m in means.columns]
-    tested = sum(len(_finite(v)) > 1 for v in verdicts)
-    verdict_n, cell_n = _usual_n(verdicts), _usual_n(cells)
+    grids = headline_grids(frame, baseline, methods)
+    means = {method: grid.mean(axis=1) for method, grid in grids.items()}
+    fallen, fallen_cells = _collapsed_pairs(frame, grids), collapsed(frame)
+    steady = [means[m] for m in means if not fallen[m]]
+    cells = [
+        row
+        for method, delta in differences(frame, baseline)[list(grids)].items()
+        for pair, row in delta.unstack("seed").iterrows()
+        if not fallen_cells.loc[pair, method]
+    ]
+    tested = sum(len(_finite(v)) > 1 for v in means.values())
+    verdict_n, cell_n = _usual_n(steady), _usual_n(cells)
     return Detectable(
-        detectable_difference(pooled_sd(verdicts), verdict_n, alpha=ALPHA / max(tested, 1)),
+        detectable_difference(pooled_sd(steady), verdict_n, alpha=ALPHA / max(tested, 1)),
         verdict_n,
         tested,
         detectable_difference(pooled_sd(cells), cell_n),
@@ -336,7 +403,8 @@ def near_best(values: pd.DataFrame) -> set[str]:
 
     values: a row a seed, a column a method, NaN where a run does not count. The best is sought among the methods with
     most seeds, lest one lucky seed win. A method that shares fewer than two seeds with it cannot be compared and is
-    left out. Empty where fewer than two methods can be compared.
+    left out. The set is closed upwards: a steady method may be separated from the best while an erratic one with a
+    lower mean is not, which looks like a misprint. Empty where fewer than two methods can be compared.
     """
     n = values.notna().sum()
     if not len(n) or n.max() < 2:
@@ -346,4 +414,8 @@ def near_best(values: pd.DataFrame) -> set[str]:
     intervals = {m: paired_t_interval(columns[best] - x) for m, x in columns.items() if m != best}
     intervals = {m: i for m, i in intervals.items() if i.n >= 2}
     near = {m for m, i in intervals.items() if (abs(i.mean) < _SAME if i.low is None else i.low <= 0)}
-    return near | {best} if intervals else set()
+    if not intervals:
+        return set()
+    means = values.mean()
+    lowest = means[[best, *near]].min()
+    return {best} | {m for m in intervals if means[m] >= lowest}

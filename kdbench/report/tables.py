@@ -40,6 +40,9 @@ from kdbench.report.verdicts import (
 )
 from kdbench.types import Block, MethodSpec, Suite
 
+OPTIMISM_EPOCHS = 5
+"""Where no run has so many, the best epoch on test is the last one by construction."""
+
 
 def describe(suite: Suite, reports: Sequence[BlockReport]) -> Document:
     """The page of a suite, or of some of its blocks."""
@@ -54,8 +57,9 @@ def describe(suite: Suite, reports: Sequence[BlockReport]) -> Document:
     if partial:
         banner.append(f"PARTIAL TABLE, no result yet for {'; '.join(partial)}. Numbers will change.")
     how = (
-        "Cells show the test accuracy after the last epoch: mean ± standard deviation over seeds (number of seeds). "
-        "Bold: the best of a column, and all methods whose paired 95 % t interval against it includes 0."
+        "Cells show the test accuracy after the last epoch: mean ± standard deviation over seeds, with their number "
+        "where it is not the n of the block. Bold: the best of a pair, all whose paired 95 % t interval against it "
+        "includes 0, and all with a higher mean than one of these."
     )
     return Document(title_of(suite), tuple(banner), (Section("", (how,)), *sections), _footer(reports))
 
@@ -98,8 +102,10 @@ def _sections(report: BlockReport) -> list[Section]:
         parts.append(claims_table(block, claims))
     if report.tuned:
         parts.append(_tuning_table(block, report.tuned, report.suite.tune.budget))
-    parts += [_optimism_table(block, data), _cost_table(report), _COST_NOTE]
-    sections.append(Section(f"{block.title}: verdict, optimism and cost", tuple(parts)))
+    if stats.numbers(report.frame, "epochs").max() >= OPTIMISM_EPOCHS:
+        parts.append(_optimism_table(block, data))
+    parts += [_cost_table(report), _COST_NOTE]
+    sections.append(Section(f"{block.title}: verdict and cost", tuple(parts)))
     return sections
 
 
@@ -196,7 +202,12 @@ _COST_NOTE = (
 
 def _facts(report: BlockReport) -> list[str]:
     counts, classes = report.counts, report.classes
-    lines = [*budget_facts(report.block), *([f"Data: {say(counts)}."] if counts else [])]
+    seeds = len(report.block.seeds)
+    lines = [
+        f"n = {seeds} seed{'' if seeds == 1 else 's'}.",
+        *budget_facts(report.block),
+        *([f"Data: {say(counts)}."] if counts else []),
+    ]
     if classes:
         lines.append(f"{classes:,} classes: chance level {100 / classes:.1f} %.")
     lines += map(str, report.data_notes)
@@ -254,7 +265,8 @@ def csv(suite: Suite, reports: Sequence[BlockReport]) -> str:
         lines.append(report.cells.assign(line="cell", notes=report.cells["notes"].map("; ".join)))
         labels = pd.DataFrame([{"method": m.id, "label": m.label, "group": m.group} for m in block.methods])
         for baseline, verdict in report.verdicts.items():
-            found = verdict.add_prefix("verdict_").reset_index()
+            found = verdict.assign(collapsed=verdict["collapsed"].map("; ".join))
+            found = found.add_prefix("verdict_").reset_index()
             lines.append(labels.merge(found).assign(line="verdict", block=block.name, baseline=baseline).astype(object))
     table = pd.concat(lines, ignore_index=True).assign(suite=suite.name, edition=suite.edition)
     first = ["suite", "edition", "block", "line", "baseline"]

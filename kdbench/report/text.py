@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -59,10 +60,22 @@ def accuracy_cell(record: Mapping[str, Any], notes: dict[str, str]) -> Cell:
     """Mean and standard deviation of the test accuracy in a row of `cells`."""
     letters = note_letters(notes, record["notes"])
     if record["test_n"]:
-        sd = f" ± {record['test_sd']:.1f}" if known(record["test_sd"]) else ""
-        mean = record["test_mean"]
-        return Cell(f"{mean:.1f}{sd} ({record['test_n']})", mean, record["bold"], letters)
+        return replace(summary_cell(record, "test"), bold=record["bold"], letters=letters)
     return Cell(_absent(record["status"]), letters=letters)
+
+
+def _of_seeds(record: Mapping[str, Any], name: str) -> str:
+    """The number of seeds behind a value of a row of `cells`, where it is not the block's."""
+    n = record[f"{name}_n"]
+    return "" if n == record["planned"] else f" ({n})"
+
+
+def summary_cell(record: Mapping[str, Any], name: str) -> Cell:
+    """Mean and standard deviation of a value of a row of `cells`."""
+    mean, sd = record[f"{name}_mean"], record[f"{name}_sd"]
+    if not known(mean):
+        return Cell("—")
+    return Cell(f"{mean:.1f}{f' ± {sd:.1f}' if known(sd) else ''}{_of_seeds(record, name)}", mean)
 
 
 def _absent(status: str) -> str:
@@ -80,7 +93,7 @@ def paired_cell(record: Mapping[str, Any], baseline: str, notes: dict[str, str])
         text, letters = f"{signed(interval[0])} {{{', '.join(map(signed, images))}}}", note_letters(notes, [ONE_SEED])
     else:
         text, letters = with_interval(*interval, notes)
-    return Cell(f"{text} ({record[f'{name}_n']})", interval[0], letters=letters)
+    return Cell(f"{text}{_of_seeds(record, name)}", interval[0], letters=letters)
 
 
 def with_interval(mean: float, low: Any, high: Any, n: int, notes: dict[str, str]) -> tuple[str, tuple[str, ...]]:
@@ -131,10 +144,6 @@ def number_cell(value: float | None, form: str, unit: str = "") -> Cell:
 
 def points_cell(value: float | None) -> Cell:
     return Cell(signed(value), value) if known(value) else Cell("—")
-
-
-def count_cell(n: int, of: int) -> Cell:
-    return Cell(f"{n} of {of}", n)
 
 
 def shares_text(shares: Iterable[Any]) -> str:

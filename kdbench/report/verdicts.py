@@ -11,7 +11,7 @@ import pandas as pd
 
 from kdbench.report import stats
 from kdbench.report.page import Cell, Group, Row, Table
-from kdbench.report.text import count_cell, difference_cell, joined, note_letters, note_list, p_cell
+from kdbench.report.text import difference_cell, joined, known, note_letters, note_list, p_cell, signed
 from kdbench.types import Block, Claim, MethodSpec, Pair, Suite
 
 
@@ -38,22 +38,68 @@ def verdict_table(block: Block, verdict: pd.DataFrame, baseline: str) -> Table:
 
     def row(method: MethodSpec) -> Row:
         v = verdict.loc[method.id]
-        tested = np.isfinite(v["p_holm"])
-        word = Cell(v["verdict"], letters=() if tested else note_letters(notes, [v["reason"]]))
-        return Row(Cell(method.label), (*_difference_cells(v, notes), p_cell(v["p_holm"]), word), method.id)
+        difference, *by_pair = _difference_cells(v, notes)
+        cells = (difference, _pooled_cell(v, notes), *by_pair, p_cell(v["p_holm"]), _word_cell(v, notes))
+        return Row(Cell(method.label), cells, method.id)
 
-    columns = (*_DIFFERENCE_COLUMNS, ("p", "(Holm)"), ("verdict",))
+    difference, *by_pair = _DIFFERENCE_COLUMNS
+    columns = (difference, ("± error pooled", "over methods"), *by_pair, ("p", "(Holm)"), ("verdict",))
     groups = by_group((m for m in block.methods if m.id in verdict.index), row)
     return Table(verdict_title(block, baseline), "Method", columns, groups, note_list(notes))
 
 
-_DIFFERENCE_COLUMNS = (("difference, points", "[95 % t interval]"), ("complete", "seeds"), ("headline", "pairs"))
+_DIFFERENCE_COLUMNS = (
+    ("difference, points", "[95 % t interval]"),
+    ("with any one pair", "left out"),
+    ("better / worse", "on pairs"),
+)
 
 
 def _difference_cells(v: pd.Series, notes: dict[str, str]) -> tuple[Cell, Cell, Cell]:
     """What stands below _DIFFERENCE_COLUMNS of a row of stats.verdict."""
-    counts = count_cell(v["n"], v["seeds"]), count_cell(v["pairs"], v["headline"])
-    return difference_cell(v, notes), *counts
+    difference = difference_cell(v, notes)
+    if v["n"]:
+        difference = replace(difference, letters=difference.letters + incomplete(v["n"], v["seeds"], notes))
+    without = Cell("—")
+    if known(v["without_low"]):
+        without = Cell(f"{signed(v['without_low'])} to {signed(v['without_high'])}", v["without_low"])
+    return difference, without, pairs_cell(v, notes)
+
+
+def pairs_cell(v: pd.Series, notes: dict[str, str]) -> Cell:
+    """On how many headline pairs a row of stats.verdict is above and below the baseline."""
+    if not v["n"]:
+        return Cell("—")
+    text = f"{v['pairs_better']} / {v['pairs_worse']} of {v['headline']}"
+    return Cell(text, v["pairs_better"], letters=left_out(v["pairs"], v["headline"], notes))
+
+
+def incomplete(n: int, seeds: int, notes: dict[str, str]) -> tuple[str, ...]:
+    return note_letters(notes, [f"{n} of {seeds} seeds complete"]) if n < seeds else ()
+
+
+def left_out(pairs: int, headline: int, notes: dict[str, str]) -> tuple[str, ...]:
+    return note_letters(notes, [f"over {pairs} of {headline} pairs, n/a on the others"]) if pairs < headline else ()
+
+
+def _pooled_cell(v: pd.Series, notes: dict[str, str]) -> Cell:
+    if not known(v["pooled"]):
+        return Cell("—")
+    flag = f"own and pooled error differ by more than {stats.DISAGREE:g} times: go by the wider interval"
+    return Cell(f"±{v['pooled']:.1f}", v["pooled"], letters=note_letters(notes, [flag] if v["disagree"] else []))
+
+
+def _word_cell(v: pd.Series, notes: dict[str, str]) -> Cell:
+    """`better`, `worse`, `not separated` or `no test`, and whether the method collapsed."""
+    texts = [v["reason"]] if v["reason"] else []
+    if v["collapsed"]:
+        where = ", ".join(pair.replace("--", " → ") for pair in v["collapsed"])
+        texts.append(
+            f"collapsed: below half of scratch's accuracy on {where}; it has no share in the pooled error, nor in the "
+            "minimum detectable difference"
+        )
+    word = f"{v['verdict']}, collapsed" if v["collapsed"] else v["verdict"]
+    return Cell(word, letters=note_letters(notes, texts))
 
 
 class ClaimResult(NamedTuple):
@@ -112,10 +158,11 @@ def verdict_sentence(block: Block, verdict: pd.DataFrame, baseline: str) -> str:
     def named(kind: str) -> str:
         return joined(label_of(block, m) for m in verdict.index[verdict["verdict"] == kind])
 
+    fallen = joined(label_of(block, m) for m in verdict.index[verdict["collapsed"].map(len) > 0])
     return (
         f"Better than {label_of(block, baseline)}: {named('better')}. Worse: {named('worse')}. "
         f"Not separated: {named('not separated')}. Not tested: {named('no test')}."
-    )
+    ) + (f" Collapsed on at least one pair (below half of scratch's accuracy): {fallen}." if fallen != "none" else "")
 
 
 def detectable_sentence(frame: pd.DataFrame, baseline: str, rivals: Sequence[str]) -> str:
@@ -134,7 +181,8 @@ def detectable_sentence(frame: pd.DataFrame, baseline: str, rivals: Sequence[str
         )
     found_by = "Minimum detectable difference (paired t test, 5 %, 80 % power)"
     pooled = (
-        " The spread is pooled over these methods; for a method that varies less, the difference is smaller."
+        " The spread is pooled over these methods but for those that collapsed; for a method that varies less, the "
+        "difference is smaller."
         if len(rivals) > 1
         else ""
     )

@@ -25,6 +25,8 @@ from kdbench.report.verdicts import (
     claim_results,
     claims_table,
     detectable_sentence,
+    incomplete,
+    left_out,
     readers,
     verdict_sentence,
 )
@@ -188,8 +190,8 @@ def _verdict_parts(block: Block, frame: pd.DataFrame) -> list[str | Table]:
             return Cell("")
         v = verdicts[baseline].loc[method]
         difference = difference_cell(v, notes)
-        why = note_letters(notes, [v["reason"]]) if v["reason"] else _incomplete(v["n"], v["seeds"], notes)
-        why += _left_out(v["pairs"], v["headline"], notes)
+        why = note_letters(notes, [v["reason"]]) if v["reason"] else incomplete(v["n"], v["seeds"], notes)
+        why += left_out(v["pairs"], v["headline"], notes)
         return Cell(f"{difference.text} {v['verdict']}", letters=tuple(dict.fromkeys((*difference.letters, *why))))
 
     groups = by_group(
@@ -198,14 +200,6 @@ def _verdict_parts(block: Block, frame: pd.DataFrame) -> list[str | Table]:
     columns = tuple((f"against {_label(block, b)}",) for b in baselines)
     table = Table("Verdict over headline pairs, points", "Method", columns, groups, note_list(notes))
     return [*missing, table, *(verdict_sentence(block, verdicts[b], b) for b in baselines)]
-
-
-def _incomplete(n: int, seeds: int, notes: dict[str, str]) -> tuple[str, ...]:
-    return note_letters(notes, [f"{n} of {seeds} seeds complete"]) if n < seeds else ()
-
-
-def _left_out(pairs: int, headline: int, notes: dict[str, str]) -> tuple[str, ...]:
-    return note_letters(notes, [f"over {pairs} of {headline} pairs, n/a on the others"]) if pairs < headline else ()
 
 
 # ------------------------------------------------------------------------------------------------------- kinds of pairs
@@ -275,7 +269,7 @@ def _kinds_against(suite: Suite, block: Block, frame: pd.DataFrame, baseline: st
         if not interval.n:
             return Cell("—")
         text, letters = with_interval(*interval, notes)
-        letters += _incomplete(interval.n, len(means), notes) + _left_out(counted[method], headline, notes)
+        letters += incomplete(interval.n, len(means), notes) + left_out(counted[method], headline, notes)
         return Cell(text, interval.mean, method in best, letters)
 
     methods = [m for m in block.methods if m.id in (*rivals, baseline)]
