@@ -221,6 +221,8 @@ class Block:
     """Ids of the pairs that the table shows; all where empty."""
     weights: Literal["tuned", "default", "both"] = "both"
     """Of a method that tuning gives a twin: train the twin alone, the method with its own weight alone, or both."""
+    layout: Literal["pairs", "methods"] = "pairs"
+    """What is a row of the tables: a pair, as papers print them, or a method, for many methods on few pairs."""
     also: tuple[str, ...] = ()
     """What further tables show, read off the test predictions: `agreement` with the teacher where it is right and where
     it is wrong, `ece` (calibration)."""

@@ -21,7 +21,7 @@ def fake_plan(**changes: Any) -> Plan:
 
 def block(methods: tuple[str, ...] = METHODS, **changes: Any) -> dict[str, Any]:
     """The block of the fake suite, as YAML holds it."""
-    return {"data": "digits", "pairs": list(PAIRS), "methods": list(methods)} | changes
+    return {"data": "digits", "pairs": list(PAIRS), "methods": list(methods), "layout": "methods"} | changes
 
 
 def finish(run: Run, test: float, *, status: str = "finished", reason: str | None = None, **changes: Any) -> None:

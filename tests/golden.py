@@ -259,15 +259,18 @@ def _tune() -> Numbers:
 
 
 def _tables() -> Numbers:
-    """Every line of the tables of a made-up block, as a number."""
+    """Every line of the tables of a made-up block in both layouts, as a number."""
     import test_tables
 
     from kdbench.report import page
 
-    suite, block, frame = test_tables.make()
-    frame = test_tables.change(frame, "cnn-t--cnn-s", "ofa", 1, status="diverged", reason="step 3")
-    document = test_tables.described(suite, block, frame)
-    return {"markdown": _lines(page.markdown(document)), "latex": _lines(page.latex(document))}
+    found = {}
+    for layout in ("pairs", "methods"):
+        suite, block, frame = test_tables.make(layout=layout)
+        frame = test_tables.change(frame, "cnn-t--cnn-s", "ofa", 1, status="diverged", reason="step 3")
+        document = test_tables.described(suite, block, frame)
+        found |= {f"{layout} {form.__name__}": _lines(form(document)) for form in (page.markdown, page.latex)}
+    return found
 
 
 def _lines(text: str) -> list[float]:

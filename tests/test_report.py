@@ -230,7 +230,7 @@ def test_by_hand(plan, tmp_path, capsys):
     assert cli.main(["report", "tinny"]) == 2
     run_data(plan, plan.of("data")[0])
     _, data = written(plan)
-    assert any("nearest neighbour" in p.get("text", "") for p in data["blocks"][0]["sections"][0]["parts"])
+    assert any("nearest neighbour" in text for text in data["facts"])
 
 
 # ----------------------------------------------------------------------------------------------------------- a browser

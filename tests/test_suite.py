@@ -66,6 +66,7 @@ def complaint(**changes) -> str:
         ({"pretrained": True}, ["tiny.yaml: pretrained: networks start at random here"]),
         ({"methods": {"kd": {"pretrained": True}}}, ["methods.kd: pretrained: networks start at random here"]),
         ({"methods": {"kd": {"kd_weights": 1}}}, ["methods.kd: unknown key 'kd_weights'"]),
+        ({"blocks__main__layout": "pair"}, ["blocks.main.layout: unknown value 'pair'", "did you mean 'pairs'"]),
         ({"models__vit-s__args": {"patch_drop_rate": 0.1}}, ["patch_drop_rate must be 0"]),
         ({"models__vit-s__recipe": "studnet"}, ["recipe", "'studnet'", "'student'"]),
         ({"models__vit-s__input": "images"}, ["input", "'images'", "'image'"]),

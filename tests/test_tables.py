@@ -45,7 +45,7 @@ FACTS = {
 HOSTILE = r"a_b & c|d <script>alert(1)</script> 100% $x$ #1 {y} ~ ^ \input{z} [w] `q` 語"
 
 
-def make(pairs=3, methods=tuple(METHODS), seeds=3, names=None):
+def make(pairs=3, methods=tuple(METHODS), seeds=3, names=None, layout="methods"):
     """A suite of one block and its frame: pair i gets 80 + i + 0.5 a method + noise, teachers 97."""
     teachers, students = ("cnn-t", "vit-t", "mlp-t"), ("cnn-s", "vit-s", "mlp-s")
     grid = tuple(Pair(t, s) for s in students for t in teachers)[:pairs]
@@ -54,7 +54,7 @@ def make(pairs=3, methods=tuple(METHODS), seeds=3, names=None):
         label, group, footnote = METHODS.get(id, (f"Method {id}", "features", None))
         specs.append(MethodSpec(id, id, {}, (names or {}).get(id, label), group, footnote))
     models = {m: ModelSpec(m, "ResNet", "digits", "r", family=m[:3]) for m in (*teachers, *students)}
-    block = Block("main", "Main block", "digits", grid, tuple(specs), tuple(range(seeds)))
+    block = Block("main", "Main block", "digits", grid, tuple(specs), tuple(range(seeds)), layout=layout)
     suite = Suite(
         "tiny", (block,), tuple(range(seeds)), {}, {}, models, title="Tiny suite", banner="Too small to rank."
     )
@@ -357,6 +357,88 @@ def test_a_mark_of_two_methods_has_a_footnote_for_each():
     methods = (*block.methods[:2], dataclasses.replace(block.methods[2], footnote="known from code alone"))
     text = page(suite, dataclasses.replace(block, methods=methods), frame)
     assert "FD-CMKD: known from a transcription" in text and "UFD-KD: known from code alone" in text
+
+
+def test_a_row_a_pair_as_papers_print_it():
+    suite, block, frame = make(pairs=3, methods=("kd", "uhkd", "scratch", "ofa"), seeds=4, layout="pairs")
+    weak = block.pairs[1].id
+    frame.loc[(frame["pair"] == weak) & (frame["method"] != "scratch"), "teacher_val"] = 83.0
+    frame = change(frame, block.pairs[0].id, "ofa", 1, status="diverged", reason="step 3")
+    text = page(suite, block, frame)
+    head = next(line for line in text.splitlines() if line.startswith("| Teacher |"))
+    heads = [cell.strip().rpartition("<br>")[2] for cell in head.split("|")[2:-1]]
+    assert heads == ["Student", "accuracy", "gap, val / test", "Scratch", "KD", "OFA", "UHKD†"], "groups in their order"
+    tests = frame.pivot_table(index=["pair", "seed"], columns="method", values="test")
+    one, two = (block.pairs[i].id for i in (0, 2))
+    assert row(text, "cnn-t")[0] == "cnn-s"
+    plain = [re.sub(r"\*| <sup>.*", "", cell) for cell in row(text, "cnn-t")[3:]]
+    each = [tests.loc[one, m].dropna() for m in ("scratch", "kd", "ofa", "uhkd")]
+    shown = [f"{x.mean():.1f} ± {x.std():.1f}" for x in each]
+    assert plain == [*shown[:2], f"{shown[2]} (3)", shown[3]], "n stands where it is not the block's"
+    mean = (tests.loc[one] + tests.loc[two]) / 2
+    cells = [re.sub(r"\*| <sup>.*", "", cell) for cell in row(text, "mean over 2 headline pairs")]
+    assert cells[1].startswith("96.2") and cells[4] == f"{mean['kd'].mean():.1f} ± {mean['kd'].std():.1f}"
+    assert cells[5] == f"{mean['ofa'].mean():.1f} ± {mean['ofa'].std():.1f} (3)"
+    delta = tests.sub(tests["scratch"], axis=0).groupby("pair").mean().drop(weak)
+    counts = row(text, "pairs better / worse than Scratch")
+    assert counts[4] == f"{(delta['kd'] > 0).sum()} / {(delta['kd'] < 0).sum()}" and counts[3] == ""
+    verdict = stats.verdict(frame, "scratch")["verdict"].replace("not separated", "n.s.")
+    assert row(text, "verdict against Scratch (n.s.: not separated)")[4:] == [verdict[m] for m in ("kd", "ofa", "uhkd")]
+    weakly = text[text.index("weak teachers") :]
+    assert row(weakly, "vit-t")[0] == "cnn-s" and "mean over" not in weakly[: weakly.index("verdict and cost")]
+    assert [r[:2] for r in Grid(html(described(suite, block, frame))).rows].count(["vit-t", "cnn-s"]) == 3
+
+
+def test_the_bold_set_of_a_pair_is_the_same_in_both_layouts():
+    texts = [page(*make(layout=layout)) for layout in ("pairs", "methods")]
+    _, block, _ = make()
+    bold = [[cell.startswith("**") for cell in row(texts[1], m.label)] for m in block.methods]
+    for i, pair in enumerate(block.pairs):
+        assert [cell.startswith("**") for cell in row(texts[0], pair.teacher)[3:]] == [own[i] for own in bold]
+
+
+def test_more_methods_than_a_page_holds_are_cut_with_scratch_in_each_part():
+    many = ("scratch", "kd", *(f"m{i}" for i in range(10)))
+    text = page(*make(pairs=1, methods=many, layout="pairs"))
+    assert "### Test accuracy, %, part 1" in text and "### Test accuracy, %, part 2" in text
+    parts = [text[text.index(f"### Test accuracy, %, part {i}") :].splitlines()[2] for i in (1, 2)]
+    assert [part.count("Scratch") for part in parts] == [1, 1]
+    assert [part.count("Method m") for part in parts] == [9, 1]
+
+
+def test_what_is_known_of_data_stands_once():
+    suite, block, frame = make(pairs=1)
+    second = dataclasses.replace(block, name="second", title="Second")
+    reports = [BlockReport(suite, b, frame, **FACTS) for b in (block, second)]
+    text = markdown(tables.describe(suite, reports))
+    for once in (
+        "10 classes: chance level",
+        "Split by hand.",
+        "nearest neighbour 95.2 %",
+        "Cost: seconds cover",
+        "Bold: ",
+    ):
+        assert text.count(once) == 1, once
+    other = dataclasses.replace(second, data="letters")
+    text = markdown(tables.describe(suite, [reports[0], BlockReport(suite, other, frame, **FACTS)]))
+    assert "digits: 10 classes" in text and "letters: 10 classes" in text
+
+
+def test_optimism_is_told_where_the_best_epoch_could_be_another_one():
+    suite, block, frame = make(pairs=1)
+    assert "For information only" in page(suite, block, frame)
+    assert "For information only" not in page(suite, block, frame.assign(epochs=4))
+
+
+def test_a_teacher_without_a_gap_on_test_has_a_footnote():
+    suite, block, frame = make(pairs=2)
+    own = (frame["pair"] == block.pairs[0].id) & (frame["method"] != "scratch")
+    frame.loc[own, "teacher_test"] = 82.0
+    text = page(suite, block, frame)
+    gaps = row(text, "minus scratch, validation / test, points")
+    assert "<sup>b</sup>" in gaps[0] and "sup" not in gaps[1]
+    told = "a headline pair by its validation gap, but on test the teacher is less than 3 points above scratch"
+    assert f"<sup>b</sup> {told}<br>" in text
 
 
 def test_claims_stand_below_the_verdict_with_an_unadjusted_test():

@@ -35,6 +35,7 @@ GUIDES = ("untrained", "shuffled")
 """Teachers of the controls `METHOD@untrained` and `METHOD@shuffled`."""
 ALSO = ("agreement", "ece")
 WEIGHTS = ("tuned", "default", "both")
+LAYOUTS = ("pairs", "methods")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _LOADS_WEIGHTS = re.compile(r"pretrain\w*|(checkpoint|ckpt)_(path|file)|weights|state_dict")
 _AT_RANDOM = "networks start at random here, and nothing loads weights yet"
@@ -338,7 +339,7 @@ def _block(
     name: str, tree: Any, data: dict, recipes: dict, models: dict, methods: dict, seeds: tuple[int, ...], where: str
 ) -> Block:
     tree = _mapping(tree, where)
-    keys = ("title", "data", "pairs", "methods", "seeds", "budgets", "budget", "readings", "weights", "table")
+    keys = ("title", "data", "pairs", "methods", "seeds", "budgets", "budget", "readings", "weights", "layout", "table")
     for key in tree:
         if key not in keys:
             raise _unknown_key(key, keys, where)
@@ -370,11 +371,14 @@ def _block(
         _readings(spec, f"{where}.readings")
         for spec in (_method_of_block(m, methods, f"{where}.readings") for m in names_of_readings)
     )
-    weights = tree.get("weights", "both")
-    if weights not in WEIGHTS:
-        raise unknown("value", str(weights), WEIGHTS, f"{where}.weights")
+    weights, layout = tree.get("weights", "both"), tree.get("layout", "pairs")
+    for key, value, known in (("weights", weights, WEIGHTS), ("layout", layout, LAYOUTS)):
+        if value not in known:
+            raise unknown("value", str(value), known, f"{where}.{key}")
     title = str(tree.get("title", name))
-    block = Block(name, title, tree["data"], pairs, specs, chosen, budgets, budget, readings, weights=weights)
+    block = Block(
+        name, title, tree["data"], pairs, specs, chosen, budgets, budget, readings, weights=weights, layout=layout
+    )
     return _with_table(block, tree["table"], f"{where}.table") if "table" in tree else block
 
 

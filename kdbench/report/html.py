@@ -88,6 +88,7 @@ def _data(plan: Plan, reports: Sequence[BlockReport], drawn: Path, newest: float
         "suite": plan.suite.name,
         "banner": list(dict.fromkeys(line for document in documents for line in document.banner)),
         "how": documents[0].sections[0].parts[0],
+        "facts": tables.data_facts(reports),
         "blocks": [
             {**_block(report, document.sections[1:]), "figures": list(_figures(report, drawn, newest))}
             for report, document in zip(reports, documents, strict=True)
@@ -137,18 +138,22 @@ def _table(table: Table, block: Block) -> dict[str, Any]:
     rows = []
     for group in table.groups:
         for row in group.rows:
-            cells = [_cell(cell) for cell in (row.label, *row.cells)]
-            if row.method and table.pairs:
-                for cell, pair in zip(cells[-len(table.pairs) :], table.pairs, strict=True):
-                    cell["open"] = _key(block, pair, row.method)
+            cells = [_cell(cell, block) for cell in (row.label, *row.cells)]
             rows.append({"group": group.title, "cells": cells, "fixed": group.fixed})
-    columns = [[table.corner], *table.columns]
-    return {"title": table.title, "columns": columns, "rows": rows, "footnotes": table.footnotes}
+    columns = [[table.corner], *([line for line in column if line] for column in table.columns)]
+    return {
+        "title": table.title,
+        "columns": columns,
+        "texts": table.texts,
+        "rows": rows,
+        "footnotes": table.footnotes,
+    }
 
 
-def _cell(cell: Cell) -> dict[str, Any]:
-    sort = {} if cell.value is None else {"sort": float(cell.value)}
-    return {"text": cell.text, "bold": cell.bold, "letters": ",".join(cell.letters)} | sort
+def _cell(cell: Cell, block: Block) -> dict[str, Any]:
+    more = {} if cell.value is None else {"sort": float(cell.value)}
+    more |= {"open": _key(block, *cell.of)} if cell.of else {}
+    return {"text": cell.text, "bold": cell.bold, "letters": ",".join(cell.letters)} | more
 
 
 def _key(block: Block, pair: str, method: str) -> str:

@@ -21,6 +21,8 @@ class Cell:
     bold: bool = False
     letters: tuple[str, ...] = ()
     """Footnotes of this cell."""
+    of: tuple[str, str] | None = None
+    """The pair and the method whose runs it tells of."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class Row:
     cells: tuple[Cell, ...]
     method: str | None = None
     """Id of the method that the row is about."""
+    wide: bool = False
+    """The label has the place of the first cell too, which is empty."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Group:
     title: str
     rows: tuple[Row, ...]
     fixed: bool = False
-    """These rows stay on top when a reader sorts the table."""
+    """These rows stay where they are, on top or at the bottom, when a reader sorts the table."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,9 @@ class Table:
     footnotes: tuple[tuple[str, str], ...] = ()
     """(letter or mark, text)"""
     pairs: tuple[str, ...] = ()
-    """Ids of the pairs that the last columns are about, where they are."""
+    """Ids of the pairs that the table is about, where it is."""
+    texts: int = 1
+    """Columns from the left that hold text, row labels among them."""
 
 
 @dataclass(frozen=True)
@@ -93,14 +99,18 @@ def markdown(page: Document) -> str:
 
 
 def _md_table(table: Table) -> list[str]:
-    heads = [_md(table.corner), *("<br>".join(map(_md, column)) for column in table.columns)]
-    lines = [f"### {_md(table.title)}", "", _md_row(heads), _md_row(["---", *["---:"] * len(table.columns)])]
+    heads = [_md(table.corner), *("<br>".join(map(_md, filter(None, column))) for column in table.columns)]
+    lines = [f"### {_md(table.title)}", "", _md_row(heads), _md_row(_md_rules(table))]
     for group in table.groups:
         if group.title and len(table.groups) > 1:
             lines.append(_md_row([f"*{_md(group.title)}*", *[""] * len(table.columns)]))
         lines += [_md_row([_md_cell(cell) for cell in (row.label, *row.cells)]) for row in group.rows]
     notes = [f"<sup>{_md(mark)}</sup> {_md(text)}<br>" for mark, text in table.footnotes]
     return [*lines, "", *notes, *([""] if notes else [])]
+
+
+def _md_rules(table: Table) -> list[str]:
+    return ["---" if i < table.texts else "---:" for i in range(len(table.columns) + 1)]
 
 
 def _md_row(texts: Sequence[str]) -> str:
@@ -209,7 +219,7 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; border-block: 2px solid; font-variant-numeric: tabular-nums; }
 th, td { padding: .2rem .6rem; text-align: right; white-space: nowrap; }
-th:first-child { text-align: left; font-weight: normal; }
+th:first-child, .text { text-align: left; font-weight: normal; }
 thead th { font-weight: bold; vertical-align: bottom; }
 tbody { border-top: 1px solid; }
 tbody th[colspan] { font-style: italic; }
@@ -237,7 +247,7 @@ def _h(text: Any) -> str:
 
 
 def _html_table(table: Table) -> list[str]:
-    heads = [_h(table.corner), *("<br>".join(map(_h, column)) for column in table.columns)]
+    heads = [_h(table.corner), *("<br>".join(map(_h, filter(None, column))) for column in table.columns)]
     lines = [f"<h3>{_h(table.title)}</h3>", '<div class="scroll"><table>', "<thead><tr>"]
     lines += [*(f'<th scope="col">{head}</th>' for head in heads), "</tr></thead>"]
     for group in table.groups:
@@ -245,7 +255,8 @@ def _html_table(table: Table) -> list[str]:
         if group.title and len(table.groups) > 1:
             lines.append(f'<tr><th colspan="{len(table.columns) + 1}" scope="rowgroup">{_h(group.title)}</th></tr>')
         for row in group.rows:
-            cells = "".join(f"<td>{_html_cell(cell)}</td>" for cell in row.cells)
+            marks = [' class="text"' if i < table.texts else "" for i in range(1, len(row.cells) + 1)]
+            cells = "".join(f"<td{m}>{_html_cell(cell)}</td>" for m, cell in zip(marks, row.cells, strict=True))
             lines.append(f'<tr><th scope="row">{_html_cell(row.label)}</th>{cells}</tr>')
         lines.append("</tbody>")
     lines.append("</table></div>")

@@ -1,4 +1,4 @@
-"""Tables of a block's pairs: accuracies, and paired differences to each baseline."""
+"""Tables of a block's pairs in the layout `methods`, a row a method: accuracies, and differences to each baseline."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GAP = "minus scratch, validation / test, points"
 FAMILIES = {"cnn": "CNN", "vit": "ViT", "mlp": "MLP"}
 
 
-def pair_tables(report: BlockReport, pairs: Sequence[str]) -> list[Table]:
+def method_rows(report: BlockReport, pairs: Sequence[str]) -> list[Table]:
     """Accuracies, then the paired differences to each baseline, of these pairs."""
     block, tables = report.block, []
     for suffix, part in _cut(report.suite, block, pairs).items():
@@ -40,23 +40,29 @@ def _accuracy_table(report: BlockReport, pairs: Sequence[str], suffix: str) -> T
         label = _label(report, method, notes)
         return Row(label, tuple(accuracy_cell(records[pair, method.id], notes) for pair in pairs), method.id)
 
-    teachers = Row(Cell("test accuracy"), tuple(_teacher_cell(report, pair, notes) for pair in pairs))
-    gaps = Row(Cell(GAP), tuple(_gap_cell(report, pair, notes) for pair in pairs))
+    teachers = Row(Cell("test accuracy"), tuple(teacher_cell(report, pair, notes) for pair in pairs))
+    gaps = Row(Cell(GAP), tuple(gap_cell(report, pair, notes) for pair in pairs))
     teacher = Group("Teacher", (teachers, gaps), fixed=True)
     groups = by_group(block.methods, row)
     if report.readings:
         rows = tuple(_reading_row(reading, pairs, notes) for reading in report.readings)
         groups += (Group("Range over readings of a reconstructed method", rows),)
-    footnotes = _mark_notes(block) + note_list(notes)
+    footnotes = mark_notes(block) + note_list(notes)
     columns = _headings(report, pairs)
     table = Table(f"Test accuracy, %{suffix}", "Method", columns, (teacher, *groups), footnotes, tuple(pairs))
     return _with_harness(table, block)
 
 
+def harnesses(block: Block) -> dict[str, str]:
+    """Method -> where its weights come from; empty where that is one place for all."""
+    found = {m.id: m.harness for m in block.methods if m.harness}
+    return found if len(set(found.values())) > 1 else {}
+
+
 def _with_harness(table: Table, block: Block) -> Table:
-    """The table with a first column that says where a row's weights come from, where that is not one place for all."""
-    harness = {m.id: m.harness for m in block.methods if m.harness}
-    if len(set(harness.values())) < 2:
+    """The table with a first column of `harnesses`, where there are several."""
+    harness = harnesses(block)
+    if not harness:
         return table
     groups = [
         replace(g, rows=tuple(replace(r, cells=(Cell(harness.get(r.method, "—")), *r.cells)) for r in g.rows))
@@ -65,24 +71,24 @@ def _with_harness(table: Table, block: Block) -> Table:
     return replace(table, columns=(("harness",), *table.columns), groups=tuple(groups))
 
 
-def _reading_row(reading: Reading, pairs: Sequence[str], notes: dict[str, str]) -> Row:
+def reading_cell(reading: Reading, pair: str, notes: dict[str, str]) -> Cell:
     """Lowest and highest mean over seeds among the readings of a method; a footnote names the two.
 
     A reading that lacks a seed on a pair is not among them there.
     """
-    means, row = reading.means, []
     labels = {m.id: m.label for m in reading.readings}
-    for pair in pairs:
-        found = means.loc[pair].dropna() if pair in means.index else pd.Series(dtype=float)
-        if not len(found):
-            row.append(Cell("—"))
-            continue
-        low, high = found.idxmin(), found.idxmax()
-        lacking = f"; {len(labels) - len(found)} of {len(labels)} lack a seed" if len(found) < len(labels) else ""
-        note = f"lowest: {labels[low]}; highest: {labels[high]}{lacking}"
-        text = f"{found[low]:.1f} to {found[high]:.1f}"
-        row.append(Cell(text, float(found[low]), letters=note_letters(notes, [note])))
-    return Row(Cell(f"{reading.method.label}: {len(labels)} readings"), tuple(row))
+    found = reading.means.loc[pair].dropna() if pair in reading.means.index else pd.Series(dtype=float)
+    if not len(found):
+        return Cell("—")
+    low, high = found.idxmin(), found.idxmax()
+    lacking = f"; {len(labels) - len(found)} of {len(labels)} lack a seed" if len(found) < len(labels) else ""
+    note = f"lowest: {labels[low]}; highest: {labels[high]}{lacking}"
+    return Cell(f"{found[low]:.1f} to {found[high]:.1f}", float(found[low]), letters=note_letters(notes, [note]))
+
+
+def _reading_row(reading: Reading, pairs: Sequence[str], notes: dict[str, str]) -> Row:
+    label = Cell(f"{reading.method.label}: {len(reading.readings)} readings")
+    return Row(label, tuple(reading_cell(reading, pair, notes) for pair in pairs))
 
 
 def _difference_table(report: BlockReport, pairs: Sequence[str], suffix: str, baseline: str) -> Table:
@@ -110,14 +116,19 @@ def _further_table(report: BlockReport, pairs: Sequence[str], suffix: str, name:
 
 
 def _label(report: BlockReport, method: MethodSpec, notes: dict[str, str]) -> Cell:
+    return Cell(method.label, letters=note_letters(notes, method_notes(report, method)))
+
+
+def method_notes(report: BlockReport, method: MethodSpec) -> list[str]:
+    """What is to be known of a method in all of its cells; a marked one has its footnote by its mark."""
     marked = any(c in MARKS for c in method.label)
     texts = [method.footnote] if method.footnote and not marked else []
     if chosen := [c for c in report.tuned if method.tuned_from and c["method"] == method.stream]:
         texts.append("tuned: " + "; ".join(f"{setting(c)} on {c['pair'].replace('--', ' → ')}" for c in chosen))
-    return Cell(method.label, letters=note_letters(notes, texts))
+    return texts
 
 
-def _teacher_cell(report: BlockReport, pair: str, notes: dict[str, str]) -> Cell:
+def teacher_cell(report: BlockReport, pair: str, notes: dict[str, str]) -> Cell:
     mean, sd, n = stats.mean_sd(report.teachers.get(pair, []))
     if not n:
         return Cell("—")
@@ -128,7 +139,7 @@ def _teacher_cell(report: BlockReport, pair: str, notes: dict[str, str]) -> Cell
     return Cell(f"{mean:.1f}{spread}{of}", mean, letters=letters)
 
 
-def _gap_cell(report: BlockReport, pair: str, notes: dict[str, str]) -> Cell:
+def gap_cell(report: BlockReport, pair: str, notes: dict[str, str]) -> Cell:
     """Teacher minus scratch on validation, which decides what is a headline pair, and on test."""
     gaps = report.headline.loc[pair]
     small = gaps["kind"] == "headline" and gaps["test_gain"] < stats.HEADLINE_POINTS
@@ -172,7 +183,7 @@ def _cut(suite: Suite, block: Block, pairs: Sequence[str]) -> dict[str, Sequence
     return parts
 
 
-def _mark_notes(block: Block) -> tuple[tuple[str, str], ...]:
+def mark_notes(block: Block) -> tuple[tuple[str, str], ...]:
     """The footnote of each mark, once; where a mark has several, each names its method."""
     notes: dict[tuple[str, str], str] = {}
     for method in block.methods:

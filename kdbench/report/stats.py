@@ -263,13 +263,15 @@ def collapsed(frame: pd.DataFrame) -> pd.DataFrame:
     return means.lt(COLLAPSED_SHARE * scratch, axis=0)
 
 
-def headline_grids(frame: pd.DataFrame, baseline: str, methods: Sequence[str] | None = None) -> dict[str, pd.DataFrame]:
-    """Method -> its difference to the baseline, a row a seed and a column a headline pair.
+def headline_grids(
+    frame: pd.DataFrame, baseline: str | None, methods: Sequence[str] | None = None
+) -> dict[str, pd.DataFrame]:
+    """Method -> its difference to the baseline, or its accuracy without one, a row a seed and a column a headline pair.
 
     A pair on which the method or the baseline is n/a is left out of that method's grid. A seed in which any other of
     its runs is absent is NaN on all pairs, since an average over whatever happened to finish compares different things.
     """
-    delta = differences(frame, baseline)
+    delta = differences(frame, baseline) if baseline else wide(frame)
     delta = delta[[m for m in delta.columns if methods is None or m in methods]]
     kinds = headline_pairs(frame)["kind"]
     excluded = set(map(tuple, frame.loc[frame["status"] == "n/a", ["pair", "method"]].to_numpy()))

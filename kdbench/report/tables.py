@@ -15,7 +15,8 @@ from kdbench.report import stats
 from kdbench.report.block import BlockReport
 from kdbench.report.cells import baselines_of, cells
 from kdbench.report.page import Cell, Document, Row, Section, Table, html, latex, markdown
-from kdbench.report.pair_tables import pair_tables
+from kdbench.report.pair_rows import pair_rows
+from kdbench.report.pair_tables import method_rows
 from kdbench.report.text import (
     budget_facts,
     known,
@@ -61,7 +62,8 @@ def describe(suite: Suite, reports: Sequence[BlockReport]) -> Document:
         "where it is not the n of the block. Bold: the best of a pair, all whose paired 95 % t interval against it "
         "includes 0, and all with a higher mean than one of these."
     )
-    return Document(title_of(suite), tuple(banner), (Section("", (how,)), *sections), _footer(reports))
+    head = Section("", (how, *data_facts(reports)))
+    return Document(title_of(suite), tuple(banner), (head, *sections), (_COST_NOTE, *_footer(reports)))
 
 
 def _sections(report: BlockReport) -> list[Section]:
@@ -69,13 +71,13 @@ def _sections(report: BlockReport) -> list[Section]:
     kinds = data.drop_duplicates("pair").set_index("pair")["kind"]
     pairs = {kind: [p for p in kinds.index if kinds[p] == kind] for kind in ("headline", "weak", "undecided")}
 
-    parts: list[str | Table] = [*_facts(report)]
+    parts: list[str | Table] = [*_block_facts(report)]
     if block.row_of("kd") not in {m.id for m in block.methods}:
         parts.append("This block has no plain KD, so there are no differences to KD.")
     if report.frame["seed"].nunique() == 1:
         parts.append("Only one seed: there are no intervals and no tests, and nothing is bold.")
     if pairs["headline"]:
-        parts += pair_tables(report, pairs["headline"])
+        parts += _pair_tables(report, pairs["headline"], headline=True)
     else:
         parts.append(
             "No pair of this block is known to be a headline pair (teacher at least 3 points above scratch on "
@@ -95,7 +97,7 @@ def _sections(report: BlockReport) -> list[Section]:
         ),
     ):
         if pairs[kind]:
-            tables = pair_tables(report, pairs[kind])
+            tables = _pair_tables(report, pairs[kind], headline=False)
             sections.append(Section(f"{block.title}: {title.lower()}", (why, *tables)))
     parts = [part for baseline in baselines_of(block) for part in _verdict_parts(report, baseline)]
     if claims := claim_results(report.suite, block, report.frame):
@@ -104,9 +106,13 @@ def _sections(report: BlockReport) -> list[Section]:
         parts.append(_tuning_table(block, report.tuned, report.suite.tune.budget))
     if stats.numbers(report.frame, "epochs").max() >= OPTIMISM_EPOCHS:
         parts.append(_optimism_table(block, data))
-    parts += [_cost_table(report), _COST_NOTE]
+    parts.append(_cost_table(report))
     sections.append(Section(f"{block.title}: verdict and cost", tuple(parts)))
     return sections
+
+
+def _pair_tables(report: BlockReport, pairs: Sequence[str], headline: bool) -> list[Table]:
+    return pair_rows(report, pairs, headline) if report.block.layout == "pairs" else method_rows(report, pairs)
 
 
 def _verdict_parts(report: BlockReport, baseline: str) -> list[str | Table]:
@@ -192,39 +198,43 @@ def _cost_table(report: BlockReport) -> Table:
 
 
 _COST_NOTE = (
-    "Seconds cover the student's own training steps but the first. What the runs of a job share (the teacher's forward "
-    "pass and the batches) is not included, nor is evaluation. Scratch is timed in a separate job, so other load on "
-    "the machine changes the ratio. Memory is that of the whole process with all its runs. The last column is the norm "
-    "of each loss term's gradient with respect to the student's parameters, before its first step, in percent of the "
-    "sum of these norms: a mean over pairs and seeds."
+    "Cost: seconds cover the student's own training steps but the first. What the runs of a job share (the teacher's "
+    "forward pass and the batches) is not included, nor is evaluation. Scratch is timed in a separate job, so other "
+    "load on the machine changes the ratio. Memory is that of the whole process with all its runs. The last column is "
+    "the norm of each loss term's gradient with respect to the student's parameters, before its first step, in "
+    "percent of the sum of these norms: a mean over pairs and seeds."
 )
 
 
-def _facts(report: BlockReport) -> list[str]:
-    counts, classes = report.counts, report.classes
-    seeds = len(report.block.seeds)
-    lines = [
-        f"n = {seeds} seed{'' if seeds == 1 else 's'}.",
-        *budget_facts(report.block),
-        *([f"Data: {say(counts)}."] if counts else []),
-    ]
-    if classes:
-        lines.append(f"{classes:,} classes: chance level {100 / classes:.1f} %.")
-    lines += map(str, report.data_notes)
-    level = stats.mean_sd(report.cells["test_mean"]).mean
-    if counts.get("test") and level is not None:
-        error = stats.sampling_error(level, counts["test"])
+def _block_facts(report: BlockReport) -> list[str]:
+    seeds, level = len(report.block.seeds), stats.mean_sd(report.cells["test_mean"]).mean
+    lines = [f"n = {seeds} seed{'' if seeds == 1 else 's'}.", *budget_facts(report.block)]
+    if report.counts.get("test") and level is not None:
+        error = stats.sampling_error(level, report.counts["test"])
         lines.append(
-            f"{counts['test']:,} test samples: at this table's mean accuracy of {level:.1f} %, sampling alone gives "
-            f"the accuracy of one network a standard error of {error:.1f} points."
+            f"{report.counts['test']:,} test samples: at this table's mean accuracy of {level:.1f} %, sampling alone "
+            f"gives the accuracy of one network a standard error of {error:.1f} points."
         )
-    for modality, anchor in report.anchors.items():
-        names = ("nearest neighbour", "logistic regression")
-        found = [f"{name} {anchor[name]:.1f} %" for name in names if known(anchor.get(name))]
-        sizes = [f"{say(anchor[f'{k}_used'])} {k}" for k in ("train", "test") if anchor.get(f"{k}_used")]
-        used = f" (on {' and '.join(sizes)} samples)" if sizes else ""
-        lines.append(f"Without a network, {modality}: {', '.join(found) or 'none'}{used}.")
     return lines
+
+
+def data_facts(reports: Sequence[BlockReport]) -> tuple[str, ...]:
+    """What is known of each data set, once for all blocks."""
+    by_name = {report.block.data: report for report in reversed(reports)}
+    lines = []
+    for name, report in reversed(by_name.items()):
+        own = [f"Data: {say(report.counts)}."] if report.counts else []
+        if report.classes:
+            own.append(f"{report.classes:,} classes: chance level {100 / report.classes:.1f} %.")
+        own += map(str, report.data_notes)
+        for modality, anchor in report.anchors.items():
+            names = ("nearest neighbour", "logistic regression")
+            found = [f"{name} {anchor[name]:.1f} %" for name in names if known(anchor.get(name))]
+            sizes = [f"{say(anchor[f'{k}_used'])} {k}" for k in ("train", "test") if anchor.get(f"{k}_used")]
+            used = f" (on {' and '.join(sizes)} samples)" if sizes else ""
+            own.append(f"Without a network, {modality}: {', '.join(found) or 'none'}{used}.")
+        lines += own if len(by_name) == 1 else [f"{name}: {line}" for line in own]
+    return tuple(lines)
 
 
 def _footer(reports: Sequence[BlockReport]) -> tuple[str, ...]:

@@ -61,7 +61,11 @@ def accuracy_cell(record: Mapping[str, Any], notes: dict[str, str]) -> Cell:
     letters = note_letters(notes, record["notes"])
     if record["test_n"]:
         return replace(summary_cell(record, "test"), bold=record["bold"], letters=letters)
-    return Cell(_absent(record["status"]), letters=letters)
+    return Cell(_absent(record["status"]), letters=letters, of=_run_of(record))
+
+
+def _run_of(record: Mapping[str, Any]) -> tuple[str, str]:
+    return record["pair"], record["method"]
 
 
 def _of_seeds(record: Mapping[str, Any], name: str) -> str:
@@ -74,8 +78,9 @@ def summary_cell(record: Mapping[str, Any], name: str) -> Cell:
     """Mean and standard deviation of a value of a row of `cells`."""
     mean, sd = record[f"{name}_mean"], record[f"{name}_sd"]
     if not known(mean):
-        return Cell("—")
-    return Cell(f"{mean:.1f}{f' ± {sd:.1f}' if known(sd) else ''}{_of_seeds(record, name)}", mean)
+        return Cell("—", of=_run_of(record))
+    spread = f" ± {sd:.1f}" if known(sd) else ""
+    return Cell(f"{mean:.1f}{spread}{_of_seeds(record, name)}", mean, of=_run_of(record))
 
 
 def _absent(status: str) -> str:
@@ -86,14 +91,14 @@ def paired_cell(record: Mapping[str, Any], baseline: str, notes: dict[str, str])
     """The paired difference to a baseline in a row of `cells`."""
     name = f"minus_{baseline}"
     if not record[f"{name}_n"]:
-        return Cell(_absent(record["status"]))
+        return Cell(_absent(record["status"]), of=_run_of(record))
     interval = [record[f"{name}_{key}"] for key in ("mean", "low", "high", "n")]
     if record[f"{name}_images_low"] is not None:
         images = (record[f"{name}_images_{end}"] for end in ("low", "high"))
         text, letters = f"{signed(interval[0])} {{{', '.join(map(signed, images))}}}", note_letters(notes, [ONE_SEED])
     else:
         text, letters = with_interval(*interval, notes)
-    return Cell(f"{text}{_of_seeds(record, name)}", interval[0], letters=letters)
+    return Cell(f"{text}{_of_seeds(record, name)}", interval[0], letters=letters, of=_run_of(record))
 
 
 def with_interval(mean: float, low: Any, high: Any, n: int, notes: dict[str, str]) -> tuple[str, tuple[str, ...]]:

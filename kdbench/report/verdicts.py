@@ -28,6 +28,14 @@ def label_of(block: Block, method: str) -> str:
     return next(m.label for m in block.methods if m.id == method)
 
 
+def short_labels(block: Block) -> dict[str, str]:
+    """Method id -> its short label; the whole one where two methods share the short."""
+    shorts = [m.short or m.label for m in block.methods]
+    return {
+        m.id: short if shorts.count(short) == 1 else m.label for m, short in zip(block.methods, shorts, strict=True)
+    }
+
+
 def verdict_title(block: Block, baseline: str) -> str:
     return f"Verdict against {label_of(block, baseline)}, over headline pairs"
 
@@ -92,14 +100,19 @@ def _pooled_cell(v: pd.Series, notes: dict[str, str]) -> Cell:
 def _word_cell(v: pd.Series, notes: dict[str, str]) -> Cell:
     """`better`, `worse`, `not separated` or `no test`, and whether the method collapsed."""
     texts = [v["reason"]] if v["reason"] else []
-    if v["collapsed"]:
-        where = ", ".join(pair.replace("--", " → ") for pair in v["collapsed"])
-        texts.append(
-            f"collapsed: below half of scratch's accuracy on {where}; it has no share in the pooled error, nor in the "
-            "minimum detectable difference"
-        )
     word = f"{v['verdict']}, collapsed" if v["collapsed"] else v["verdict"]
-    return Cell(word, letters=note_letters(notes, texts))
+    return Cell(word, letters=note_letters(notes, texts + collapse_note(v)))
+
+
+def collapse_note(v: pd.Series) -> list[str]:
+    """What is to be known of a row of stats.verdict that collapsed."""
+    if not v["collapsed"]:
+        return []
+    where = ", ".join(pair.replace("--", " → ") for pair in v["collapsed"])
+    return [
+        f"collapsed: below half of scratch's accuracy on {where}; not in the pooled error, nor in the minimum "
+        "detectable difference"
+    ]
 
 
 class ClaimResult(NamedTuple):
