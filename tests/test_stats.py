@@ -357,3 +357,43 @@ def test_calibration_error_at_its_ends():
     assert calibration_error(sure, np.array([1, 1])) == pytest.approx(100)
     unsure = np.zeros((4, 2))
     assert calibration_error(unsure, np.array([0, 0, 1, 1])) == pytest.approx(0, abs=1e-9)
+
+
+def test_spearman_is_that_of_scipy_and_its_interval_draws_whole_groups():
+    rng = np.random.default_rng(3)
+    groups = np.repeat(np.arange(8), 6)
+    x = rng.normal(size=48) + rng.normal(size=8)[groups]
+    y = np.round(x + rng.normal(size=48), 1)
+    found = stats.spearman_interval(x, y, groups)
+    assert found.mean == pytest.approx(st.spearmanr(x, y).statistic) and found.n == 8
+    # By hand: 8 groups drawn with replacement, their points laid together.
+    again = []
+    for _ in range(1000):
+        points = np.concatenate([np.flatnonzero(groups == g) for g in rng.choice(8, 8)])
+        again.append(st.spearmanr(x[points], y[points]).statistic)
+    assert [found.low, found.high] == pytest.approx(np.quantile(again, [0.025, 0.975]), abs=0.05)
+    assert stats.spearman_interval(x, y, groups) == found
+
+
+def test_spearman_of_few_groups_has_no_interval_and_of_a_constant_no_value():
+    x = np.arange(4.0)
+    assert stats.spearman_interval(x, x**2, np.array([0, 0, 1, 1])) == (pytest.approx(1.0), None, None, 2)
+    assert stats.spearman_interval(x, np.ones(4), np.arange(4)) == (None, None, None, 4)
+    assert stats.spearman_interval(np.array([]), np.array([]), np.array([])) == (None, None, None, 0)
+
+
+def test_a_mean_over_pairs_is_over_the_same_pairs_in_every_seed():
+    index = pd.MultiIndex.from_product([["a", "b", "c"], [0, 1]], names=["pair", "seed"])
+    delta = pd.DataFrame({"whole": np.arange(6.0), "never on c": [0, 1, 2, 3, np.nan, np.nan]}, index)
+    delta["once not"] = [0.0, 1, 2, np.nan, 4, 5]
+    means = stats.over_pairs(delta, ["a", "b", "c"])
+    assert means["whole"].tolist() == [2.0, 3.0] and means["never on c"].tolist() == [1.0, 2.0]
+    assert means["once not"].tolist() == [2.0, pytest.approx(np.nan, nan_ok=True)]
+    assert stats.over_pairs(delta, ["a", "c"])["once not"].tolist() == [2.0, 3.0]
+
+
+def test_collapsed_is_below_half_of_scratch_on_the_pair():
+    rows = [("p", "scratch", 40.0), ("p", "kd", 20.0), ("p", "rkd", 19.9), ("q", "scratch", 30.0), ("q", "rkd", 19.9)]
+    frame = pd.DataFrame(rows, columns=["pair", "method", "test"]).assign(seed=0, status="finished")
+    assert stats.collapsed_cells(frame) == {("p", "rkd")}
+    assert stats.collapsed_cells(frame[frame["method"] != "scratch"]) == set()

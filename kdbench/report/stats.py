@@ -151,6 +151,33 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
+def spearman_interval(
+    x: np.ndarray, y: np.ndarray, groups: np.ndarray, confidence: float = 0.95, resamples: int = 1000
+) -> Interval:
+    """Spearman's rank correlation of x and y (N,), and its percentile bootstrap interval over whole groups (N,).
+
+    Points of one group (the methods on a pair share its teacher and its baseline) are no replicates, so groups are
+    drawn, each with all of its points. There is no interval below three groups, and no correlation where a side does
+    not vary. n is the number of groups.
+    """
+    x, y, (names, member) = np.asarray(x, float), np.asarray(y, float), np.unique(groups, return_inverse=True)
+
+    def correlation(points: np.ndarray) -> float:
+        ranks = st.rankdata(x[points]), st.rankdata(y[points])
+        varies = len(points) and all(np.ptp(side) > 0 for side in ranks)
+        return float(np.corrcoef(*ranks)[0, 1]) if varies else float("nan")
+
+    own = [np.flatnonzero(member == i) for i in range(len(names))]
+    found = correlation(np.arange(len(x)))
+    if not np.isfinite(found) or len(own) < 3:
+        return Interval(found if np.isfinite(found) else None, None, None, len(own))
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(len(own), size=(resamples, len(own)))
+    again = [correlation(np.concatenate([own[i] for i in row])) for row in drawn]
+    low, high = np.nanquantile(again, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return Interval(found, float(low), float(high), len(own))
+
+
 class Pooled(NamedTuple):
     sd: float | None
     freedom: int
@@ -236,6 +263,17 @@ def differences(frame: pd.DataFrame, baseline: str) -> pd.DataFrame:
     return values.drop(columns=baseline).sub(values[baseline], axis=0)
 
 
+def over_pairs(delta: pd.DataFrame, pairs: Iterable[str]) -> pd.DataFrame:
+    """Differences with index (pair, seed) -> their mean over these pairs, index seed, a column a method.
+
+    A pair on which a method has no number in any seed is left out of that method's mean; a seed in which another is
+    absent is NaN, since a mean over whatever happened to finish compares different things.
+    """
+    own = delta[delta.index.get_level_values("pair").isin(list(pairs))]
+    means = {m: own[m].unstack("pair").dropna(axis=1, how="all").mean(axis=1, skipna=False) for m in own.columns}
+    return pd.DataFrame(means, index=own.index.unique("seed").sort_values(), dtype=float)
+
+
 def headline_pairs(frame: pd.DataFrame) -> pd.DataFrame:
     """Which pairs have something to distil. Index pair; columns:
 
@@ -261,6 +299,12 @@ def collapsed(frame: pd.DataFrame) -> pd.DataFrame:
     means = wide(frame).groupby("pair").mean()
     scratch = means["scratch"] if "scratch" in means else pd.Series(np.nan, means.index)
     return means.lt(COLLAPSED_SHARE * scratch, axis=0)
+
+
+def collapsed_cells(frame: pd.DataFrame) -> set[tuple[str, str]]:
+    """(pair, method) of every cell that collapsed."""
+    below = collapsed(frame).stack()
+    return set(below.index[below])
 
 
 def headline_grids(
