@@ -1,4 +1,4 @@
-"""Figures: both files are there, say what they should, repeat to the byte, and nothing lies upon anything else."""
+"""Figures: all files are there, say what they should, repeat to the byte, and nothing lies upon anything else."""
 
 import html
 import itertools
@@ -11,9 +11,10 @@ import pytest
 from matplotlib.text import Text
 from test_tables import HOSTILE, METHODS, change, make
 
+from kdbench.plan.registry import method_names
 from kdbench.report import figures, stats
 from kdbench.report.block import BlockReport
-from kdbench.report.figures import canvas
+from kdbench.report.figures import canvas, style
 from kdbench.report.figures.style import method_styles
 from kdbench.types import KdbenchError
 
@@ -72,7 +73,7 @@ def channels(block, seeds=2):
 
 def curves(block, seeds=2):
     keys = itertools.product(
-        (p.id for p in block.pairs), (m.id for m in block.methods), range(seeds), range(100, 500, 100)
+        (p.id for p in block.pairs), (m.id for m in block.methods), range(seeds), range(100, 600, 100)
     )
     rows = [(pair, method, seed, step, 50 + step / 20 + seed) for pair, method, seed, step in keys]
     return pd.DataFrame(rows, columns=["pair", "method", "seed", "step", "test_accuracy"])
@@ -143,33 +144,37 @@ def words(path):
         ),
         (
             "accuracy",
-            ["vit-t → cnn-s", "UHKD† (C0)", "mean of 2 headline pairs", "difference to KD", "points", "3 seeds"],
+            ["vit-t → cnn-s", "UHKD† (C0)", "frequency", "test accuracy − Scratch by pair", "points", "3 seeds"],
         ),
         (
             "similarity",
             [
-                "vit-t → cnn-s",
+                "CNN students",
                 "UHKD† (C0)",
-                "CKA before training",
-                "low spatial frequencies",
-                "change of CKA",
-                "Hatched",
+                "CKA − Scratch",
+                "accuracy − Scratch, points",
+                "low band",
+                "shuffled pairs (null)",
+                "high band",
             ],
         ),
         (
             "spectra",
             ["vit-t → cnn-s", "UHKD† (C0)", "cnn-t (teacher)", "cnn-s (Scratch)", "stage 4", "cycles per image"],
         ),
-        ("verdict", ["UHKD† (C0)", "mean of 2 headline pairs", "points", "difference to KD"]),
-        ("cost", ["UHKD† (C0)", "training time, × Scratch", "difference to KD, points", "(mean of 2 headline pairs)"]),
+        ("verdict", ["UHKD† (C0)", "mean of 2 headline pairs", "points", "test accuracy − Scratch", "dashed: KD"]),
+        (
+            "cost",
+            ["UHKD† (C0)", "training time, × Scratch", "accuracy − Scratch, points", "(mean of 2 headline pairs)"],
+        ),
         ("learning", ["vit-t → cnn-s", "FD-CMKD‡", "step", "test accuracy, %", "2 seeds"]),
     ],
 )
-def test_both_files_with_their_labels_and_the_same_bytes_again(kind, labels, tmp_path):
+def test_all_files_with_their_labels_and_the_same_bytes_again(kind, labels, tmp_path):
     suite, block, frame = make(pairs=2)
     paths = canvas.write(draw(kind, suite, block, frame), tmp_path / "a.b")
-    assert [p.name for p in paths] == ["a.b.svg", "a.b.png"] and sorted(tmp_path.iterdir()) == sorted(paths)
-    assert paths[1].read_bytes().startswith(b"\x89PNG")
+    assert [p.name for p in paths] == ["a.b.svg", "a.b.png", "a.b.pdf"] and sorted(tmp_path.iterdir()) == sorted(paths)
+    assert paths[1].read_bytes().startswith(b"\x89PNG") and paths[2].read_bytes().startswith(b"%PDF")
     text = " ".join(words(paths[0]))
     for label in labels:
         assert label in text, label
@@ -208,27 +213,29 @@ def test_nothing_overlaps(kind, pairs, methods):
         assert box.x0 >= -1 and box.y0 >= -1 and box.x1 <= figure.bbox.x1 + 1 and box.y1 <= figure.bbox.y1 + 1
 
 
-@pytest.mark.parametrize("kind", ["verdict", "cost", "similarity"])
-def test_what_sums_up_fits_a_column(kind):
+@pytest.mark.parametrize("kind", ["verdict", "cost", "accuracy", "similarity"])
+def test_what_sums_up_fits_a_column_and_what_shows_pairs_a_page(kind):
     suite, block, frame = make(9)
-    assert draw(kind, suite, block, frame).get_figwidth() == pytest.approx(canvas.COLUMN, abs=0.05)
+    width = canvas.COLUMN if kind in ("verdict", "cost") else canvas.PAGE
+    assert draw(kind, suite, block, frame).get_figwidth() == pytest.approx(width, abs=0.05)
 
 
-def test_forest_names_what_is_absent_and_marks_weak_pairs():
+def test_forests_name_what_is_absent_and_mark_weak_pairs():
     suite, block, frame = make()
     frame = change(frame, block.pairs[0].id, "ofa", status="n/a", reason="too few maps")
     frame = change(frame, block.pairs[1].id, "ofa", status="diverged", reason="step 3")
     frame.loc[(frame["pair"] == block.pairs[2].id) & (frame["method"] != "scratch"), "teacher_val"] = 80.0
     text = said(draw("accuracy", suite, block, frame))
-    for part in ("n/a", "diverged", "(weak teacher)", "mean of 2 headline pairs", "no complete seed"):
-        assert part in text
+    assert all(part in text for part in ("n/a", "diverged", "(weak teacher)"))
+    text = said(draw("verdict", suite, block, frame))
+    assert "mean of 2 headline pairs" in text and "no complete seed" in text
 
 
-def test_forest_without_kd_one_seed_and_nothing_at_all():
-    suite, block, frame = make(methods=("scratch", "ofa"), seeds=1)
-    assert "difference to Scratch, test accuracy, 1 seed" in said(draw("accuracy", suite, block, frame))
+def test_forests_without_scratch_with_one_seed_and_with_nothing_at_all():
+    suite, block, frame = make(methods=("kd", "ofa"), seeds=1)
+    assert "test accuracy − KD by pair, 1 seed" in said(draw("accuracy", suite, block, frame))
     for pair in block.pairs:
-        for method in ("scratch", "ofa"):
+        for method in ("kd", "ofa"):
             frame = change(frame, pair.id, method, status="missing")
     assert "missing" in said(draw("accuracy", suite, block, frame))
     suite, block, frame = make(methods=("ofa", "uhkd"))
@@ -236,24 +243,45 @@ def test_forest_without_kd_one_seed_and_nothing_at_all():
         draw("accuracy", suite, block, frame)
 
 
-def test_forest_holds_tuned_methods_against_tuned_kd():
-    suite, block, frame = make(methods=("scratch", "kd", "ofa"), seeds=1)
-    twins = tuple(replace(m, id=f"{m.id}-tuned", label=f"{m.label}, tuned", tuned_from=m.id) for m in block.methods[1:])
-    block = replace(block, methods=block.methods + twins)
-    tests = {"scratch": 50.0, "kd": 60.0, "ofa": 63.0, "kd-tuned": 64.0, "ofa-tuned": 65.0}
-    one = frame[frame["method"] == "kd"]
-    frame = pd.concat(one.assign(method=method, test=test) for method, test in tests.items())
-    figure = draw("accuracy", replace(suite, blocks=(block,)), block, frame)
-    overall = figure.axes[0]
-    assert [len(axes.lines) for axes in draw("verdict", replace(suite, blocks=(block,)), block, frame).axes] == [
-        len(overall.lines)
-    ]
-    names = [t.get_text() for t in overall.get_yticklabels()]
-    points = {line.get_ydata()[0]: line.get_xdata()[0] for line in overall.lines if len(line.get_xdata()) == 1}
-    labels = {m.id: m.label for m in block.methods}
-    expected = {"scratch": -10.0, "ofa": 3.0, "kd-tuned": 4.0, "ofa-tuned": 1.0}
-    assert {names[y]: x for y, x in points.items()} == {labels[m]: pytest.approx(x) for m, x in expected.items()}
-    assert f"(tuned methods: to {labels['kd-tuned']})" in figure._suptitle.get_text().replace("\n", " ")
+def points(axes, marker=None):
+    """{y: x} of the single points of a panel."""
+    lines = [line for line in axes.lines if len(line.get_xdata()) == 1 and line.get_marker() != "None"]
+    return {line.get_ydata()[0]: line.get_xdata()[0] for line in lines}
+
+
+def test_the_forest_stands_sorted_within_groups_with_a_dot_a_pair():
+    suite, block, frame = make(methods=("scratch", "kd", "ofa", "uhkd", "uhkd-c0"))
+    (axes,) = draw("verdict", suite, block, frame).axes
+    names = [t.get_text() for t in axes.get_yticklabels()]
+    assert names == ["logits", "OFA", "KD", "frequency", "UHKD† (C0)", "UHKD†"]
+    at = dict(zip(axes.get_yticks(), names, strict=True))
+    gains = stats.verdict(frame, "scratch")["difference"]
+    labels = {m.label: m.id for m in block.methods}
+    assert {labels[at[y]]: x for y, x in points(axes).items()} == pytest.approx(gains.astype(float).to_dict())
+    dots = [sorted(line.get_xdata()) for line in axes.lines if len(line.get_xdata()) == 3]
+    each = stats.differences(frame, "scratch").groupby("pair").mean()
+    assert sorted(dots) == [pytest.approx(x) for x in sorted(sorted(each[m]) for m in each)]
+    assert any(list(line.get_xdata()) == [pytest.approx(gains["kd"])] * 2 for line in axes.lines)
+
+
+def test_a_collapsed_method_is_an_arrow_and_squashes_no_axis():
+    suite, block, frame = make()
+    plain = [draw(kind, suite, block, frame).axes[0].get_xlim() for kind in ("verdict", "accuracy")]
+    frame.loc[(frame["pair"] == block.pairs[0].id) & (frame["method"] == "ofa"), "test"] = 39.0
+    assert stats.collapsed(frame) == {(block.pairs[0].id, "ofa")}
+    for kind, (low, high) in zip(("verdict", "accuracy"), plain, strict=True):
+        figure = draw(kind, suite, block, frame)
+        assert low - 1 < figure.axes[0].get_xlim()[0] and figure.axes[0].get_xlim()[1] < high + 1
+        assert "collapsed" in said(figure) and "collapsed" not in said(draw(kind, *make()))
+    text = said(draw("verdict", suite, block, frame))
+    assert "−13: collapsed on 1 of 3 pairs" in text
+
+
+def test_pairs_stand_in_a_grid_of_teacher_by_student_where_they_fill_one():
+    suite, block, frame = make(9)
+    axes = [a for a in draw("accuracy", suite, block, frame).axes if a.get_visible()]
+    place = {a.get_title(): (a.get_subplotspec().rowspan.start, a.get_subplotspec().colspan.start) for a in axes}
+    assert place["vit-t → cnn-s"] == (1, 0) and place["cnn-t → vit-s"] == (0, 1) and place["mlp-t → mlp-s"] == (2, 2)
 
 
 def test_nothing_to_draw_is_an_error():
@@ -270,7 +298,7 @@ def test_nothing_to_draw_is_an_error():
 
 def test_hostile_names_are_text(tmp_path):
     suite, block, _ = make(pairs=1, names={"ofa": HOSTILE.removesuffix(" 語"), "uhkd": "_hidden"})
-    path, _ = canvas.write(draw("learning", suite, block), tmp_path / "x")
+    path, *_ = canvas.write(draw("learning", suite, block), tmp_path / "x")
     assert "<script" not in path.read_text()
     assert "<script>alert(1)</script>" in "".join(words(path)) and "_hidden" in words(path)
 
@@ -289,69 +317,111 @@ def test_views_of_the_stages_show_one_pair_or_one_method_in_one_band():
 
 def test_every_figure_that_has_its_numbers_is_written(tmp_path):
     suite, block, frame = make(pairs=1, methods=("scratch", "kd"))
-    measured = {"stages": [{**d, "spectra": []} for d in stages(block)], "channels": (), "curves": curves(block)}
+    short = curves(block).query("step < 500")
+    measured = {"stages": [{**d, "spectra": []} for d in stages(block)], "channels": (), "curves": short}
     paths = figures.write_figures(report(suite, block, frame, **measured), tmp_path)
     assert sorted(paths) == sorted(path for path in tmp_path.rglob("*") if path.is_file())
     names = {path.relative_to(tmp_path).as_posix() for path in paths}
-    kinds = set(KINDS) - {"channels", "spectra"}
-    assert {n for n in names if "/" not in n} == {f"main-{kind}.{end}" for kind in kinds for end in ("svg", "png")}
+    stems = {"supplement/main-stages", *(f"main-{kind}" for kind in ("similarity", "verdict", "accuracy", "cost"))}
     views = itertools.product(("by-pair/cnn-t--cnn-s", "by-method/scratch", "by-method/kd"), ("low", "high"))
-    assert {n for n in names if "/" in n} == {f"main/{view}-{band}.svg" for view, band in views}
+    expected = {f"{stem}.{end}" for stem in stems for end in ("svg", "png", "pdf")}
+    assert names == expected | {f"main/{view}-{band}.svg" for view, band in views}
 
 
 def test_a_figure_is_one_file_with_a_caption():
     assert set(figures.kinds()) == set(KINDS)
-    fields = {*BlockReport.__dataclass_fields__, "spectra"}
+    fields = {*BlockReport.__dataclass_fields__, "spectra", "long_curves"}
     for kind, figure in figures.kinds().items():
         assert figure.__doc__ and figure.TITLE and set(figure.READS) <= fields, kind
 
 
-def test_twenty_methods_differ_and_agree_between_figures():
+def test_every_method_has_a_look_of_its_own_in_all_suites():
+    looks = style._LOOKS
+    assert set(method_names()) <= set(looks) and len(set(looks.values())) == len(looks)
+    assert looks["kd"][0] == "#000000"
+
+
+def test_twenty_unknown_methods_differ_and_look_alike_in_another_suite():
     suite, *_ = make(methods=MANY)
     styles = method_styles(suite)
     assert len(styles) == 20 and len({(s["color"], s["marker"]) for s in styles.values()}) == 20
-    assert len({s["marker"] for s in styles.values()}) == 18
-    assert styles == method_styles(suite)
-    assert styles["kd"]["color"] == "#000000"
+    other, *_ = make(methods=("m3", "kd", "uhkd"))
+    assert method_styles(other) == {m: styles[m] for m in ("m3", "kd", "uhkd")}
 
 
-def test_a_tuned_twin_has_the_colour_of_its_method():
-    suite, block, _ = make(methods=MANY)
+def test_variants_and_tuned_twins_have_the_colour_of_their_method():
+    suite, block, _ = make(methods=METHODS)
     plain = method_styles(suite)
     twins = tuple(replace(m, id=f"{m.id}-tuned", tuned_from=m.id) for m in block.methods)
-    styles = method_styles(replace(suite, blocks=(replace(block, methods=block.methods + twins),)))
+    variant = replace(block.methods[2], id="ofa-other", variant_of="ofa")
+    styles = method_styles(replace(suite, blocks=(replace(block, methods=(*block.methods, *twins, variant)),)))
     assert {m: styles[m] for m in plain} == plain
     assert all(styles[f"{m}-tuned"]["color"] == plain[m]["color"] for m in plain)
-    assert len({(s["color"], s["marker"]) for s in styles.values()}) == 40
+    assert styles["ofa-other"]["color"] == plain["ofa"]["color"]
+    assert len({(s["color"], s["marker"]) for s in styles.values()}) == 2 * len(METHODS) + 1
 
 
-def cells(axes):
-    """{(method label, column): text} of one half of the heat map, and how many cells are hatched."""
-    rows = [t.get_text() for t in axes.get_yticklabels()]
-    texts = {(rows[t.get_position()[1]], t.get_position()[0]): t.get_text() for t in axes.texts}
-    return texts, sum(bool(patch.get_hatch()) for patch in axes.patches)
+def measured(block, levels, seeds=2, bands=("low", "high"), ceiling=None):
+    """Documents of `stages` in which CKA is levels[method], a little more in the second stage, in later seeds and in
+    later pairs than the first."""
+    documents = []
+    for i, pair in enumerate(block.pairs):
+        rows = [
+            {"seed": seed, "method": method, "stage": stage, "band": band}
+            | {"cka": level + 0.1 * (stage == 2) + 0.02 * seed + 0.01 * i * (method == "kd") if band in bands else None}
+            | {"null_low": -0.02, "null_high": 0.03, "reason": None if band in bands else "the grid is too small"}
+            for method, level in levels.items()
+            for seed, stage, band in itertools.product(range(seeds), (1, 2), ("dc", "low", "high"))
+        ]
+        own = [{"seeds": [0, 1], "stage": 1, "band": b, "cka": ceiling, "reason": None} for b in bands if ceiling]
+        documents.append({"pair": pair.id, "block": block.name, "kind": "stages", "rows": rows, "ceiling": own})
+    return documents
 
 
-def test_summary_shows_the_paired_change_and_hatches_what_has_no_number():
-    suite, block, _ = make(pairs=2, methods=("scratch", "kd", "ofa", "uhkd"))
-    documents = stages(block)
-    levels = {"before": 0.5, "scratch": 0.5, "kd": 0.62, "ofa": 0.3, "uhkd": 0.9}
-    for row in documents[0]["rows"]:
-        # Odd stages only; the second seed's level must cancel out of the differences, not out of the first row.
-        row["cka"] = levels[row["method"]] + 0.2 * row["seed"] if row["band"] == "low" and row["stage"] % 2 else None
-        if (row["method"], row["stage"]) == ("uhkd", 3):
-            row["cka"] = None
-    documents[1]["rows"] = [r for r in documents[1]["rows"] if r["method"] != "ofa"]
-    low, high, bar = draw("similarity", suite, block, stages=documents).axes
-    texts, hatched = cells(low)
-    expected = {"CKA before training": ".60", "Scratch": ".00", "KD": "+.12", "OFA": "−.20"}
-    assert {label: text for (label, pair), text in texts.items() if pair == 0} == expected
-    assert ("KD", 1) in texts and ("OFA", 1) not in texts and hatched == 2
-    assert [t.get_text() for t in high.get_xticklabels()] == [f"{p.teacher} → {p.student}" for p in block.pairs]
-    assert cells(high) == ({}, 10)
-    image = low.images[0].get_array()
-    assert image.shape == (5, 2) and image.mask[0].all() and image[2, 0] == pytest.approx(0.12)
-    assert bar.get_xlabel() == "change of CKA, mean over stages"
+LEVELS = {"before": 0.1, "scratch": 0.5, "kd": 0.52, "ofa": 0.3, "uhkd": 0.7}
+
+
+def test_similarity_is_held_against_scratch_by_family_with_its_ceiling():
+    suite, block, frame = make(pairs=4, methods=("scratch", "kd", "ofa", "uhkd"), seeds=2)
+    figure = draw("similarity", suite, block, frame, stages=measured(block, LEVELS, ceiling=0.8))
+    grid, (low, high) = np.array(figure.axes[:6]).reshape(3, 2), figure.axes[6:]
+    assert [a.get_title() for a in grid[0]] == ["CNN students", "ViT students"]
+    level = [line.get_xdata()[0] for line in grid[0, 0].lines]
+    assert level == pytest.approx([0.56, 0.8] * 2)
+    rows = [t.get_text() for t in grid[1, 0].get_yticklabels()]
+    assert rows == ["KD", "OFA", "UHKD†"]
+    found = points(grid[1, 0])
+    assert sorted(found) == pytest.approx([-0.17, 0.17, 0.83, 1.17, 1.83, 2.17])
+    # Pairs 0 to 2 have a CNN student: KD is 0.02 above Scratch, and 0.01 more a pair.
+    assert [found[y] for y in sorted(found)] == pytest.approx([0.03, 0.03, -0.2, -0.2, 0.2, 0.2])
+    gains = stats.differences(frame, "scratch").loc[[pair.id for pair in block.pairs[:3]]]
+    assert list(points(grid[2, 0]).values()) == pytest.approx(gains.mean().tolist())
+    dots = np.concatenate([line.get_xydata() for line in low.lines if line.get_marker() != "None"])
+    assert len(dots) == 12 and low.get_title().startswith("low band\nρ = ")
+    assert "[" in high.get_title(), "four pairs have an interval"
+
+
+def test_similarity_without_a_band_or_a_level_says_so_and_draws_the_rest():
+    suite, block, frame = make(pairs=4, methods=("scratch", "kd", "ofa", "uhkd"), seeds=2)
+    documents = measured(block, LEVELS)
+    documents[3] = measured(block, LEVELS, bands=())[3]
+    text = said(draw("similarity", suite, block, frame, stages=documents))
+    assert "n/a: no such band" in text and "cnn-t → vit-s: the grid is too small." in text and "ceiling" not in text
+    # The first run lacks a stage that others have: its mean would be over other stages.
+    documents[0]["rows"] = [r for r in documents[0]["rows"] if r["method"] != "ofa"]
+    next(r for r in documents[0]["rows"] if (r["method"], r["band"]) == ("kd", "low"))["cka"] = None
+    figure = draw("similarity", suite, block, frame, stages=documents)
+    assert len(points(figure.axes[2])) == 6
+
+
+def test_what_collapsed_has_no_place_in_the_similarity_figure():
+    suite, block, frame = make(pairs=3, methods=("scratch", "kd", "ofa", "uhkd"), seeds=2)
+    frame.loc[frame["method"] == "ofa", "test"] = 10.0
+    figure = draw("similarity", suite, block, frame, stages=measured(block, LEVELS))
+    change_panel, gain_panel, low = figure.axes[1], figure.axes[2], figure.axes[3]
+    assert len(points(change_panel)) == 4 and len(points(gain_panel)) == 2
+    assert sum(len(line.get_xdata()) for line in low.lines if line.get_marker() != "None") == 6
+    assert "Collapsed (below half of Scratch's accuracy on a pair; not at the right): OFA." in said(figure)
 
 
 def test_cost_is_time_over_scratch_against_the_verdict():
@@ -364,13 +434,27 @@ def test_cost_is_time_over_scratch_against_the_verdict():
         frame = change(frame, pair.id, "uhkd", seed=1, status="diverged", reason="step 3")
         frame = change(frame, pair.id, "ofa", status="diverged", reason="step 3")
     figure = draw("cost", suite, block, frame)
-    points = {tuple(line.get_xydata()[0]) for line in figure.axes[0].lines if line.get_marker() != "None"}
-    gains = stats.verdict(frame, "kd")["difference"]
-    expected = {(1.0, gains["scratch"]), (2.0, 0.0), (4.0, gains["uhkd"]), (5.0, gains["uhkd-c0"])}
+    found = {tuple(line.get_xydata()[0]) for line in figure.axes[0].lines if line.get_marker() != "None"}
+    gains = stats.verdict(frame, "scratch")["difference"]
+    expected = {(1.0, 0.0), (2.0, gains["kd"]), (4.0, gains["uhkd"]), (5.0, gains["uhkd-c0"])}
     expected |= {(6.0, gains["fdcmkd"])}
-    assert np.array(sorted(points)) == pytest.approx(np.array(sorted(expected)))
+    assert np.array(sorted(found)) == pytest.approx(np.array(sorted(expected)))
     assert "OFA" not in [t.get_text() for t in figure.legends[0].get_texts()]
     assert "Without a complete seed on the headline pairs: OFA." in figure._supxlabel.get_text()
+
+
+def test_cost_counts_operations_with_the_teachers_pass_where_every_result_holds_them():
+    suite, block, frame = make(pairs=3, methods=("scratch", "kd", "ofa"))
+    held = {"scratch": (100.0, 0.0, 10), "kd": (100.0, 50.0, 10), "ofa": (150.0, 50.0, 20)}
+    for column, i in (("operations_per_step", 0), ("teacher_operations_per_step", 1), ("steps", 2)):
+        frame[column] = frame["method"].map({m: numbers[i] for m, numbers in held.items()})
+    figure = draw("cost", suite, block, frame)
+    found = {line.get_xdata()[0] for line in figure.axes[0].lines if line.get_marker() != "None"}
+    assert sorted(found) == pytest.approx([1.0, 1.5, 4.0])
+    assert figure.axes[0].get_xlabel() == "operations, × Scratch" and "pass included" in said(figure)
+    frame.loc[frame.index[0], "operations_per_step"] = None
+    figure = draw("cost", suite, block, frame)
+    assert figure.axes[0].get_xlabel() == "training time, × Scratch" and "so time is shown" in said(figure)
 
 
 def test_cost_without_scratch_headline_pairs_or_results():
@@ -378,7 +462,7 @@ def test_cost_without_scratch_headline_pairs_or_results():
     assert [t.get_text() for t in draw("cost", suite, block, frame).axes[0].texts] == ["no headline pair"]
     suite, block, frame = make(pairs=1, seeds=1, methods=("scratch", "kd", "ofa"))
     one = draw("cost", suite, block, frame).axes[0]
-    assert [line.get_markerfacecolor() for line in one.lines[1:]] == ["white", "#000000", "white"]
+    assert [line.get_markerfacecolor() for line in one.lines[1:]] == ["#777777", "white", "white"]
     for method in ("kd", "ofa"):
         frame = change(frame, block.pairs[0].id, method, status="missing")
     assert "no complete seed" in [t.get_text() for t in draw("cost", suite, block, frame).axes[0].texts]
@@ -389,14 +473,15 @@ def test_spectra_are_those_of_the_documents():
     documents = stages(block)
     documents[1]["spectra"] = []
     grid = np.array(draw("spectra", suite, block, stages=documents).axes).reshape(3, 4)
-    lines = {line.get_color(): line for line in grid[1, 2].lines if line.get_linestyle() != "None"}
+    lines = {(line.get_color(), line.get_linestyle()): line for line in grid[1, 2].lines}
     styles = method_styles(suite)
     for i, method in enumerate(["before", *(m.id for m in block.methods)], start=1):
         own = method in ("before", "scratch", "kd", "uhkd", "uhkd-c0")
-        colour = "#aaaaaa" if method == "before" else styles[method]["color"]
-        assert (colour in lines) == own, method
+        of = style.BEFORE if method == "before" else styles[method]
+        look = of["color"], of["linestyle"]
+        assert (look in lines) == own, method
         if own:
-            assert lines[colour].get_xydata().ravel() == pytest.approx([1, 0.5 - 0.01 * i, 2, 0.5 + 0.01 * i])
+            assert lines[look].get_xydata().ravel() == pytest.approx([1, 0.5 - 0.01 * i, 2, 0.5 + 0.01 * i])
     (others,) = grid[1, 2].collections
     assert others.get_datalim(grid[1, 2].transData).intervaly == pytest.approx([0.43, 0.57])
     assert [t.get_text() for t in grid[2, 0].texts] == ["n/a: fewer\nthan four\nstages"]
@@ -408,7 +493,8 @@ def test_a_long_label_has_two_lines_and_loses_nothing():
     assert len(long) == 45
     suite, block, frame = make(names={"ofa": long})
     for kind in ("verdict", "accuracy", "similarity"):
-        labels = [t.get_text() for t in draw(kind, suite, block, frame).axes[0].get_yticklabels()]
+        panel = draw(kind, suite, block, frame).axes[-3 if kind == "similarity" else 0]
+        labels = [t.get_text() for t in panel.get_yticklabels()]
         assert "FD-CMKD‡ (heads only as\nwritten, no teacher)!" in labels and "UHKD† (C0)" in labels, kind
 
 
@@ -418,7 +504,8 @@ def test_figures_show_short_labels_but_never_one_for_two_methods():
     block = replace(block, methods=tuple(replace(m, short=shorts.get(m.id, "")) for m in block.methods))
     assert list(canvas.labels_of(block).values()) == ["Scratch", "KD", "OFA", "UHKD†", "spatial twin"]
     for kind in ("verdict", "accuracy", "similarity"):
-        labels = [t.get_text() for t in draw(kind, suite, block, frame).axes[0].get_yticklabels()]
+        panel = draw(kind, suite, block, frame).axes[-3 if kind == "similarity" else 0]
+        labels = [t.get_text() for t in panel.get_yticklabels()]
         assert "spatial twin" in labels and "UHKD† (C0)" not in labels, kind
 
 
@@ -454,14 +541,15 @@ def test_spectra_tell_the_networks_of_the_first_row_from_the_methods_below():
     assert names & others == {"white noise on its grid"}
 
 
-def test_short_learning_curves_show_their_points_and_begin_at_zero():
-    suite, block, _ = make(pairs=1, methods=("scratch", "kd"))
+def test_curves_of_fewer_than_five_points_are_not_drawn():
+    suite, block, _ = make(pairs=2, methods=("scratch", "kd"))
     numbers = curves(block)
-    (axes,) = draw("learning", suite, block, curves=numbers).axes
-    assert axes.get_xlim()[0] == 0 and [line.get_marker() for line in axes.lines] == ["s", "s", "o", "o"]
-    longer = pd.concat([numbers.assign(step=numbers["step"] + shift) for shift in (0, 400)])
-    (axes,) = draw("learning", suite, block, curves=longer).axes
-    assert [line.get_marker() for line in axes.lines] == ["None", "s", "None", "o"]
+    short = (numbers["pair"] == block.pairs[0].id) & (numbers["step"] == 100)
+    one, other = draw("learning", suite, block, curves=numbers[~short]).axes
+    assert one.texts[0].get_text() == "fewer than five points" and not one.lines
+    assert other.get_xlim()[0] == 0 and [line.get_marker() for line in other.lines] == ["None", "s", "None", "o"]
+    with pytest.raises(KdbenchError, match="no learning curve"):
+        draw("learning", suite, block, curves=numbers[numbers["step"] > 100])
 
 
 def test_channels_of_one_seed_say_what_their_whiskers_are():

@@ -206,7 +206,7 @@ def test_figures_are_embedded_and_tell_their_age(tmp_path, monkeypatch):
     ]
     assert second == [("Similarity", "<svg>main-2-stages</svg>", False)]
     captions = [figure["caption"] for figure in data["blocks"][0]["figures"]]
-    assert captions[0].startswith("Paired difference of each method to KD") and captions[-1] == ""
+    assert captions[0].startswith("Paired difference of each method to Scratch") and captions[-1] == ""
 
 
 def test_the_policy_lets_nothing_in_but_the_pages_own_script(plan):

@@ -21,6 +21,8 @@ from kdbench.results.reference import Reference
 from kdbench.results.today import Today
 from kdbench.types import Block, MethodSpec, Suite
 
+CURVE_POINTS = 5
+
 
 @dataclass(frozen=True, eq=False)
 class Reading:
@@ -99,6 +101,15 @@ class BlockReport:
     def further(self) -> list[str]:
         """Columns of its frame that the block shows also."""
         return [name for also in self.block.also for name in FURTHER[also] if name in self.frame]
+
+    @cached_property
+    def long_curves(self) -> pd.DataFrame:
+        """The curves of runs with a test accuracy at CURVE_POINTS steps or more: fewer are no curve."""
+        if self.curves.empty:
+            return self.curves
+        known = self.curves[stats.numbers(self.curves, "test_accuracy").notna()]
+        points = known.groupby(["pair", "method", "seed"])["step"].transform("size")
+        return known[points >= CURVE_POINTS]
 
     @cached_property
     def shown(self) -> BlockReport:

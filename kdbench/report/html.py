@@ -219,7 +219,7 @@ def _points(curve: pd.DataFrame) -> list[list[float | None]]:
 def _figures(report: BlockReport, folder: Path, newest: float) -> Iterator[dict[str, Any]]:
     """The block's figures as they lie in a folder; one older than the newest result says so."""
     known = figures.kinds()
-    for kind, path in sorted(_drawn(report, folder).items()):
+    for kind, path in _drawn(report, folder).items():
         media = "image/svg+xml" if path.suffix == ".svg" else "image/png"
         source = f"data:{media};base64,{base64.b64encode(path.read_bytes()).decode()}"
         title, caption = (known[kind].TITLE, known[kind].__doc__) if kind in known else (kind, "")
@@ -228,9 +228,10 @@ def _figures(report: BlockReport, folder: Path, newest: float) -> Iterator[dict[
 
 
 def _drawn(report: BlockReport, folder: Path) -> dict[str, Path]:
-    """{kind: file} of the figures BLOCK-KIND, as SVG where there is one and it is not too large."""
+    """{kind: file} of the figures BLOCK-KIND, the supplement's last, as SVG where there is one and it is not too large."""
     found, block = {}, report.block.name
-    for path in sorted([*folder.glob("*.png"), *folder.glob("*.svg")], key=lambda path: path.suffix):
+    places = (folder, folder / figures.SUPPLEMENT)
+    for path in (path for place in places for suffix in (".png", ".svg") for path in sorted(place.glob(f"*{suffix}"))):
         # One block's name may begin with another's.
         owners = [b.name for b in report.suite.blocks if path.stem.startswith(f"{b.name}-")]
         if max(owners, key=len, default=None) == block and (path.suffix == ".png" or path.stat().st_size <= MAX_SVG):

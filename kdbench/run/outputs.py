@@ -51,7 +51,8 @@ def _check_whole(plan: Plan, block: str, runs: pd.DataFrame) -> None:
 
 
 def run_figures(plan: Plan, folder: Path) -> list[Path]:
-    """Draw every figure of the suite into `folder`: BLOCK-KIND, and single views BLOCK/by-pair and BLOCK/by-method."""
+    """Draw every figure of the suite into `folder`: BLOCK-KIND, those that no paper has room for in supplement/, and
+    single views in BLOCK/by-pair and BLOCK/by-method."""
     from kdbench.report.block import block_reports
     from kdbench.report.figures import write_figures
 
@@ -75,9 +76,10 @@ def run_reference(plan: Plan) -> list[Path]:
         _check_whole(plan, block, own)
     written = write_reference(today, _with_further(runs, reports), about(reports))
     copies = {path: TABLES / "reference" / path.name for path in tables}
-    copies |= {path: folder / "figures" / path.name for path in run_figures(plan, home(plan.suite) / "figures")}
+    drawn = home(plan.suite) / "figures"
+    copies |= {path: folder / "figures" / path.relative_to(drawn) for path in run_figures(plan, drawn)}
     for source, target in copies.items():
-        if target.suffix != ".svg":
+        if target.suffix not in (".svg", ".pdf"):
             with atomic(target) as file:
                 file.write(source.read_bytes())
             written.append(target)

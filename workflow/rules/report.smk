@@ -67,6 +67,7 @@ rule figure:
             subcategory=planning.figure_place,
             patterns=[
                 "{block,[^/]+}-{kind,[a-z]+}.svg",
+                "supplement/{block,[^/]+}-{kind,[a-z]+}.svg",
                 "{block,[^/]+}/by-{view}/{shown}-{band,low|high}.svg",
             ],
             labels=lambda w: planning.figure_labels(PLAN.suite, w),

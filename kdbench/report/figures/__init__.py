@@ -1,9 +1,10 @@
 """The figures of a block: a file a kind, found by looking, so that a new figure is one new file.
 
 A file that draws a figure has a docstring, which is its caption; TITLE; READS, the fields of BlockReport that must not
-be empty; and draw(report) -> Figure. It may have views(report), which yields (name, Figure) of single views, drawn as
-SVG only. What sums a block up (verdict, cost, similarity) and each single view fits a column of a page; what shows pair
-by pair fits a page.
+be empty; and draw(report) -> Figure. One with SUPPLEMENT is for who wants all numbers: it lies in a folder of its own.
+It may have views(report), which yields (name, Figure) of single views, drawn as SVG only. What sums a block up
+(verdict, cost, channels) and each single view fits a column of a page; what shows pair by pair, and similarity, fits a
+page.
 """
 
 from __future__ import annotations
@@ -17,6 +18,13 @@ from types import ModuleType
 from kdbench.report.block import BlockReport
 from kdbench.report.figures.canvas import write
 
+SUPPLEMENT = "supplement"
+"""Folder of what no paper has room for."""
+
+
+def is_supplement(figure: ModuleType) -> bool:
+    return getattr(figure, "SUPPLEMENT", False)
+
 
 @functools.cache
 def kinds() -> dict[str, ModuleType]:
@@ -26,12 +34,15 @@ def kinds() -> dict[str, ModuleType]:
 
 
 def write_figures(report: BlockReport, folder: Path) -> list[Path]:
-    """Write folder/BLOCK-KIND.svg and .png for every kind that has its numbers, and folder/BLOCK/VIEW.svg."""
+    """Write BLOCK-KIND.svg, .png and .pdf for every kind that has its numbers, into folder or folder/supplement, and
+    folder/BLOCK/VIEW.svg."""
     written, name = [], report.block.name
     for kind, figure in kinds().items():
         if not all(len(getattr(report, needed)) for needed in figure.READS):
             continue
-        written += write(figure.draw(report), folder / f"{name}-{kind}")
+        written += write(
+            figure.draw(report), (folder / SUPPLEMENT if is_supplement(figure) else folder) / f"{name}-{kind}"
+        )
         if hasattr(figure, "views"):
             for view, drawn in figure.views(report):
                 written += write(drawn, folder / name / view, suffixes=("svg",))

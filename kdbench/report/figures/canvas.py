@@ -1,4 +1,4 @@
-"""A figure before and after its panels are drawn: title, grid, labels, legends and footnotes below, SVG and PNG.
+"""A figure before and after its panels are drawn: title, grid, labels, legends and footnotes below, SVG, PNG and PDF.
 
 Figures carry no date and a fixed salt: the same numbers give the same bytes.
 """
@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_pdf import FigureCanvasPdf
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import Locator, LogLocator, MaxNLocator
@@ -24,13 +25,18 @@ from kdbench.report.figures.style import STYLE, styled
 from kdbench.report.text import budget_facts
 from kdbench.types import Block
 
-COLUMN = 3.5
-"""Width of a journal's column, inches: no figure is narrower."""
+COLUMN, PAGE = 3.25, 6.75
+"""Width of a journal's column and of its page, inches: no figure is narrower than the one, none need be wider than the
+other."""
 STEPS = [1, 2, 5, 10]
 """What ticks of a linear axis may be multiples of."""
 _DPI = 150
-_CANVAS = {"svg": FigureCanvasSVG, "png": FigureCanvasAgg}
-_NO_DATE = {"svg": {"Date": None, "Creator": None}, "png": {"Software": None}}
+_CANVAS = {"svg": FigureCanvasSVG, "png": FigureCanvasAgg, "pdf": FigureCanvasPdf}
+_NO_DATE = {
+    "svg": {"Date": None, "Creator": None},
+    "png": {"Software": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+}
 
 
 def canvas(title: str, rows: int, columns: int, panel: tuple[float, float], labels: float = 0.0) -> Figure:
@@ -49,15 +55,17 @@ def arrange(panels: int, most: int) -> tuple[int, int]:
     return rows, -(-panels // rows)
 
 
-def panel_grid(figure: Figure, shape: tuple[int, int], n: int, xlabel: str) -> list[Axes]:
-    """The first n of a grid of axes that share both scales; the lowest of each column carries the label."""
-    axes = figure.subplots(*shape, sharex=True, sharey=True, squeeze=False).ravel()
-    for i, one in enumerate(axes):
-        one.set_visible(i < n)
-        lowest = i + shape[1] >= n
+def panel_grid(figure: Figure, shape: tuple[int, int], cells: Sequence[int], xlabel: str) -> list[Axes]:
+    """These cells, counted row by row, of a grid of axes that share both scales, labelled at the left and below."""
+    every = figure.subplots(*shape, sharex=True, sharey=True, squeeze=False).ravel()
+    for i, one in enumerate(every):
+        one.set_visible(i in cells)
+        lowest = not any(below in cells for below in range(i + shape[1], len(every), shape[1]))
         one.tick_params(labelbottom=lowest)
         one.set_xlabel(xlabel if lowest else "")
-    return list(axes[:n])
+        leftmost = not any(beside in cells for beside in range(i - i % shape[1], i))
+        one.tick_params(labelleft=leftmost)
+    return [every[i] for i in cells]
 
 
 def below(
@@ -72,7 +80,7 @@ def below(
     edition = [f"Edition {report.suite.edition}."] if report.suite.edition != 1 else []
     sentences = [*sentences, *budget_facts(report.block), *edition]
     note = "\n".join(wrap(sentence, width, size=7) for sentence in sentences)
-    columns = max(int(width / 1.7), 1)
+    columns = max(int(width / 1.6), 1)
     legends = [entries for entries in legends if entries]
     titles = titles or [""] * len(legends)
     wrapped = [
@@ -182,9 +190,9 @@ def seeds_text(n: int) -> str:
 
 
 @styled
-def write(figure: Figure, stem: Path, suffixes: Sequence[str] = ("svg", "png")) -> list[Path]:
+def write(figure: Figure, stem: Path, suffixes: Sequence[str] = ("svg", "png", "pdf")) -> list[Path]:
     figure.get_layout_engine().execute(figure)
-    figure.set_layout_engine("none")  # laid out once, for both files: it is what takes the time
+    figure.set_layout_engine("none")  # laid out once, for all files: it is what takes the time
     for axes in figure.axes:
         # The solver's last digits depend on memory addresses; rounded away, the same numbers give the same bytes.
         axes.set_position([round(side, 6) for side in axes.get_position().bounds])
@@ -192,7 +200,7 @@ def write(figure: Figure, stem: Path, suffixes: Sequence[str] = ("svg", "png")) 
     for suffix in suffixes:
         path = Path(stem).with_name(f"{Path(stem).name}.{suffix}")
         with atomic(path) as file:
-            figure.set_dpi(_DPI)  # an SVG leaves its own
+            figure.set_dpi(_DPI)  # SVG and PDF leave their own
             # savefig would draw it twice, once only to lay it out.
             getattr(_CANVAS[suffix](figure), f"print_{suffix}")(file, metadata=_NO_DATE[suffix])
         paths.append(path)

@@ -47,7 +47,7 @@ def draw(report: BlockReport) -> Figure:
     shape = arrange(len(models), 2)
     title = f"{report.block.title}: do two modalities agree in low channel frequencies? {seeds_text(seeds)}"
     figure = canvas(title, *shape, panel=(1.8, 0.5 + 0.34 * len(treatments)), labels=1.2)
-    panels = panel_grid(figure, shape, len(models), "mean cosine\nof two features")
+    panels = panel_grid(figure, shape, range(len(models)), "mean cosine\nof two features")
     for axes, (a, b) in zip(panels, models, strict=True):
         _channel_panel(axes, data[(data["a"] == a) & (data["b"] == b)], treatments)
         axes.set_title(textwrap.fill(plain(f"{a} and {b}"), 34))

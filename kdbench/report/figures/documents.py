@@ -29,6 +29,25 @@ def cka_of(report: BlockReport) -> pd.DataFrame:
     return data
 
 
+def levels_of(data: pd.DataFrame) -> pd.DataFrame:
+    """The mean over stages of the CKA of one band: index (pair, seed), a column a method.
+
+    A run whose CKA is undefined at a stage that others of its pair have is NaN: its mean would be over other stages.
+    """
+    levels = {}
+    for pair, rows in data.groupby("pair", sort=False):
+        stages = rows.pivot_table(index=["seed", "method"], columns="stage", values="cka", dropna=False)
+        levels[pair] = stages.dropna(axis=1, how="all").mean(axis=1, skipna=False).unstack("method")
+    return pd.concat(levels, names=["pair"]) if levels else pd.DataFrame()
+
+
+def ceilings_of(report: BlockReport) -> pd.DataFrame:
+    """CKA of two seeds of the same scratch student: columns pair, seeds, stage, band, cka; empty where not measured."""
+    rows = [{"pair": d["pair"], **row} for d in report.stages for row in d.get("ceiling", ())]
+    data = pd.DataFrame(rows, columns=["pair", "seeds", "stage", "band", "cka", "reason"])
+    return data.assign(cka=pd.to_numeric(data["cka"], errors="coerce").astype(float))
+
+
 def known_pairs(block: Block, found: Iterable[str]) -> list[str]:
     """Pairs in the order of the block, then any other."""
     known = [p.id for p in block.pairs]

@@ -1,12 +1,10 @@
 """Test accuracy against step, one panel a pair. Lines are means over seeds, bands one standard deviation.
 
-Nothing is chosen by these curves: only the last step counts in a table.
+Drawn of runs that have at least five points. Nothing is chosen by these curves: only the last step counts in a table.
 """
 
 from __future__ import annotations
 
-import numpy as np
-import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -29,13 +27,12 @@ from kdbench.report.figures.style import method_styles, styled
 from kdbench.types import KdbenchError
 
 TITLE = "Learning curves"
-READS = ("curves",)
+READS = ("long_curves",)
 
 
 @styled
 def draw(report: BlockReport) -> Figure:
-    block, curves = report.block, report.curves
-    curves = curves[np.isfinite(pd.to_numeric(curves["test_accuracy"], errors="coerce").astype(float))]
+    block, curves = report.block, report.long_curves
     if curves.empty:
         raise KdbenchError(f"no learning curve for block {block.name!r}: there is nothing to draw")
     labels, styles = labels_of(block), method_styles(report.suite)
@@ -50,17 +47,18 @@ def draw(report: BlockReport) -> Figure:
         "step counts)"
     )
     figure = canvas(title, *shape, panel=(1.6, 1.5), labels=0.3)
-    for i, axes in enumerate(panel_grid(figure, shape, len(pairs), "step")):
+    for i, axes in enumerate(panel_grid(figure, shape, range(len(pairs)), "step")):
         part = curves[curves["pair"] == pairs[i]]
         axes.xaxis.set_major_locator(MaxNLocator(nbins=3, steps=STEPS, integer=True))
         axes.set_title(pair_title(block, pairs[i]))
         if part.empty:
-            say(axes, "no result yet")
+            say(axes, "fewer than five points")
         for method in methods:
             at = part[part["method"] == method].groupby("step")["test_accuracy"].agg(["mean", "std"])
+            if at.empty:
+                continue
             style = styles[method]
-            each = {"marker": style["marker"] if len(at) <= 6 else None, "markersize": 2.5}
-            axes.plot(at.index, at["mean"], color=style["color"], linestyle=style["linestyle"], **each)
+            axes.plot(at.index, at["mean"], color=style["color"], linestyle=style["linestyle"])
             axes.plot(at.index[-1:], at["mean"].iloc[-1:], color=style["color"], marker=style["marker"], linestyle="")
             axes.fill_between(
                 at.index, at["mean"] - at["std"], at["mean"] + at["std"], color=style["color"], alpha=0.12, lw=0

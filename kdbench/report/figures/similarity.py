@@ -1,116 +1,233 @@
-"""What training changed in the CKA of teacher and student: methods down, pairs across, one map a frequency band.
+"""Does distillation make a student more similar to its teacher, in which frequencies, and is a better one more similar?
 
-The first row is the CKA before training; the others are the paired difference to it. Both are averaged over the stages
-that have the band, then over seeds. The level differs more between pairs than between methods, so colour shows the
-difference. Hatched cells have no number.
+Change of CKA against Scratch in the low and the high band of spatial frequencies (mean over stages), a row a method and
+a column a student family; below it the change of test accuracy on the same rows. Points are means over the pairs of the
+family, bars 95 % t intervals over seeds, faint dots single pairs. Above stand the levels: Scratch, two seeds of Scratch
+(the ceiling) and shuffled pairs (the null). At the right each dot is a method on a pair: similarity against accuracy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from kdbench.report import stats
 from kdbench.report.block import BlockReport
-from kdbench.report.figures.canvas import STEPS, below, beside, canvas, labels_of, pair_name, row_height, seeds_text
-from kdbench.report.figures.documents import BANDS, cka_of, known_pairs, main_reason
+from kdbench.report.figures.against import baseline_of
+from kdbench.report.figures.canvas import (
+    PAGE,
+    STEPS,
+    below,
+    beside,
+    canvas,
+    labels_of,
+    pair_name,
+    row_height,
+    say,
+    seeds_text,
+)
+from kdbench.report.figures.documents import ceilings_of, cka_of, levels_of, main_reason
+from kdbench.report.figures.forest import DOT, MEAN, draw_collapsed, draw_row
 from kdbench.report.figures.limits import ROWS, first, measured_of
-from kdbench.report.figures.style import styled
+from kdbench.report.figures.style import BANDS, NULL, method_styles, styled
+from kdbench.report.pair_tables import FAMILIES
 
-TITLE = "What training changed in the similarity of teacher and student"
-READS = ("stages",)
-_CHANGES = "PuOr"
+TITLE = "Similarity to the teacher by frequency band, and accuracy"
+READS = ("stages", "frame")
+_WORDS = {"va": "center", "fontsize": 6.5, "color": "#777777"}
 
 
 @styled
 def draw(report: BlockReport) -> Figure:
     block, data = report.block, cka_of(report)
-    where = measured_of(report, "similarity")
-    pairs, left_out = first(known_pairs(block, data["pair"]), ROWS, "pairs", where)
-    methods, more = first((m.id for m in block.methods), ROWS, "methods", where)
-    measured = dict(iter(data.groupby(["pair", "band"])))
-    tables, notes = {}, {}
-    for band in ("low", "high"):
-        columns = {}
-        for pair in pairs:
-            part = measured.get((pair, band), data.iloc[:0])
-            columns[pair] = _changes(part)
-            if columns[pair].empty:
-                notes[f"{pair_name(block, pair)}: {main_reason(part)}."] = None
-        tables[band] = pd.DataFrame(columns).reindex(["before", *methods]).astype(float)
-    limit = np.fmax(pd.concat(tables.values()).drop("before").abs().max().max(), 0.05)
+    baseline, labels, styles = baseline_of(block), labels_of(block), method_styles(report.suite)
+    rivals = [m.id for m in block.methods if m.id != baseline]
+    methods, left_out = first(rivals, ROWS, "methods", measured_of(report, "similarity"))
+    levels = {band: levels_of(data[data["band"] == band]) for band in BANDS}
+    changes = {band: _minus(level, baseline, methods) for band, level in levels.items()}
+    gains = stats.differences(report.frame, baseline).reindex(columns=methods)
+    fallen = stats.collapsed(report.frame)
+    families = _families(report, data["pair"])
 
-    rows, columns = len(methods) + 1, len(pairs)
-    title = (
-        f"{block.title}: what training changed in the CKA of teacher and student, {seeds_text(data['seed'].nunique())}"
-    )
-    labels = ["CKA before training", *(beside(labels_of(block)[m]) for m in methods)]
-    panel = (max(0.24 * columns, 1.2), row_height(labels, 0.13) * rows + 0.25)
-    figure = canvas(title, 2, 1, panel, labels=1.3)
-    figure.set_figheight(figure.get_figheight() + 1.0)
-    grid = figure.subplots(2, 1, sharex=True)
-    for axes, (band, table) in zip(grid, tables.items(), strict=True):
-        image = _heat_panel(axes, table.to_numpy(), limit)
-        axes.set_title(BANDS[band])
-        axes.set_yticks(range(rows), labels)
-    grid[1].set_xticks(range(columns), [pair_name(block, p) for p in pairs], rotation=90)
-    bar = {"location": "bottom", "aspect": 30, "ticks": MaxNLocator(nbins=5, steps=STEPS)}
-    figure.colorbar(image, ax=list(grid), label="change of CKA, mean over stages", **bar)
-    null = data.loc[data["band"].isin(tables), ["null_low", "null_high"]].abs().max().max()
-    chance = [f"CKA of shuffled pairs: up to {null:.2f}."] if np.isfinite(null) else []
+    names = [beside(labels[m]) for m in methods]
+    height = row_height(names, 0.15) * len(methods)
+    seeds = seeds_text(data["seed"].nunique())
+    title = f"{block.title}: similarity to the teacher in low and high frequencies, and accuracy, {seeds}"
+    figure = canvas(title, 1, 1, panel=(PAGE, max(2 * height + 2.0, 3.3)))
+    outer = figure.add_gridspec(1, 2, width_ratios=[1.0 + 1.15 * len(families), 1.9])
+    rows = {"height_ratios": [0.3, height, height]}
+    left = outer[0].subgridspec(3, len(families), **rows).subplots(sharex="row", sharey="row", squeeze=False)
+    right = outer[1].subgridspec(2, 1).subplots(sharex=True, sharey=True)
+
+    ceilings = ceilings_of(report)
+    notes: dict[str, None] = {}
+    for (family, pairs), (level, change, gain) in zip(families.items(), left.T, strict=True):
+        own = data[data["pair"].isin(pairs)]
+        level.set_title(f"{family} students", weight="bold")
+        _level_panel(level, own, {b: x.get(baseline) for b, x in levels.items()}, ceilings, pairs)
+        down = {m for pair, m in fallen if pair in pairs}
+        _dumbbells(change, {b: _of(x, pairs) for b, x in changes.items()}, down, methods)
+        _gain_panel(gain, _of(gains, pairs), down, styles, methods)
+        for pair in pairs:
+            if own.loc[(own["pair"] == pair) & own["band"].isin(BANDS), "cka"].isna().all():
+                part = own[(own["pair"] == pair) & own["band"].isin(BANDS)]
+                notes[f"{pair_name(block, pair)}: {main_reason(part)}."] = None
+    _label(left, names, labels[baseline])
+    for axes, band in zip(right, BANDS, strict=True):
+        _scatter(axes, _points(changes[band], gains, fallen), styles, band)
+        axes.set_ylabel(f"accuracy − {labels[baseline]}, points")
+    right[1].set_xlabel(f"CKA − {labels[baseline]}")
+    shown_fallen = {m for _, m in fallen if m in methods}
     below(
         figure,
         report,
         [
-            "Rows below the first: paired difference to the first. Means over stages and seeds, by band of spatial "
-            "frequencies of the feature maps; no intervals.",
-            *chance,
+            "Unbiased linear CKA of the feature maps with those of the teacher, mean over stages, by band of spatial "
+            "frequencies; test accuracy in points. Points: means over the pairs of a family; bars: 95 % t intervals "
+            "over seeds; faint dots: single pairs.",
+            *(["Ceiling: the same student trained from scratch with two seeds."] if len(ceilings) else []),
+            "Right: a dot a method and pair, colours and markers as at the left; ρ: Spearman's rank correlation, in "
+            "brackets its 95 % bootstrap interval over pairs.",
+            *_fallen_note(labels[m] for m in methods if m in shown_fallen),
             *notes,
             *left_out,
-            *more,
-            *(["Hatched: no finished run, or no CKA at some stage."] if _any_empty(tables.values()) else []),
         ],
+        _legend(labels[baseline], bool(len(ceilings))),
     )
     return figure
 
 
-def _changes(rows: pd.DataFrame) -> pd.Series:
-    """Of one pair and band: CKA before training under "before", and every method's mean difference to it over seeds.
-
-    A run whose CKA is undefined at a stage that others have is left out: its mean would be over other stages.
-    """
-    stages = rows.pivot_table(index=["seed", "method"], columns="stage", values="cka", dropna=False)
-    each = stages.dropna(axis=1, how="all").mean(axis=1, skipna=False).unstack("method")
-    if "before" not in each:
-        return pd.Series(dtype=float)
-    changes = each.sub(each["before"], axis=0).assign(before=each["before"])
-    return changes.mean().dropna()
+def _families(report: BlockReport, found: Iterable[str]) -> dict[str, list[str]]:
+    """Family of the student -> its measured pairs, in the order of the block."""
+    measured, families = set(found), {}
+    for pair in report.block.pairs:
+        if pair.id in measured:
+            family = report.suite.models[pair.student].family
+            families.setdefault(FAMILIES.get(family, family), []).append(pair.id)
+    return families
 
 
-def _any_empty(tables: Iterable[pd.DataFrame]) -> bool:
-    return any(table.isna().to_numpy().any() for table in tables)
+def _minus(levels: pd.DataFrame, baseline: str, methods: Sequence[str]) -> pd.DataFrame:
+    """Index (pair, seed), a column a method: the level minus that of the baseline on the same pair and seed."""
+    own = levels.get(baseline, pd.Series(np.nan, levels.index, dtype=float))
+    return levels.reindex(columns=methods).sub(own, axis=0)
 
 
-def _heat_panel(axes: Axes, values: np.ndarray, limit: float) -> Any:
-    """values (methods + 1, pairs): row 0 is a level and stays uncoloured, the rest is coloured from -limit to limit."""
-    image = axes.imshow(np.vstack([np.full_like(values[:1], np.nan), values[1:]]), _CHANGES, vmin=-limit, vmax=limit)
-    axes.set_aspect("auto")
-    axes.grid(False)
-    axes.tick_params(length=0)
-    axes.axhline(0.5, color="#444444", lw=0.8)
-    for (row, column), value in np.ndenumerate(values):
-        if not np.isfinite(value):
-            box = Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor="white", edgecolor="#999999", hatch="////", lw=0)
-            axes.add_patch(box)
-            continue
-        text = f"{value:.2f}" if row == 0 else f"{value:+.2f}"
-        text = ".00" if not float(text) else text.replace("0.", ".", 1).replace("-", "−")
-        dark = row > 0 and abs(value) > 0.6 * limit
-        axes.text(column, row, text, ha="center", va="center", fontsize=5.5, color="white" if dark else "black")
-    return image
+def _of(table: pd.DataFrame, pairs: Sequence[str]) -> pd.DataFrame:
+    return table[table.index.get_level_values("pair").isin(pairs)]
+
+
+def _level_panel(axes: Axes, data: pd.DataFrame, own: Mapping[str, Any], ceilings: pd.DataFrame, pairs) -> None:
+    for y, (band, look) in enumerate(BANDS.items()):
+        null = data.loc[data["band"] == band, ["null_low", "null_high"]].dropna()
+        if len(null):
+            axes.hlines(y, null["null_low"].min(), null["null_high"].max(), color="#bbbbbb", lw=5)
+        if own[band] is not None:
+            axes.plot(
+                _of(own[band], pairs).mean(),
+                y,
+                color=look["color"],
+                marker=look["marker"],
+                markersize=4.5,
+                markerfacecolor="white",
+            )
+        if len(ceilings):
+            ceiling = ceilings[(ceilings["band"] == band) & ceilings["pair"].isin(pairs)]["cka"].mean()
+            axes.plot(ceiling, y, color=look["color"], marker="|", markersize=7, markeredgewidth=1.6)
+    axes.set(xlim=(-0.12, 1.05), ylim=(1.6, -0.6))
+    axes.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+
+
+def _dumbbells(axes: Axes, changes: Mapping[str, pd.DataFrame], down: set[str], methods: Sequence[str]) -> None:
+    axes.axvline(0, color="#444444", lw=0.8)
+    means: dict[int, list[tuple[float, float]]] = {}
+    for shift, (band, change) in zip((-0.17, 0.17), changes.items(), strict=True):
+        look, over = BANDS[band], stats.over_pairs(change, change.index.unique("pair"))
+        each = change.groupby("pair").mean()
+        for y, method in enumerate(methods):
+            mean, low, high, n = stats.paired_t_interval(over[method])
+            if not n or method in down:
+                continue
+            axes.plot(each[method], np.full(len(each), y + shift), **look, **DOT)
+            if low is not None:
+                axes.hlines(y + shift, low, high, color=look["color"], lw=1.1)
+            means.setdefault(y, []).append((mean, y + shift))
+            axes.plot(mean, y + shift, **look, **MEAN)
+    for ends in means.values():
+        axes.plot(*zip(*ends, strict=True), color="#999999", lw=0.8, zorder=1)
+    for y, method in enumerate(methods):
+        if method in down:
+            axes.text(0.05, y, "collapsed", transform=axes.get_yaxis_transform(), **_WORDS)
+    if not means:
+        say(axes, "n/a: no such band", 14)
+
+
+def _gain_panel(axes: Axes, gains: pd.DataFrame, down: set[str], styles, methods: Sequence[str]) -> None:
+    axes.axvline(0, color="#444444", lw=0.8)
+    each, over = gains.groupby("pair").mean(), stats.over_pairs(gains, gains.index.unique("pair"))
+    for y, method in enumerate(methods):
+        interval, style = stats.paired_t_interval(over[method]), styles[method]
+        if method in down:
+            draw_collapsed(axes, y, interval.mean, style, ": collapsed")
+        elif interval.n:
+            axes.plot(each[method], np.full(len(each), y), color=style["color"], marker="o", **DOT)
+            draw_row(axes, y, interval, style)
+
+
+def _label(left: np.ndarray, names: Sequence[str], baseline: str) -> None:
+    for axes in left.ravel():
+        axes.tick_params(axis="y", length=0)
+        axes.grid(axis="y", visible=False)
+    left[0, 0].set_yticks([0, 1], ["low", "high"])
+    for row in left[1:]:
+        row[0].set_yticks(range(len(names)), names)
+        row[0].set_ylim(len(names) - 0.5, -0.5)
+        row[0].xaxis.set_major_locator(MaxNLocator(nbins=3, steps=STEPS))
+    for row, label in zip(left, ("CKA", f"CKA − {baseline}", f"accuracy − {baseline}"), strict=True):
+        for axes in row:
+            axes.set_xlabel(label)
+
+
+def _points(change: pd.DataFrame, gains: pd.DataFrame, fallen: set[tuple[str, str]]) -> pd.DataFrame:
+    """Index (pair, method), means over seeds: columns cka and accuracy, without what collapsed."""
+    means = {"cka": change, "accuracy": gains}
+    points = pd.DataFrame({name: x.groupby("pair").mean().stack() for name, x in means.items()}).dropna()
+    return points.loc[~points.index.isin(fallen)].rename_axis(["pair", "method"])
+
+
+def _scatter(axes: Axes, points: pd.DataFrame, styles, band: str) -> None:
+    axes.axhline(0, color="#444444", lw=0.8)
+    axes.axvline(0, color="#444444", lw=0.8)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=4, steps=STEPS))
+    if points.empty:
+        say(axes, "no result")
+    for method, own in points.groupby("method", sort=False):
+        look = {k: styles[method][k] for k in ("color", "marker")}
+        axes.plot(own["cka"], own["accuracy"], **look, linestyle="", markersize=3.5, alpha=0.85, markeredgewidth=0)
+    pairs = points.index.get_level_values("pair").to_numpy()
+    mean, low, high, _ = stats.spearman_interval(points["cka"], points["accuracy"], pairs)
+    found = "" if mean is None else f"\nρ = {mean:.2f}" + ("" if low is None else f" [{low:.2f}, {high:.2f}]")
+    axes.set_title(f"{band} band{found}".replace("-", "−"))
+
+
+def _fallen_note(labels: Iterable[str]) -> list[str]:
+    names = ", ".join(labels)
+    return [f"Collapsed (below half of Scratch's accuracy on a pair; not at the right): {names}."] if names else []
+
+
+def _legend(baseline: str, ceiling: bool) -> dict[str, Any]:
+    entries = {f"{band} band": Line2D([], [], **look, **MEAN) for band, look in BANDS.items()}
+    entries[f"level of {baseline}"] = Line2D([], [], color="#444444", marker="o", markerfacecolor="white", linestyle="")
+    if ceiling:
+        tick = {"marker": "|", "markersize": 7, "markeredgewidth": 1.6, "linestyle": ""}
+        entries[f"two seeds of {baseline} (ceiling)"] = Line2D([], [], color="#444444", **tick)
+    entries["shuffled pairs (null)"] = Patch(color=NULL)
+    return entries

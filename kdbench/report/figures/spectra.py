@@ -27,6 +27,7 @@ from kdbench.types import KdbenchError
 
 TITLE = "Spectra of the feature maps by stage"
 READS = ("spectra",)
+SUPPLEMENT = True
 
 _TEACHER = {"color": "#b8a9e0", "linestyle": "-", "linewidth": 3.0}
 _WHITE_NOISE = {"color": "#777777", "linestyle": ":", "linewidth": 0.8}

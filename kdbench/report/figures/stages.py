@@ -33,6 +33,7 @@ from kdbench.report.figures.style import BEFORE, NULL, method_styles, styled
 
 TITLE = "Similarity of teacher and student by stage and frequency band"
 READS = ("stages",)
+SUPPLEMENT = True
 
 
 @styled
@@ -101,7 +102,7 @@ def _view(
     panel = (COLUMN, 2.5) if len(pairs) == 1 else (1.7, 1.5)
     title = f"{block.title}: CKA of teacher and student by stage, {BANDS[band]}"
     figure = canvas(f"{title}, {seeds_text(data['seed'].nunique())}", *shape, panel)
-    axes, notes = panel_grid(figure, shape, len(pairs), "stage"), {}
+    axes, notes = panel_grid(figure, shape, range(len(pairs)), "stage"), {}
     _scale(axes[0], data)
     styles, labels = method_styles(report.suite) | {"before": BEFORE}, labels_of(block) | {"before": "before training"}
     for pair, one in zip(pairs, axes, strict=True):

@@ -1,17 +1,13 @@
-"""One style for all figures, and one colour and marker a method.
-
-Colours and markers follow the order of methods in the suite, so they agree in all of its figures. A tuned twin has the
-colour of its method.
-"""
+"""One style for all figures, and one colour and marker a method: the same in every figure of every suite."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import zlib
 from typing import Any
 
 import matplotlib
 
-from kdbench.types import Suite
+from kdbench.types import MethodSpec, Suite
 
 STYLE = {
     "font.family": "DejaVu Sans",
@@ -23,7 +19,7 @@ STYLE = {
     "ytick.labelsize": 7,
     "legend.fontsize": 7,
     "legend.frameon": False,
-    "figure.titlesize": 9,
+    "figure.titlesize": 8,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -32,6 +28,7 @@ STYLE = {
     "grid.linewidth": 0.6,
     "lines.linewidth": 1.2,
     "lines.markersize": 4,
+    "pdf.fonttype": 42,
     "svg.fonttype": "none",
     "svg.hashsalt": "kdbench",
     "text.parse_math": False,
@@ -39,39 +36,86 @@ STYLE = {
 styled = matplotlib.rc_context(STYLE)
 """Decorates what draws or writes."""
 
-# Okabe and Ito's palette without black (KD) and yellow (too pale for a line on white).
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+# Okabe and Ito's palette without yellow, which is too pale on white; black and grey are KD's and Scratch's own.
+_BLUE, _RED, _GREEN, _PINK, _ORANGE, _SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
+_COLOURS = (_BLUE, _RED, _GREEN, _PINK, _ORANGE, _SKY)
+_LOOKS = {
+    "scratch": ("#777777", "s"),
+    "kd": ("#000000", "o"),
+    "dkd": (_SKY, "v"),
+    "dist": (_GREEN, "^"),
+    "ofa": (_PINK, "P"),
+    "uhkd": (_BLUE, "D"),
+    "uhkd-c0": (_BLUE, ">"),
+    "fdcmkd": (_ORANGE, "X"),
+    "rkd": (_ORANGE, "<"),
+    "fitnet": (_RED, ">"),
+    "at": (_RED, "h"),
+    "sp": (_SKY, "p"),
+    "pkt": (_BLUE, "p"),
+    "vid": (_RED, "*"),
+    "cc": (_PINK, "p"),
+    "crd": (_GREEN, "*"),
+    "rsd": (_GREEN, "p"),
+    "pat": (_ORANGE, "*"),
+    "fbt": (_GREEN, "h"),
+    "pkd": (_PINK, "*"),
+    "mfh": (_ORANGE, "h"),
+    "c2kd": (_SKY, "h"),
+    "lskd": (_GREEN, "<"),
+    "rld": (_PINK, ">"),
+    "mldrkd": (_BLUE, "h"),
+    "spectralkd": (_BLUE, "*"),
+    "ufdkd": (_SKY, "*"),
+}
+"""Colour and marker of every method of kdbench and of UHKD's spatial twin."""
 # All can be drawn open, which says "no interval".
 _MARKERS = ("^", "v", "D", "P", "X", "*", "<", ">", "p", "h", "d", "s", "o")
 _MARKERS += ((4, 1, 0), (6, 1, 0), (3, 1, 180), (4, 1, 45), (3, 1, 0))
 _LINES = ("-", "--", ":", (0, (4, 1, 1, 1, 1, 1)))
 _TUNED_LINE = "-."
-_FIXED = {
-    "scratch": {"color": "#777777", "marker": "s", "linestyle": "-"},
-    "kd": {"color": "#000000", "marker": "o", "linestyle": "-"},
-}
 BEFORE = {"color": "#aaaaaa", "marker": "o", "linestyle": "--", "markerfacecolor": "white"}
 NULL = "#d9d9d9"
 """Of a range that is there for comparison."""
+BANDS = {"low": {"color": _BLUE, "marker": "o"}, "high": {"color": _RED, "marker": "D"}}
+"""Of the two frequency bands, where these and not methods are compared."""
 
 
 def method_styles(suite: Suite) -> dict[str, dict[str, Any]]:
-    """Method id -> colour, marker and line of every figure; no two of 54 methods share both colour and marker.
+    """Method id -> colour, marker and line of every figure; no two methods of a suite share both colour and marker.
 
-    A tuned twin has the colour of its method, and another marker and line.
+    A variant or tuned twin has the colour of its method and another marker. What is not in the table above has what its
+    name gives, so that it is the same in every suite but where two names would give the same.
     """
-    methods = {m.id: m.tuned_from for block in suite.blocks for m in block.methods}
-    styles = dict(_FIXED)
-    for i, method in enumerate(m for m in dict.fromkeys(own or id for id, own in methods.items()) if m not in _FIXED):
-        styles[method] = {
-            "color": _COLOURS[i % len(_COLOURS)],
-            "marker": _MARKERS[(i + i // len(_MARKERS)) % len(_MARKERS)],
-            "linestyle": _LINES[i // len(_COLOURS) % len(_LINES)],
-        }
-    return {id: _twin(styles[own]) if own else styles[id] for id, own in methods.items()}
+    methods = {m.id: m for block in suite.blocks for m in block.trained}
+    styles: dict[str, dict[str, Any]] = {}
+    taken: set[tuple[str, Any]] = set()
+    for id in sorted(methods, key=lambda id: (id not in _LOOKS, id)):
+        colour, marker = _look(methods[id], taken)
+        taken.add((colour, marker))
+        styles[id] = {"color": colour, "marker": marker, "linestyle": _line(methods[id])}
+    return {id: styles[id] for id in methods}
 
 
-def _twin(style: Mapping[str, Any]) -> dict[str, Any]:
-    # Nine markers on: colours come back every six, so no other method of this colour has that marker.
-    marker = _MARKERS[(_MARKERS.index(style["marker"]) + 9) % len(_MARKERS)]
-    return {**style, "marker": marker, "linestyle": _TUNED_LINE}
+def _line(method: MethodSpec) -> Any:
+    """Methods of the table that share a colour differ in their lines."""
+    if method.id in _LOOKS:
+        colours = [colour for colour, _ in _LOOKS.values()]
+        place = list(_LOOKS).index(method.id)
+        return _LINES[colours[:place].count(colours[place]) % len(_LINES)]
+    return _TUNED_LINE if method.tuned_from else _LINES[1 + _number(method.id) % (len(_LINES) - 1)]
+
+
+def _look(method: MethodSpec, taken: set[tuple[str, Any]]) -> tuple[str, Any]:
+    if method.id in _LOOKS:
+        return _LOOKS[method.id]
+    own = next((m for m in (method.tuned_from, method.variant_of, method.method) if m in _LOOKS), None)
+    start = _number(method.id)
+    colours = [_LOOKS[own][0]] if own else [_COLOURS[(start + i) % len(_COLOURS)] for i in range(len(_COLOURS))]
+    reserved = set(_LOOKS.values()) | taken
+    free = ((c, _MARKERS[(start + i) % len(_MARKERS)]) for c in colours for i in range(len(_MARKERS)))
+    return next((look for look in free if look not in reserved), (colours[0], _MARKERS[start % len(_MARKERS)]))
+
+
+def _number(name: str) -> int:
+    return zlib.crc32(name.encode())
