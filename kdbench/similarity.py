@@ -112,9 +112,15 @@ def stage_similarity(
 
 
 def stage_similarity_to(
-    teacher_stages: Sequence[Tensor], permutations: int = 200, seed: int = 0
+    teacher_stages: Sequence[Tensor],
+    permutations: int = 200,
+    seed: int = 0,
+    grids: Sequence[tuple[int, int]] | None = None,
 ) -> Callable[[Sequence[Tensor]], list[dict]]:
-    """`stage_similarity` of any number of students to one teacher, whose bands and Gram matrices are computed once."""
+    """`stage_similarity` of any number of students to one teacher, whose bands and Gram matrices are computed once.
+
+    grids: (H, W) a stage that the bands are cut for in place of the teacher's, so that they are those of another pair.
+    """
 
     @functools.cache
     def teacher_grams(i: int, grid: tuple[int, int] | None) -> dict[str, np.ndarray | None]:
@@ -124,7 +130,7 @@ def stage_similarity_to(
         rows = []
         for i, (student, teacher) in enumerate(zip(student_stages, teacher_stages, strict=True)):
             _check_samples(student, teacher)
-            own, other = tuple(student.shape[-2:]), tuple(teacher.shape[-2:])
+            own, other = tuple(student.shape[-2:]), grids[i] if grids else tuple(teacher.shape[-2:])
             reason = no_bands(own, other)
             grid = coarser_grid(own, other) if reason is None else None
             student_grams = _band_grams(student, grid)
@@ -200,6 +206,12 @@ def null_prediction(raw: float, width: int) -> float:
     """
     m2 = max(raw, 0.0) / (1 - min(raw, 1 - 1e-12))
     return m2 / (m2 + low_band_share(width))
+
+
+def channel_mean_share(x: Tensor) -> float:
+    """Share of the channel mean in the energy of features (N, D), mean over samples: 0 where LayerNorm takes it out."""
+    x = x.double()
+    return float((x.shape[1] * x.mean(dim=1).square() / x.square().sum(dim=1).clamp_min(1e-24)).mean())
 
 
 def _unit_bands(x: Tensor) -> dict[tuple[str, str], Tensor]:

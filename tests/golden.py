@@ -239,6 +239,7 @@ def _similarity() -> Numbers:
     rows = similarity.stage_similarity(a, b, permutations=3, seed=0)
     rows += similarity.channel_similarity(x, y, torch.arange(24) % 3, seed=0)
     rows.append(similarity.radial_power(b[0]))
+    rows.append({"channel mean": similarity.channel_mean_share(x)})
     return {str(i): _floats(row) for i, row in enumerate(rows)}
 
 

@@ -129,7 +129,7 @@ def words(path):
             ],
         ),
         (
-            "channels",
+            "treatments",
             [
                 "raster-t and outline-t",
                 "channel mean removed",
@@ -162,6 +162,10 @@ def words(path):
             "spectra",
             ["vit-t → cnn-s", "UHKD† (C0)", "cnn-t (teacher)", "cnn-s (Scratch)", "stage 4", "cycles per image"],
         ),
+        (
+            "channels",
+            ["a shared channel", "published (CREMA-D", "before the", "cosine of the whole features", "2 seeds"],
+        ),
         ("verdict", ["UHKD† (C0)", "mean of 2 headline pairs", "points", "test accuracy − Scratch", "dashed: KD"]),
         (
             "cost",
@@ -182,13 +186,13 @@ def test_all_files_with_their_labels_and_the_same_bytes_again(kind, labels, tmp_
     assert [p.read_bytes() for p in again] == [p.read_bytes() for p in paths]
 
 
-KINDS = ("stages", "similarity", "spectra", "channels", "verdict", "accuracy", "cost", "learning")
+KINDS = ("stages", "similarity", "spectra", "channels", "treatments", "verdict", "accuracy", "cost", "learning")
 
 
 @pytest.mark.parametrize(
     ("kind", "pairs", "methods"),
     [(kind, *size) for kind in KINDS for size in ((1, MANY), (5, tuple(METHODS)))]
-    + [(kind, 9, MANY) for kind in ("similarity", "channels", "verdict", "accuracy", "cost")],
+    + [(kind, 9, MANY) for kind in ("similarity", "treatments", "verdict", "accuracy", "cost")],
 )
 def test_nothing_overlaps(kind, pairs, methods):
     long = {m: f"{m}, a method with quite a long name (variant: paper)" for m in ("ofa", "uhkd", "m3", "m4", "m5")}
@@ -213,10 +217,10 @@ def test_nothing_overlaps(kind, pairs, methods):
         assert box.x0 >= -1 and box.y0 >= -1 and box.x1 <= figure.bbox.x1 + 1 and box.y1 <= figure.bbox.y1 + 1
 
 
-@pytest.mark.parametrize("kind", ["verdict", "cost", "accuracy", "similarity"])
+@pytest.mark.parametrize("kind", ["verdict", "cost", "channels", "accuracy", "similarity"])
 def test_what_sums_up_fits_a_column_and_what_shows_pairs_a_page(kind):
     suite, block, frame = make(9)
-    width = canvas.COLUMN if kind in ("verdict", "cost") else canvas.PAGE
+    width = canvas.COLUMN if kind in ("verdict", "cost", "channels") else canvas.PAGE
     assert draw(kind, suite, block, frame).get_figwidth() == pytest.approx(width, abs=0.05)
 
 
@@ -552,22 +556,51 @@ def test_curves_of_fewer_than_five_points_are_not_drawn():
         draw("learning", suite, block, curves=numbers[numbers["step"] > 100])
 
 
-def test_channels_of_one_seed_say_what_their_whiskers_are():
+def test_treatments_of_one_seed_say_what_their_whiskers_are():
     suite, block, _ = make(pairs=1)
-    note = draw("channels", suite, block, channels=channels(block, seeds=1))._supxlabel.get_text()
+    note = draw("treatments", suite, block, channels=channels(block, seeds=1))._supxlabel.get_text()
     assert "bootstrap interval over test samples" in note.replace("\n", " ")
 
 
-def test_channels_without_a_cosine_have_no_panel_but_a_reason():
+def test_treatments_without_a_cosine_have_no_panel_but_a_reason():
     suite, block, _ = make(pairs=3)
     documents = channels(block)
     nothing = {"cosine": None, "low": None, "high": None, "null_prediction": None}
     for document in documents[1:]:
         document["rows"] = [row | nothing | {"reason": "feature widths differ (8 and 4)"} for row in document["rows"]]
-    figure = draw("channels", suite, block, channels=documents)
+    figure = draw("treatments", suite, block, channels=documents)
     assert [axes.get_title() for axes in figure.axes if axes.get_visible()] == ["raster-t and outline-t"]
     note = figure._supxlabel.get_text().replace("\n", " ")
     assert "n/a: raster-t1 and outline-t1, raster-t2 and outline-t2: feature widths differ (8 and 4)" in note
-    figure = draw("channels", suite, block, channels=documents[1:])
+    figure = draw("treatments", suite, block, channels=documents[1:])
     said = [axes.texts[0].get_text().replace("\n", " ") for axes in figure.axes]
     assert said == 2 * ["feature widths differ (8 and 4)"]
+
+
+def test_channels_stand_beside_the_curve_of_a_shared_mean_before_and_after_the_activation():
+    suite, block, _ = make(pairs=3)
+    documents = channels(block)
+    for document, share in zip(documents, (0.5, 0.5, 0.001), strict=True):
+        after = {"raw": 0.4, "low": 0.6, "high": 0.0}
+        document["after"] = [row | {"cosine": after[row["band"]]} for row in document["rows"]]
+        document["channel_mean"] = [
+            {"seed": seed, "feature": feature, "share_a": 0.3, "share_b": share}
+            for seed, feature in itertools.product((0, 1), ("before", "after"))
+        ]
+    nothing = {"cosine": None, "reason": "feature widths differ (8 and 4)"}
+    documents[1] |= {key: [row | nothing for row in documents[1][key]] for key in ("rows", "after")}
+    figure = draw("channels", suite, block, channels=documents)
+    single = (line for line in figure.axes[0].lines if len(line.get_xdata()) == 1)
+    ours = {(line.get_color(), *line.get_xydata()[0].round(6)) for line in single}
+    before, after = (look[1] for look in figures.kinds()["channels"]._OURS.values())
+    assert ours == {(before, 0.81, 0.91), (after, 0.4, 0.6)}
+    note = figure._supxlabel.get_text().replace("\n", " ")
+    assert "n/a: raster-t2 and outline-t2: the channel mean is about 0 (LayerNorm)." in note
+    assert "n/a: raster-t1 and outline-t1: feature widths differ (8 and 4)." in note
+    assert "nothing else" in said(figure)
+
+
+def test_published_channels_lie_on_the_curve_of_a_shared_mean():
+    published = figures.kinds()["channels"].PUBLISHED
+    for raw, low in published.values():
+        assert stats.shared_mean_low(raw) == pytest.approx(low, abs=0.001)

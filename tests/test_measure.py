@@ -8,7 +8,7 @@ import torch
 from kdbench.results.record import FINISHED
 from kdbench.results.today import Stale, Today
 from kdbench.run import measure
-from kdbench.similarity import radial_power
+from kdbench.similarity import radial_power, stage_similarity
 from kdbench.types import KdbenchError, Pair
 
 
@@ -70,3 +70,37 @@ def test_a_stale_result_is_refused(fake, monkeypatch):
     monkeypatch.setattr(Today, "record", stale)
     with pytest.raises(KdbenchError, match="its result comes from other data; run snakemake"):
         measure.stages(plan, job)
+
+
+def test_the_ceiling_is_scratch_of_one_seed_and_the_next_in_the_bands_of_the_pair(fake):
+    plan, job, maps, statuses = fake
+    statuses["scratch"] = FINISHED
+    plan.suite.blocks[0].methods += (SimpleNamespace(id="scratch"),)
+    plan.suite.blocks[0].seeds = (0, 1, 2)
+    ceiling = measure.stages(plan, job)["ceiling"]
+    assert [r["seeds"] for r in ceiling[::12]] == [[0, 1], [1, 2]] and len(ceiling) == 2 * 4 * 3
+    own = stage_similarity(maps["s", "scratch", 1], maps["s", "scratch", 2], permutations=0)
+    assert [r["cka"] for r in ceiling[12:]] == pytest.approx([r["cka"] for r in own])
+    assert set(ceiling[0]) == {"seeds", "stage", "band", "cka", "reason"}
+
+
+def test_channels_are_measured_before_and_after_the_last_activation(fake, monkeypatch):
+    plan, job, *_ = fake
+    rng = torch.Generator().manual_seed(0)
+    features = {name: torch.randn(12, 16, generator=rng) for name in ("t", "s")}
+
+    def read(plan, name, weights, batches, seed):
+        return {"pooled_preact": features[name], "pooled": features[name].relu() if ends[name] else features[name]}
+
+    monkeypatch.setattr(measure, "_read", read)
+    labels = SimpleNamespace(labels=lambda split: torch.arange(12) % 3)
+    monkeypatch.setattr(measure, "_batches", lambda plan, job, seed: labels)
+    ends = {"t": True, "s": False}
+    found = measure.channels(plan, job)
+    assert {r["treatment"] for r in found["after"]} == {"DC kept", "DC removed"} and len(found["rows"]) == 2 * 24
+    shares = [(r["seed"], r["feature"]) for r in found["channel_mean"]]
+    assert shares == [(0, "before"), (0, "after"), (1, "before"), (1, "after")]
+    assert found["channel_mean"][1]["share_a"] > 0.2 > found["channel_mean"][0]["share_a"]
+    ends["t"] = False
+    found = measure.channels(plan, job)
+    assert found["after"] == [] and {r["feature"] for r in found["channel_mean"]} == {"before"}

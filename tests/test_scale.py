@@ -72,11 +72,11 @@ def test_cells_are_computed_once_a_block(monkeypatch, tmp_path):
 MANY = limits.PANELS + 3
 
 
-@pytest.mark.parametrize("kind", ["accuracy", "learning", "stages", "spectra", "channels"])
+@pytest.mark.parametrize("kind", ["accuracy", "learning", "stages", "spectra", "treatments"])
 def test_a_figure_of_many_pairs_is_cut_and_says_so(kind):
     suite, block, frame = huge(MANY)
     figure = figures.kinds()[kind].draw(report(suite, block, frame))
-    what = "pairs of models" if kind == "channels" else "pairs"
+    what = "pairs of models" if kind == "treatments" else "pairs"
     assert f"Shown: the first {limits.PANELS} of {MANY} {what}; all are in " in said(figure)
     beside = {"spectra": 4}.get(kind, 0)  # the networks alone
     panels = {"stages": 3, "spectra": 4}.get(kind, 1) * limits.PANELS + beside

@@ -4,8 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from kdbench.frequency import split_channels
+from kdbench.frequency import bands, split_channels
+from kdbench.report import stats
 from kdbench.similarity import (
+    channel_mean_share,
     channel_similarity,
     cka,
     cka_with_null,
@@ -13,6 +15,7 @@ from kdbench.similarity import (
     null_prediction,
     radial_power,
     stage_similarity,
+    stage_similarity_to,
 )
 from kdbench.types import KdbenchError
 
@@ -179,6 +182,29 @@ def test_null_prediction_is_that_of_the_paper_notes():
     assert null_prediction(0.8379, 512) == pytest.approx(0.9115, abs=1e-4)
     assert null_prediction(0.74, 512) == pytest.approx(0.850, abs=5e-4)
     assert null_prediction(-0.2, 512) == 0
+
+
+def test_the_curve_of_figures_is_the_null_prediction_of_wide_features():
+    for raw in (0.0, 0.1, 0.5, 0.8379, 0.99):
+        assert stats.shared_mean_low(raw) == pytest.approx(null_prediction(raw, 1_000_000), abs=1e-5)
+
+
+def test_the_share_of_the_channel_mean_is_one_of_a_constant_and_zero_behind_layer_norm():
+    x = torch.randn(50, 256)
+    assert channel_mean_share(torch.ones(3, 8)) == pytest.approx(1)
+    assert channel_mean_share(torch.nn.functional.layer_norm(x, (256,))) == pytest.approx(0, abs=1e-9)
+    # Mean 2.3 beside unit variance.
+    assert channel_mean_share(x + 2.3) == pytest.approx(2.3**2 / (2.3**2 + 1), abs=0.01)
+
+
+def test_bands_may_be_those_of_another_pair():
+    fine = tuple(torch.randn(20, 3, 16, 16) for _ in range(4))
+    other = tuple(maps + 0.5 * torch.randn_like(maps) for maps in fine)
+    own = stage_similarity_to(fine, permutations=0)(other)
+    cut = stage_similarity_to(fine, permutations=0, grids=[(8, 8)] * 4)(other)
+    assert [r["cka"] for r in own if r["band"] == "dc"] == [r["cka"] for r in cut if r["band"] == "dc"]
+    low = [bands(maps[0], (8, 8))["low"] for maps in (fine, other)]
+    assert cut[1]["band"] == "low" and cut[1]["cka"] == pytest.approx(cka(*low)) != own[1]["cka"]
 
 
 def test_channel_similarity_sees_what_pairs_and_classes_share():

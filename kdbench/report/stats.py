@@ -178,6 +178,15 @@ def spearman_interval(
     return Interval(found, float(low), float(high), len(own))
 
 
+def shared_mean_low(raw: np.ndarray) -> np.ndarray:
+    """Cosine of the low channel band, channel mean kept, of two wide features that share this mean and nothing else.
+
+    similarity.null_prediction at a large width, where half of the noise lies in the low band: with
+    m2 = raw / (1 - raw), m2 / (m2 + 1/2) = 2 raw / (1 + raw).
+    """
+    return 2 * raw / (1 + raw)
+
+
 class Pooled(NamedTuple):
     sd: float | None
     freedom: int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -10,11 +10,11 @@ from torch import Tensor
 
 from kdbench.data.packed import load_packed
 from kdbench.files import write_json
-from kdbench.plan.jobs import Job, Plan, Run
+from kdbench.plan.jobs import SCRATCH, Job, Plan, Run
 from kdbench.plan.paths import data_folder
 from kdbench.results.record import FINISHED, load_weights
 from kdbench.results.today import Stale, Today
-from kdbench.similarity import channel_similarity, radial_power, stage_similarity_to
+from kdbench.similarity import channel_mean_share, channel_similarity, radial_power, stage_similarity_to
 from kdbench.train import networks
 from kdbench.train.batches import Batches
 from kdbench.types import KdbenchError, ModelSpec
@@ -22,6 +22,9 @@ from kdbench.types import KdbenchError, ModelSpec
 SAMPLES = 200
 """Test samples that similarities are measured on; the first ones, in the data set's own (shuffled) order."""
 PERMUTATIONS = 50
+TRUE_PAIRS = ("DC kept", "DC removed")
+Seen = tuple[int, Sequence[Tensor]]
+"""A seed, and the stages of its network."""
 NO_STAGES = "a network with fewer than four stages"
 EMPTY_ROWS = [{"stage": stage, "band": band} for stage in (1, 2, 3, 4) for band in ("dc", "low", "high")]
 
@@ -31,11 +34,13 @@ def stages(plan: Plan, job: Job) -> dict[str, list[dict[str, Any]]]:
 
     - "rows": similarity.stage_similarity, with "seed" and "method" ("before": the student untrained);
     - "spectra": similarity.radial_power, with "seed", "role" ("teacher" or "student"), "model", "method" (None for the
-      teacher) and "stage". A network with fewer than four stages has none.
+      teacher) and "stage". A network with fewer than four stages has none;
+    - "ceiling": CKA of the student trained from scratch with one of the block's seeds and with the next ("seeds"), in
+      the bands of the pair.
     """
     block = next(b for b in plan.suite.blocks if b.name == job.block)
     student, today = plan.suite.models[job.pair.student], Today(plan)
-    rows, spectra = [], []
+    rows, spectra, ceiling, before = [], [], [], None
     for seed in block.seeds:
         batches = _batches(plan, job, seed)
         teacher = _read(
@@ -60,7 +65,17 @@ def stages(plan: Plan, job: Job) -> dict[str, list[dict[str, Any]]]:
                 measured = [dict(row, cka=None, null_low=None, null_high=None, reason=NO_STAGES) for row in EMPTY_ROWS]
             rows += [{"seed": seed, "method": name, **row} for row in measured]
             spectra += _spectra(shown["stages"], seed=seed, role="student", model=student.name, method=name)
-    return {"rows": rows, "spectra": spectra}
+            if name == SCRATCH and shown["stages"] and teacher["stages"]:
+                now = seed, shown["stages"]
+                ceiling += _ceiling(before, now, teacher["stages"]) if before else []
+                before = now
+    return {"rows": rows, "spectra": spectra, "ceiling": ceiling}
+
+
+def _ceiling(one: Seen, other: Seen, teacher: Sequence[Tensor]) -> list[dict[str, Any]]:
+    grids = [(maps.shape[-2], maps.shape[-1]) for maps in teacher]
+    rows = stage_similarity_to(one[1], permutations=0, grids=grids)(other[1])
+    return [{"seeds": [one[0], other[0]], **{k: row[k] for k in ("stage", "band", "cka", "reason")}} for row in rows]
 
 
 def _spectra(maps: Iterable[Tensor], **who: Any) -> list[dict[str, Any]]:
@@ -68,17 +83,30 @@ def _spectra(maps: Iterable[Tensor], **who: Any) -> list[dict[str, Any]]:
 
 
 def channels(plan: Plan, job: Job) -> dict[str, list[dict[str, Any]]]:
-    """The "rows" of similarity.channel_similarity for two independently trained teachers of different modalities."""
+    """What the pooled features of two independently trained teachers of different modalities share:
+
+    - "rows": similarity.channel_similarity before the last activation, with "seed";
+    - "after": the same after it, true pairs only; empty where neither network ends in an activation;
+    - "channel_mean": similarity.channel_mean_share of both sides, by seed and feature ("before", "after").
+    """
     block = next(b for b in plan.suite.blocks if b.name == job.block)
-    today, rows = Today(plan), []
+    today, rows, after, means = Today(plan), [], [], []
     for seed in block.seeds:
         batches = _batches(plan, job, seed)
+        labels = batches.labels("test")[:SAMPLES]
         a, b = (
-            _read(plan, m, load_weights(_trained_teacher(today, m, seed)), batches, seed)["pooled_preact"]
+            _read(plan, m, load_weights(_trained_teacher(today, m, seed)), batches, seed)
             for m in (job.pair.teacher, job.pair.student)
         )
-        rows += [{"seed": seed, **row} for row in channel_similarity(a, b, batches.labels("test")[:SAMPLES], seed=seed)]
-    return {"rows": rows}
+        for feature, name in (("before", "pooled_preact"), ("after", "pooled")):
+            if feature == "after" and all(torch.equal(x["pooled"], x["pooled_preact"]) for x in (a, b)):
+                continue
+            measured = channel_similarity(a[name], b[name], labels, seed=seed)
+            kept = [{"seed": seed, **row} for row in measured if feature == "before" or row["treatment"] in TRUE_PAIRS]
+            (rows if feature == "before" else after).extend(kept)
+            shares = {f"share_{side}": channel_mean_share(x[name]) for side, x in (("a", a), ("b", b))}
+            means.append({"seed": seed, "feature": feature, **shares})
+    return {"rows": rows, "after": after, "channel_mean": means}
 
 
 def _batches(plan: Plan, job: Job, seed: int) -> Batches:
@@ -95,13 +123,15 @@ def _trained_teacher(today: Today, model: str, seed: int) -> Run:
 
 @torch.no_grad()
 def _read(plan: Plan, name: str, weights: dict[str, Tensor] | None, batches: Batches, seed: int) -> dict[str, Any]:
-    """{"stages": 4 x (N, C, H, W) or (), "pooled_preact": (N, D)} of a network, at its start where weights is None."""
+    """{"stages": 4 x (N, C, H, W) or (), "pooled", "pooled_preact": (N, D)} of a network, at its start where weights is
+    None."""
     spec: ModelSpec = plan.suite.models[name]
     reader = networks.reader(spec, batches.shape[spec.input], batches.classes, seed, weights=weights)
     reader.model.eval()
     signals = [reader(x) for x in batches.evaluation(spec.input, "test", batch_size=SAMPLES, limit=SAMPLES)]
     return {
         "stages": tuple(torch.cat(maps) for maps in zip(*(s.stages or () for s in signals), strict=True)),
+        "pooled": torch.cat([s.pooled for s in signals]),
         "pooled_preact": torch.cat([s.pooled_preact for s in signals]),
     }
 

@@ -1,100 +1,104 @@
-"""Mean cosine of two modalities' features, raw and by channel band, for each treatment; one panel a pair of models.
+"""Do two modalities agree in low channel frequencies, or do they share a channel mean? One point a pair of models.
 
-Intervals are 95 % t intervals over seeds, or over test samples where there is one seed only. The tick marks what two
-vectors would reach that share a channel mean and nothing else.
+Cosine of the low channel band against that of the whole features, the channel mean kept, with bars of 95 % t intervals
+over seeds. The curve is what two features reach that share a channel mean and nothing else. Published points are those
+of FD-CMKD; ours are measured before the last activation, as there, and after it.
 """
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 
 from kdbench.report import stats
 from kdbench.report.block import BlockReport
-from kdbench.report.figures.canvas import arrange, below, canvas, panel_grid, plain, say, seeds_text
+from kdbench.report.figures.canvas import COLUMN, below, canvas, say, seeds_text
 from kdbench.report.figures.documents import main_reason, rows_of
-from kdbench.report.figures.limits import PANELS, first, measured_of
 from kdbench.report.figures.style import styled
+from kdbench.types import KdbenchError
 
-TITLE = "Agreement of two modalities by channel frequency"
+TITLE = "Low channel band of two modalities against a shared channel mean"
 READS = ("channels",)
-_BAND_COLOURS = {"raw": "#999999", "low": "#0072B2", "high": "#E69F00"}
+PUBLISHED = {"CREMA-D": (0.8379, 0.9113), "AVE": (0.74, 0.85)}
+"""Raw and low-band cosine of FD-CMKD (Liu et al., AAAI 2026; arXiv 2511.19887), both secondary: CREMA-D from the output
+of a notebook in a copy of its code (zxn0710/re-FD-CMKD-main at feda414), AVE from a transcription of the paper."""
+LEAST_MEAN = 0.01
+"""Share of the channel mean in a feature's energy below which there is none to share: LayerNorm takes it out."""
+_OURS = {"before": ("ours, before the last activation", "#0072B2", "s"), "after": ("ours, after it", "#009E73", "^")}
+_THEIRS = {"color": "#D55E00", "marker": "o", "linestyle": "", "markersize": 5}
 
 
 @styled
 def draw(report: BlockReport) -> Figure:
-    data = rows_of(report, "channels", "a", "b")
-    for column in ("cosine", "low", "high", "null_prediction"):
-        data[column] = pd.to_numeric(data[column], errors="coerce").astype(float)
-    treatments = list(dict.fromkeys(data["treatment"]))
-    everyone = list(dict.fromkeys(zip(data["a"], data["b"], strict=True)))
-    told = data.dropna(subset="cosine")
-    # Where no two networks can be compared every panel says why; else those that cannot are named below.
-    models = list(dict.fromkeys(zip(told["a"], told["b"], strict=True))) or everyone
+    if not report.channels:
+        raise KdbenchError(f"no channels similarity for block {report.block.name!r}: there is nothing to draw")
+    data = _cosines(report)
+    title = f"{report.block.title}: low channel band against the whole feature, {seeds_text(data['seed'].nunique())}"
+    figure = canvas(title, 1, 1, panel=(COLUMN, 2.6))
+    axes = figure.subplots()
+    raw = np.linspace(0, 1, 201)
+    axes.plot(raw, stats.shared_mean_low(raw), color="black", lw=1.2)
+    axes.plot([0, 1], [0, 1], color="#999999", lw=0.8, linestyle=":")
+    entries = {
+        "a shared channel mean, nothing else": Line2D([], [], color="black", lw=1.2),
+        "low = raw": Line2D([], [], color="#999999", lw=0.8, linestyle=":"),
+        f"published ({', '.join(PUBLISHED)})": Line2D([], [], **_THEIRS),
+    }
+    axes.plot(*zip(*PUBLISHED.values(), strict=True), **_THEIRS)
     absent: dict[str, list[str]] = {}
     for (a, b), rows in data.groupby(["a", "b"], sort=False):
-        if (a, b) not in models:
+        if rows["low"].isna().all():
             absent.setdefault(main_reason(rows), []).append(f"{a} and {b}")
-    models, left_out = first(models, PANELS, "pairs of models", measured_of(report, "channels"))
-    seeds = data["seed"].nunique()
-    shape = arrange(len(models), 2)
-    title = f"{report.block.title}: do two modalities agree in low channel frequencies? {seeds_text(seeds)}"
-    figure = canvas(title, *shape, panel=(1.8, 0.5 + 0.34 * len(treatments)), labels=1.2)
-    panels = panel_grid(figure, shape, range(len(models)), "mean cosine\nof two features")
-    for axes, (a, b) in zip(panels, models, strict=True):
-        _channel_panel(axes, data[(data["a"] == a) & (data["b"] == b)], treatments)
-        axes.set_title(textwrap.fill(plain(f"{a} and {b}"), 34))
-    # DC is the mean over space in all other figures; here it is the mean over channels.
-    named = [plain(t).replace("DC", "channel mean") for t in treatments]
-    names = [",\n".join(textwrap.fill(part, 26) for part in t.split(", ")) for t in named]
-    panels[0].set_yticks(range(len(treatments)), names)
-    panels[0].set_ylim(len(treatments) - 0.5, -0.5)
-    bands = ("raw feature", "low channel band", "high channel band")
-    entries = {name: Patch(color=colour) for name, colour in zip(bands, _BAND_COLOURS.values(), strict=True)}
-    tick = Line2D([], [], color="black", marker="|", markersize=9, markeredgewidth=1.8, linestyle="")
-    entries |= {"null prediction: a shared channel mean only": tick}
-    whiskers = "95 % t interval over seeds"
-    if seeds == 1:
-        whiskers = "one seed: 95 % bootstrap interval over test samples; where permuted or shuffled, 95 % of draws"
+    for feature, (name, colour, marker) in _OURS.items():
+        known = data[data["feature"] == feature].dropna(subset=["raw", "low"])
+        for _, rows in known.groupby(["a", "b"], sort=False):
+            x, y = stats.paired_t_interval(rows["raw"]), stats.paired_t_interval(rows["low"])
+            if x.low is not None:
+                axes.hlines(y.mean, x.low, x.high, color=colour, lw=0.9)
+            if y.low is not None:
+                axes.vlines(x.mean, y.low, y.high, color=colour, lw=0.9)
+            axes.plot(x.mean, y.mean, color=colour, marker=marker, markersize=4.5, markeredgewidth=0, alpha=0.8)
+        if len(known):
+            entries[name] = Line2D([], [], color=colour, marker=marker, linestyle="")
+    if data["low"].isna().all():
+        say(axes, f"ours: {main_reason(data)}", 30)
+    least = min(-0.05, 1.1 * np.nan_to_num(data[["raw", "low"]].min().min()))
+    axes.set(xlim=(least, 1.03), ylim=(least, 1.03), xlabel="cosine of the whole features")
+    axes.set_ylabel("cosine of the low channel band")
     below(
         figure,
         report,
         [
-            f"Whiskers: {whiskers}.",
-            "Frequencies run along the channel index, not over space: the channel mean is frequency 0 and part of the "
-            "low band where it is kept.",
-            "Permuted channels: each side in a random order of its own, as in two networks whose channels do not "
-            "correspond. Shuffled pairs: each sample is paired with a random sample of the other side, or with one "
-            "of its own class.",
-            *(f"n/a: {', '.join(pairs)}: {reason}" for reason, pairs in absent.items()),
-            *left_out,
+            "A point is a pair of teachers of two modalities; the channel mean is kept in both cosines. Bars: 95 % t "
+            "intervals over seeds. Published: FD-CMKD, from a copy of its code and from a transcription.",
+            *(f"n/a: {', '.join(pairs)}: {reason}." for reason, pairs in absent.items()),
         ],
         entries,
     )
     return figure
 
 
-def _channel_panel(axes: Axes, data: pd.DataFrame, treatments: Sequence[str]) -> None:
-    axes.axvline(0, color="#444444", lw=0.8)
-    if data["cosine"].notna().sum() == 0:
-        say(axes, main_reason(data))
-    for (treatment, band), rows in data.groupby(["treatment", "band"]):
-        mean, low, high, n = stats.paired_t_interval(rows["cosine"])
-        if n == 0:
+def _cosines(report: BlockReport) -> pd.DataFrame:
+    """A row a pair of models, feature ("before" or "after" the last activation) and seed: raw, low, else a reason."""
+    keys, found = ["a", "b", "seed"], []
+    for feature, key in (("before", "rows"), ("after", "after")):
+        if not any(d.get(key) for d in report.channels):
             continue
-        y = treatments.index(treatment) + 0.27 * (list(_BAND_COLOURS).index(band) - 1)
-        axes.barh(y, mean, height=0.24, color=_BAND_COLOURS[band])
-        if n == 1:
-            low, high = rows["low"].mean(), rows["high"].mean()
-        if low is not None and np.isfinite([low, high]).all():
-            axes.hlines(y, low, high, color="#222222", lw=0.9)
-        null = rows["null_prediction"].mean()
-        if np.isfinite(null):
-            axes.plot(null, y, marker="|", markersize=9, markeredgewidth=1.8, color="black")
+        rows = rows_of(report, "channels", "a", "b", key=key).query("treatment == 'DC kept'")
+        rows = rows.assign(cosine=pd.to_numeric(rows["cosine"], errors="coerce").astype(float))
+        table = rows.pivot_table(index=keys, columns="band", values="cosine", dropna=False, sort=False)
+        table = table.reindex(columns=["raw", "low"]).assign(reason=rows.groupby(keys, sort=False)["reason"].first())
+        found.append(table.reset_index().assign(feature=feature))
+    data = pd.concat(found, ignore_index=True)
+    shares = [{"a": d["a"], "b": d["b"], **row} for d in report.channels for row in d.get("channel_mean", ())]
+    if not shares:
+        return data
+    least = pd.DataFrame(shares).assign(share=lambda t: t[["share_a", "share_b"]].min(axis=1))
+    least = least.groupby(["a", "b", "feature"], as_index=False)["share"].mean()
+    data = data.merge(least, on=["a", "b", "feature"], how="left")
+    none = (data["share"] < LEAST_MEAN) & data["raw"].notna()
+    data.loc[none, ["raw", "low"]] = np.nan
+    data.loc[none, "reason"] = "the channel mean is about 0 (LayerNorm)"
+    return data

@@ -12,9 +12,12 @@ from kdbench.types import Block, KdbenchError
 BANDS = {"dc": "DC: mean over space", "low": "low spatial frequencies", "high": "high spatial frequencies"}
 
 
-def rows_of(report: BlockReport, kind: str, *keys: str) -> pd.DataFrame:
-    """Rows of all documents of a kind, with these keys of the document. Raises KdbenchError where there are none."""
-    rows = [{**{k: d[k] for k in keys}, **row} for d in getattr(report, kind) for row in d["rows"]]
+def rows_of(report: BlockReport, kind: str, *keys: str, key: str = "rows") -> pd.DataFrame:
+    """Rows of all documents of a kind, with these keys of the document. Raises KdbenchError where there are none.
+
+    key: of another list of rows.
+    """
+    rows = [{**{k: d[k] for k in keys}, **row} for d in getattr(report, kind) for row in d.get(key, ())]
     if not rows:
         raise KdbenchError(f"no {kind} similarity for block {report.block.name!r}: there is nothing to draw")
     return pd.DataFrame(rows)
