@@ -46,7 +46,7 @@ def draw(report: BlockReport) -> Figure:
     drawn = frame[frame["pair"].isin(pairs)]
     states = drawn.groupby(["pair", "method"])["status"].agg(lambda s: s.iloc[0] if s.nunique() == 1 else "incomplete")
     each = {(p, m): stats.paired_t_interval(delta.loc[p, m]) for p in pairs for m in methods}
-    fallen = stats.collapsed(frame)
+    fallen = stats.collapsed_cells(frame)
     groups = sorted_groups(report, methods, stats.verdict(frame, baseline)["difference"])
     places, ticks, names = forest.rows_of(groups, labels)
 

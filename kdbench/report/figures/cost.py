@@ -31,7 +31,7 @@ def draw(report: BlockReport) -> Figure:
     gains.loc[baseline, ["difference", "n"]] = 0.0, frame["seed"].nunique()
     headline = [pair for pair, kind in report.headline["kind"].items() if kind == "headline"]
     costs, counted = _costs(frame[frame["pair"].isin(headline)])
-    fallen = {m for pair, m in stats.collapsed(frame) if pair in headline}
+    fallen = {m for pair, m in stats.collapsed_cells(frame) if pair in headline}
 
     possible = [m.id for m in block.methods if gains.loc[m.id, "n"] > 0 and np.isfinite(costs.get(m.id, np.nan))]
     drawn = [m for m in possible if m not in fallen]

@@ -54,7 +54,7 @@ def draw(report: BlockReport) -> Figure:
     levels = {band: levels_of(data[data["band"] == band]) for band in BANDS}
     changes = {band: _minus(level, baseline, methods) for band, level in levels.items()}
     gains = stats.differences(report.frame, baseline).reindex(columns=methods)
-    fallen = stats.collapsed(report.frame)
+    fallen = stats.collapsed_cells(report.frame)
     families = _families(report, data["pair"])
 
     names = [beside(labels[m]) for m in methods]

@@ -32,7 +32,7 @@ def draw(report: BlockReport) -> Figure:
     kinds = report.headline["kind"]
     headline = [p for p in kinds.index if kinds[p] == "headline"]
     each = stats.differences(frame, baseline).groupby("pair").mean().reindex(headline)
-    fallen = {m: sum((pair, m) in stats.collapsed(frame) for pair in headline) for m in methods}
+    fallen = {m: sum((pair, m) in stats.collapsed_cells(frame) for pair in headline) for m in methods}
     groups = sorted_groups(report, methods, verdicts["difference"])
     places, ticks, names = forest.rows_of(groups, labels)
 
