@@ -33,6 +33,9 @@ from kdbench.train.member import Member, clip_gradients, new_member
 from kdbench.train.networks import parameter_count
 from kdbench.types import KdbenchError
 
+LAYOUT = 2
+"""Of a training state; one of another layout is left aside, and its runs start anew."""
+
 
 @dataclass
 class Outcome:
@@ -60,7 +63,8 @@ def train_cohort(
         keep_memory()
     runs = list(runs)
     saved = checkpoint.load(state_file)
-    resumable = [r for r in runs if saved and saved["keys"].get(r.method.id) == r.state_key]
+    known = saved["keys"] if saved and saved.get("layout") == LAYOUT else {}
+    resumable = [r for r in runs if known.get(r.method.id) == r.state_key]
     if resumable:
         _check_resume(saved, cohort, state_file)
     failures: list[str] = []
@@ -159,21 +163,16 @@ def _step(cohort: Cohort, member: Member, batch: Batch) -> None:
         for group in member.optimizer.param_groups:
             group["lr"] = batch.rate
         member.optimizer.step()
-        values = torch.stack([t.detach().float() for t in terms.values()])
-        if member.sums is None:
-            member.terms = list(terms)
-            member.sums = torch.zeros_like(values)
-            member.first_bad = torch.full(values.shape, -1, device=values.device)
-        member.sums += values
-        member.first_bad = torch.where((member.first_bad < 0) & ~values.isfinite(), batch.step, member.first_bad)
+        member.terms = list(terms)
+        member.values.append(torch.stack([t.detach().float() for t in terms.values()]))
 
 
 def _end_of_epoch(cohort: Cohort, member: Member, last: Batch, epoch: int, steps: int) -> Outcome | None:
     """Log an epoch of `steps` steps; an Outcome only for a member that has diverged."""
-    bad = member.first_bad.tolist()
-    if max(bad) >= 0:
-        first = min(b for b in bad if b >= 0)
-        reason = f"the term {member.terms[bad.index(first)]!r} was not finite at step {first + 1}"
+    bad = (~torch.stack(member.values).isfinite()).nonzero().tolist()
+    if bad:
+        (after, term), first = bad[0], last.step + 2 - steps
+        reason = f"the term {member.terms[term]!r} was not finite at step {first + after}"
         return Outcome(member.run, {"status": "diverged", "reason": reason, **_costs(cohort, member)})
     scores = {}
     for split in ("val", "test"):
@@ -183,9 +182,9 @@ def _end_of_epoch(cohort: Cohort, member: Member, last: Batch, epoch: int, steps
             f"{split}_accuracy": accuracy(logits, labels),
             f"{split}_nll": F.cross_entropy(logits, labels).item(),
         }
-    losses = dict(zip(member.terms, (member.sums / steps).tolist(), strict=True))
+    losses = dict(zip(member.terms, (sum(member.values) / steps).tolist(), strict=True))
     member.history.append({"epoch": epoch + 1, "step": last.step + 1, "lr": last.rate, "losses": losses, **scores})
-    member.sums.zero_()
+    member.values.clear()
     return None
 
 
@@ -238,6 +237,7 @@ def accuracy(logits: Tensor, labels: Tensor) -> float:
 
 def _cohort_state(cohort: Cohort, members: list[Member], step: int, seconds: float) -> dict[str, Any]:
     return {
+        "layout": LAYOUT,
         "keys": {m.run.method.id: m.run.state_key for m in members},
         "members": {m.run.method.id: m.state() for m in members},
         "step": step,

@@ -20,8 +20,7 @@ from kdbench.train.operations import counter
 from kdbench.types import Guide, KdbenchError, PairShapes, Recipe
 
 _PLAIN = ("rng", "terms", "history", "seconds", "operations")
-_TENSORS = ("sums", "first_bad", "gradient_shares")
-"""What a checkpoint holds of a member beside its modules; tensors of these go back to the device."""
+"""What a checkpoint holds of a member beside its modules and tensors."""
 
 
 @dataclass
@@ -36,10 +35,8 @@ class Member:
     rng: dict[str, Tensor]
     guide: Guide = "trained"
     terms: list[str] = field(default_factory=list)
-    sums: Tensor | None = None
-    """Loss terms summed over the steps of this epoch, on the device."""
-    first_bad: Tensor | None = None
-    """Per term the first step at which it was not finite, else -1; looked at once an epoch."""
+    values: list[Tensor] = field(default_factory=list)
+    """Loss terms of each step of this epoch, (terms,), on the device; looked at once an epoch."""
     history: list[dict[str, Any]] = field(default_factory=list)
     logits: dict[str, Tensor] = field(default_factory=dict)
     """{"val", "test"}: (N, classes) at the end of the last epoch."""
@@ -59,16 +56,18 @@ class Member:
     def state(self) -> dict[str, Any]:
         self.read_clock()
         modules = {"model": self.model, "distiller": self.distiller, "optimizer": self.optimizer}
-        plain = {k: getattr(self, k) for k in (*_PLAIN, *_TENSORS)}
-        return {**{k: m.state_dict() for k, m in modules.items()}, **plain}
+        plain = {k: getattr(self, k) for k in _PLAIN}
+        values = torch.stack(self.values) if self.values else torch.empty(0)
+        tensors = {"values": values, "gradient_shares": self.gradient_shares}
+        return {**{k: m.state_dict() for k, m in modules.items()}, **plain, **tensors}
 
     def restore(self, state: dict[str, Any]) -> None:
         for name in ("model", "distiller", "optimizer"):
             getattr(self, name).load_state_dict(state[name])
         for name in _PLAIN:
             setattr(self, name, state[name])
-        for name in _TENSORS:
-            setattr(self, name, state[name].to(self.device))
+        self.values = list(state["values"].to(self.device))
+        self.gradient_shares = state["gradient_shares"].to(self.device)
 
     @contextlib.contextmanager
     def own_rng(self) -> Iterator[None]:
