@@ -151,7 +151,7 @@ def targets(rows: list[dict[str, Any]], device: str) -> list[dict[str, Any]]:
     more = 1000 * (worst["engine_step_seconds"]["median"] - worst["bare_step_seconds"]["median"])
     why = (
         f"Of {more:.2f} ms more a step, reading the teacher in full takes {parts['teacher_signals_ms']:.2f} and making "
-        f"the batch {parts['batches_ms']:.2f}; the rest is the member's random stream, loss sums and clock."
+        f"the batch {parts['batches_ms']:.2f}; the rest is the member's random stream, loss terms and clock."
     )
     what = f"percent of overhead at most (the largest: {worst['pair']}, {worst['precision']})"
     return [timing.target(what, allowed, got, got <= allowed, why)]
