@@ -198,13 +198,14 @@ def _watch(args: argparse.Namespace) -> None:
 )
 def _show(args: argparse.Namespace) -> None:
     """Print what is known of a suite, a pair, a cell or a run; `show methods`; or BibTeX: `show citations [SUITE]`."""
+    from kdbench.plan.registry import citations
     from kdbench.terminal import catalogue, show
 
     if args.suite == "methods":
         print(catalogue.page())
         return
     if args.suite == "citations":
-        print(catalogue.citations(load_suite(args.pair) if args.pair else None))
+        print(citations(load_suite(args.pair) if args.pair else None))
         return
     show.show(_load(args), args.pair, args.method, args.seed)
 
@@ -374,7 +375,7 @@ def _similarity(args: argparse.Namespace) -> None:
     REFERENCE,
 )
 def _table(args: argparse.Namespace) -> None:
-    """Write tables/SUITE.md, .tex, .html and .csv (with --reference: in tables/reference)."""
+    """Write tables/SUITE.md, .html, .csv and, for a paper, .tex and .bib (with --reference: in tables/reference)."""
     from kdbench.run.outputs import reference_tables, run_table
 
     plan = _load_to_write(args)

@@ -273,6 +273,20 @@ class Claim:
     """Which a difference between the two answers, and which goes before that answer."""
 
 
+@dataclass(frozen=True)
+class Paper:
+    """What the LaTeX fragments of a suite show, and under which names. It hides and renames; it changes no number."""
+
+    rows: tuple[str, ...] = ()
+    """Ids of the methods that they show; all where empty."""
+    columns: tuple[str, ...] = ()
+    """Ids of the pairs that they show; all where empty."""
+    names: dict[str, str] = field(default_factory=dict)
+    """Method or model -> its name in the paper."""
+    width: float = 6.75
+    """Inches: 6.75 for a whole page, 3.25 for one of two columns."""
+
+
 @dataclass(frozen=True, eq=False)
 class Suite:
     """A checked YAML file: every name in it exists and every value has been looked at (kdbench/plan/suite.py)."""
@@ -307,6 +321,7 @@ class Suite:
     """Training jobs that may share a card of a machine on which no scheduler hands out cards."""
     tune: Tune | None = None
     claims: tuple[Claim, ...] = ()
+    paper: Paper = Paper()
     path: Path | None = None
     """The file that it was read from."""
 

@@ -263,14 +263,14 @@ def _tables() -> Numbers:
     """Every line of the tables of a made-up block in both layouts, as a number."""
     import test_tables
 
-    from kdbench.report import page
+    from kdbench.report.page import markdown
 
     found = {}
     for layout in ("pairs", "methods"):
         suite, block, frame = test_tables.make(layout=layout)
         frame = test_tables.change(frame, "cnn-t--cnn-s", "ofa", 1, status="diverged", reason="step 3")
-        document = test_tables.described(suite, block, frame)
-        found |= {f"{layout} {form.__name__}": _lines(form(document)) for form in (page.markdown, page.latex)}
+        found[f"{layout} markdown"] = _lines(markdown(test_tables.described(suite, block, frame)))
+        found |= {f"{layout} {name}": _lines(tex) for name, tex in test_tables.paper(suite, block, frame).items()}
     return found
 
 

@@ -18,12 +18,13 @@ from kdbench.files import read_json, write_json
 from kdbench.report import pair_tables, stats, tables
 from kdbench.report.block import BlockReport, block_reports
 from kdbench.report.cells import cells
-from kdbench.report.page import html, latex, markdown
+from kdbench.report.page import html, markdown
+from kdbench.report.paper import fragments
 from kdbench.report.text import note_letters
 from kdbench.report.verdicts import claim_results
 from kdbench.results.frames import all_runs
 from kdbench.results.today import Today
-from kdbench.types import Block, Claim, KdbenchError, MethodSpec, ModelSpec, Pair, Suite
+from kdbench.types import Block, Claim, KdbenchError, MethodSpec, ModelSpec, Pair, Paper, Suite
 
 METHODS = {
     "scratch": ("Scratch", "reference", None),
@@ -33,6 +34,7 @@ METHODS = {
     "uhkd-c0": ("UHKD† (C0)", "frequency", "our reading of the paper"),
     "fdcmkd": ("FD-CMKD‡", "cross-modal", "known from a transcription"),
 }
+METHOD_OF = {"uhkd-c0": "uhkd"} | {f"m{i}": "fitnet" for i in range(10)}
 FACTS = {
     "anchors": {
         "image": {"nearest neighbour": 95.2, "logistic regression": 91.3, "train_used": 1000, "test_used": 540}
@@ -52,7 +54,7 @@ def make(pairs=3, methods=tuple(METHODS), seeds=3, names=None, layout="methods")
     specs = []
     for id in methods:
         label, group, footnote = METHODS.get(id, (f"Method {id}", "features", None))
-        specs.append(MethodSpec(id, id, {}, (names or {}).get(id, label), group, footnote))
+        specs.append(MethodSpec(id, METHOD_OF.get(id, id), {}, (names or {}).get(id, label), group, footnote))
     models = {m: ModelSpec(m, "ResNet", "digits", "r", family=m[:3]) for m in (*teachers, *students)}
     block = Block("main", "Main block", "digits", grid, tuple(specs), tuple(range(seeds)), layout=layout)
     suite = Suite(
@@ -98,6 +100,11 @@ def described(suite, block, frame, **changes):
 
 def page(suite, block, frame):
     return markdown(described(suite, block, frame))
+
+
+def paper(suite, block, frame):
+    """The LaTeX fragments of a block."""
+    return fragments(BlockReport(suite, block, frame, **FACTS))
 
 
 def row(text, label, heading="### Test accuracy"):
@@ -260,7 +267,7 @@ def test_hostile_names_are_shown_not_run():
     assert "<script>" not in text and "&lt;script&gt;" in text and r"a\_b" in text
     line = next(line for line in text.splitlines() if line.startswith(r"| a\_b"))
     assert len(re.findall(r"(?<!\\)\|", line)) == 3
-    tex = latex(document)
+    tex = "".join(paper(suite, block, frame).values())
     assert r"a\_b \& c\textbar{}d" in tex and r"\textbackslash{}input\{z\}" in tex and r"\texttt{U+8A9E}" in tex
     assert r"\input" not in tex.replace(r"\textbackslash{}input", "")
     assert "<script" not in html(document) and "&lt;script&gt;" in html(document)
@@ -302,17 +309,102 @@ def test_html_holds_the_same_rows_as_markdown_and_asks_nothing_of_the_network():
 def test_files_are_whole_and_twice_is_an_error(tmp_path):
     suite, block, frame = make(pairs=1)
     paths = tables.write_tables(suite, [BlockReport(suite, block, frame)], tmp_path / "tables")
-    assert [p.name for p in paths] == ["tiny.md", "tiny.tex", "tiny.html", "tiny.csv"]
-    assert sorted(p.name for p in (tmp_path / "tables").iterdir()) == ["tiny.csv", "tiny.html", "tiny.md", "tiny.tex"]
+    files = [
+        *(f"tiny.{suffix}" for suffix in ("md", "tex", "html", "csv", "bib")),
+        "tiny/main.tex",
+        "tiny/main-verdict.tex",
+    ]
+    there = {p for p in (tmp_path / "tables").rglob("*") if p.is_file()}
+    assert [p.relative_to(tmp_path / "tables").as_posix() for p in paths] == files and there == set(paths)
     before = paths[0].read_bytes()
     with pytest.raises(KdbenchError, match="two results"):
         tables.write_tables(suite, [BlockReport(suite, block, pd.concat([frame, frame]))], tmp_path / "tables")
     assert paths[0].read_bytes() == before
 
 
+def cells_of(tex):
+    """The rows of a fragment's tabular between its rules, cell by cell, each \\multicolumn as often as it is wide."""
+    body = tex[tex.index(r"\toprule") : tex.index(r"\bottomrule")]
+    lines = re.findall(r"^(.*) \\\\$", body.replace("\\toprule\n", ""), re.M)
+    found = []
+    for line in lines:
+        cells = re.split(r"(?<!\\)&", line)
+        spans = [re.match(r"\s*\\multicolumn\{(\d+)\}", cell) for cell in cells]
+        found.append([c.strip() for c, s in zip(cells, spans, strict=True) for _ in range(int(s[1]) if s else 1)])
+    return found
+
+
+def balanced(tex):
+    """Braces and environments are closed in the order in which they were opened."""
+    depth = 0
+    for c in re.sub(r"\\[{}\\]", "", tex):
+        depth += (c == "{") - (c == "}")
+        assert depth >= 0
+    stack = []
+    for what, name in re.findall(r"\\(begin|end)\{([\w*]+)\}", tex):
+        assert what == "begin" or stack.pop() == name
+        stack += [name] if what == "begin" else []
+    return depth == 0 and not stack
+
+
+@pytest.mark.parametrize("layout", ["pairs", "methods"])
+def test_fragments_are_whole_tables_with_the_cells_of_the_page(layout):
+    suite, block, frame = make(pairs=3, layout=layout)
+    found = paper(suite, block, frame)
+    assert list(found) == ["main", "main-verdict"]
+    for name, tex in found.items():
+        assert balanced(tex) and tex.startswith(r"\begin{table*}") and tex.count(r"\begin{tabular}") == 1
+        width = len(re.search(r"\\begin\{tabular\}\{@\{\}(\w+)@\{\}\}", tex)[1])
+        assert all(len(cells) == width for cells in cells_of(tex))
+        assert rf"\label{{tab:tiny-{name}}}" in tex and "n = 3" in tex and r"UHKD\textdagger{}" in tex
+        assert r"OFA~\cite{hao2023ofa}" in tex
+    text = page(suite, block, frame)
+    label = block.pairs[0].teacher if layout == "pairs" else "KD"
+    told = [
+        re.sub(r"\*| <sup>.*", "", cell).replace(" ± ", r" $\pm$ ").replace("−", "$-$") for cell in row(text, label)
+    ]
+    shown = next(cells for cells in cells_of(found["main"]) if cells[0] == label)[1:]
+    assert [re.sub(r"\\textbf\{(.*)\}|\\textsuperscript.*", r"\1", cell) for cell in shown] == told
+    bold = [cell.startswith("**") for cell in row(text, label)]
+    assert [cell.startswith(r"\textbf") for cell in shown] == bold
+    against = [cells[0] for cells in cells_of(found["main-verdict"]) if "multicolumn" in cells[0]]
+    assert ["Scratch" in title for title in against] == [True, False] and "Against KD" in against[1]
+
+
+def test_the_preview_inputs_the_fragments_and_the_bibliography_has_what_they_cite(tmp_path):
+    suite, block, frame = make(pairs=1)
+    second = dataclasses.replace(block, name="second")
+    suite = dataclasses.replace(suite, blocks=(block, second))
+    paths = tables.write_tables(suite, [BlockReport(suite, b, frame, **FACTS) for b in suite.blocks], tmp_path)
+    preview, bib = ((tmp_path / f"tiny.{suffix}").read_text() for suffix in ("tex", "bib"))
+    assert balanced(preview) and r"\usepackage{booktabs,graphicx}" in preview and r"\bibliography{tiny}" in preview
+    inputs = re.findall(r"\\input\{(.*)\}", preview)
+    assert [tmp_path / name for name in inputs] == [p for p in paths if p.parent.name == "tiny"] and len(inputs) == 4
+    cited = {key for name in inputs for key in re.findall(r"\\cite\{(.*?)\}", (tmp_path / name).read_text())}
+    assert cited == set(re.findall(r"^@\w+\{(.*),$", bib, re.M)) and len(cited) == 4
+
+
+@pytest.mark.parametrize("layout", ["pairs", "methods"])
+def test_a_paper_hides_and_renames_and_changes_no_number(layout):
+    suite, block, frame = make(pairs=3, layout=layout)
+    shown = (block.pairs[0].id, block.pairs[1].id)
+    names = {"kd": "Hinton", "cnn-s": "ResNet8", "cnn-t": "ResNet"}
+    own = dataclasses.replace(suite, paper=Paper(("scratch", "kd", "uhkd"), shown, names, 3.25))
+    whole, cut = paper(suite, block, frame), paper(own, block, frame)
+    for tex in cut.values():
+        assert balanced(tex) and tex.startswith(r"\begin{table}") and "3.25in" in tex
+        assert "Hinton" in tex and not re.search(r"\bKD\b|OFA|FD-CMKD", tex.split(r"\begin{tabular}")[1])
+    assert "ResNet8" in cut["main"] and "mlp-t" not in cut["main"]
+    numbers = {"main": r"\d\d\.\d \$\\pm\$ \d\.\d", "main-verdict": r"\$?-?\$?\+?\d\.\d \{\[\}[^&]*"}
+    for name, pattern in numbers.items():
+        found = re.findall(pattern, cut[name])
+        assert found and set(found) <= set(re.findall(pattern, whole[name]))
+
+
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
-def test_latex_compiles(tmp_path):
-    suite, block, frame = make(pairs=7, names={"ofa": HOSTILE})
+@pytest.mark.parametrize("layout", ["pairs", "methods"])
+def test_latex_compiles(tmp_path, layout):
+    suite, block, frame = make(pairs=7, names={"ofa": HOSTILE}, layout=layout)
     frame = change(frame, block.pairs[0].id, "uhkd", status="n/a", reason=HOSTILE)
     tables.write_tables(suite, [BlockReport(suite, block, frame)], tmp_path)
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-no-shell-escape", "tiny.tex"]

@@ -27,7 +27,7 @@ from kdbench.plan.registry import (
     source_params,
 )
 from kdbench.plan.timm_names import _FAMILY_OF_MODULE, FAMILIES, timm_arguments, timm_index
-from kdbench.types import Block, Claim, DataSpec, KdbenchError, MethodSpec, ModelSpec, Pair, Recipe, Suite, Tune
+from kdbench.types import Block, Claim, DataSpec, KdbenchError, MethodSpec, ModelSpec, Pair, Paper, Recipe, Suite, Tune
 
 CONFIG_FOLDER = Path("config")
 GROUPS = ("reference", "logits", "features", "frequency", "cross-modal", "controls")
@@ -40,7 +40,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _LOADS_WEIGHTS = re.compile(r"pretrain\w*|(checkpoint|ckpt)_(path|file)|weights|state_dict")
 _AT_RANDOM = "networks start at random here, and nothing loads weights yet"
 _NOTHING = (None, [], {})
-_SECTIONS = {"seeds", "data", "recipes", "models", "methods", "blocks", "tune", "claims"}
+_SECTIONS = {"seeds", "data", "recipes", "models", "methods", "blocks", "tune", "claims", "paper"}
 _OPTIONS = {f.name for f in dataclasses.fields(Suite)} - _SECTIONS - {"name", "path"}
 _CHOICES = {
     ("Recipe", "optimizer"): ("adamw", "sgd"),
@@ -141,7 +141,7 @@ def check_suite(tree: Any, name: str, where: str) -> Suite:
     for key in tree:
         if key not in _OPTIONS | _SECTIONS:
             raise _unknown_key(key, _OPTIONS | _SECTIONS, where)
-    for key in _SECTIONS - {"methods", "tune", "claims"}:
+    for key in _SECTIONS - {"methods", "tune", "claims", "paper"}:
         if tree.get(key) in _NOTHING:
             raise KdbenchError(f"{where}: the section {key!r} is missing or empty")
 
@@ -183,6 +183,7 @@ def check_suite(tree: Any, name: str, where: str) -> Suite:
         models=models,
         tune=tune,
         claims=claims,
+        paper=_paper(tree.get("paper", {}), blocks, models, f"{where}: paper"),
     )
     of_jobs = ("threads", "seeds_per_job", "methods_per_job", "minutes_per_job", "memory_mb", "jobs_per_gpu")
     for key in ("edition", *of_jobs):
@@ -476,6 +477,26 @@ def _claim(name: str, tree: Any, methods: set[str], where: str) -> Claim:
     if claim.method == claim.control:
         raise KdbenchError(f"{where}: {claim.method!r} is its own control")
     return claim
+
+
+def _paper(tree: Any, blocks: tuple[Block, ...], models: dict[str, ModelSpec], where: str) -> Paper:
+    """Methods go by the ids of the blocks' rows, pairs as blocks write them."""
+    paper = _dataclass(Paper, _mapping(tree, where), where)
+    methods = {m.id for block in blocks for m in block.methods}
+    pairs = {f"{p.teacher} -> {p.student}": p.id for block in blocks for p in block.pairs}
+    for kind, chosen, known in (
+        ("method", paper.rows, methods),
+        ("pair", paper.columns, pairs),
+        ("method or model", paper.names, methods | models.keys()),
+    ):
+        for name in chosen:
+            if name not in known:
+                raise unknown(kind, name, known, where)
+    for name, text in paper.names.items():
+        _text(text, f"{where}.names.{name}")
+    if paper.width <= 0:
+        raise KdbenchError(f"{where}.width: must be positive, got {paper.width}")
+    return dataclasses.replace(paper, columns=tuple(pairs[pair] for pair in paper.columns))
 
 
 def tuning_pair(tune: Tune, models: dict[str, ModelSpec], pair: Pair) -> Pair | None:

@@ -1,4 +1,4 @@
-"""A page of tables as data, and its three renderers: Markdown, LaTeX (booktabs) and HTML.
+"""A page of tables as data, and its renderers for Markdown and HTML; kdbench/report/latex.py has the one for LaTeX.
 
 kdbench/report/tables.py and findings.py make the pages. Every text is escaped where it is rendered, so a page may hold
 any name. Numbers, methods and pairs are for the HTML report, which sorts by them and shows what is behind a cell.
@@ -77,13 +77,13 @@ class Document:
     footer: tuple[str, ...]
 
 
-def _one_line(text: Any) -> str:
+def one_line(text: Any) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
 
 
 def _md(text: Any) -> str:
     """Text that Markdown, and the HTML within it, shows as it is."""
-    safe = _one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    safe = one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_\[\]|~$#])", r"\\\1", safe)
 
 
@@ -105,7 +105,7 @@ def _md_table(table: Table) -> list[str]:
         if group.title and len(table.groups) > 1:
             lines.append(_md_row([f"*{_md(group.title)}*", *[""] * len(table.columns)]))
         lines += [_md_row([_md_cell(cell) for cell in (row.label, *row.cells)]) for row in group.rows]
-    notes = [f"<sup>{_md(mark)}</sup> {_md(text)}<br>" for mark, text in table.footnotes]
+    notes = [f"{f'<sup>{_md(mark)}</sup> ' if mark else ''}{_md(text)}<br>" for mark, text in table.footnotes]
     return [*lines, "", *notes, *([""] if notes else [])]
 
 
@@ -120,96 +120,6 @@ def _md_row(texts: Sequence[str]) -> str:
 def _md_cell(cell: Cell) -> str:
     text = f"**{_md(cell.text)}**" if cell.bold else _md(cell.text)
     return text + (f" <sup>{','.join(cell.letters)}</sup>" if cell.letters else "")
-
-
-_TEX = {
-    "\\": r"\textbackslash{}",
-    "^": r"\textasciicircum{}",
-    "~": r"\textasciitilde{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "`": r"\textasciigrave{}",
-    '"': "''",
-    "[": "{[}",  # a bracket after \\ would be taken for its argument
-    "]": "{]}",
-    "±": r"$\pm$",
-    "−": "$-$",
-    "→": r"$\rightarrow$",
-    "×": r"$\times$",
-    "†": r"\textdagger{}",
-    "‡": r"\textdaggerdbl{}",
-    "—": "---",
-    "–": "--",
-    "“": "``",
-    "”": "''",
-    "’": "'",
-    **{c: "\\" + c for c in "&%$#_{}"},
-}
-_TEX_LETTERS = set("ÀÁÂÃÄÇÈÉÊËÌÍÎÏÑÒÓÔÕÖÙÚÛÜÝàáâãäçèéêëìíîïñòóôõöùúûüýÿßÆæØøÅå")
-
-
-def _tex(text: Any) -> str:
-    return "".join(_TEX.get(c) or _tex_letter(c) for c in _one_line(text))
-
-
-def _tex_letter(c: str) -> str:
-    """Plain pdflatex knows ASCII and accented letters; anything else is shown by its number rather than refused."""
-    return c if c.isascii() or c in _TEX_LETTERS else rf"\texttt{{U+{ord(c):04X}}}"
-
-
-def latex(page: Document) -> str:
-    """A complete document for pdflatex; its tabulars can be copied into a paper that loads booktabs and graphicx."""
-    lines = [
-        r"\documentclass[10pt]{article}",
-        r"\usepackage[a4paper,landscape,margin=15mm]{geometry}",
-        r"\usepackage{booktabs,graphicx}",
-        r"\setlength{\parindent}{0pt}\setlength{\parskip}{4pt}\raggedright",
-        r"\begin{document}",
-        rf"{{\LARGE {_tex(page.title)}}}",
-        "",
-        *(rf"\fbox{{\parbox{{0.97\linewidth}}{{\bfseries {_tex(text)}}}}}" + "\n" for text in page.banner),
-    ]
-    for section in page.sections:
-        if section.title:
-            lines += [rf"\section*{{{_tex(section.title)}}}"]
-        for part in section.parts:
-            lines += [_tex(part), ""] if isinstance(part, str) else _tex_table(part)
-    return "\n".join(
-        [*lines, r"\medskip\footnotesize", *(_tex(t) + r"\par" for t in page.footer), r"\end{document}", ""]
-    )
-
-
-def _tex_table(table: Table) -> list[str]:
-    width = len(table.columns)
-    depth = max((len(column) for column in table.columns), default=1)
-    heads = [(*column, *[""] * (depth - len(column))) for column in table.columns]
-    lines = [
-        r"\medskip",
-        rf"\begin{{minipage}}{{\linewidth}}\subsection*{{{_tex(table.title)}}}\small",
-        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-        rf"\begin{{tabular}}{{@{{}}l{'r' * width}@{{}}}}",
-        r"\toprule",
-    ]
-    for i in range(depth):
-        lines.append(_tex_row([_tex(table.corner) if i == 0 else "", *(_tex(head[i]) for head in heads)]))
-    for group in table.groups:
-        lines.append(r"\midrule")
-        if group.title and len(table.groups) > 1:
-            lines.append(rf"\multicolumn{{{width + 1}}}{{@{{}}l}}{{\textit{{{_tex(group.title)}}}}} \\")
-        lines += [_tex_row([_tex_cell(cell) for cell in (row.label, *row.cells)]) for row in group.rows]
-    lines += [r"\bottomrule", r"\end{tabular}}\par\smallskip\footnotesize"]
-    lines += [rf"\textsuperscript{{{_tex(mark)}}} {_tex(text)}\par" for mark, text in table.footnotes]
-    return [*lines, r"\end{minipage}", "", r"\medskip", ""]
-
-
-def _tex_row(texts: Sequence[str]) -> str:
-    return " & ".join(texts) + r" \\"
-
-
-def _tex_cell(cell: Cell) -> str:
-    text = rf"\textbf{{{_tex(cell.text)}}}" if cell.bold else _tex(cell.text)
-    return text + (rf"\textsuperscript{{{','.join(cell.letters)}}}" if cell.letters else "")
 
 
 _CSS = """
@@ -243,7 +153,7 @@ def html(page: Document) -> str:
 
 
 def _h(text: Any) -> str:
-    return _html.escape(_one_line(text))
+    return _html.escape(one_line(text))
 
 
 def _html_table(table: Table) -> list[str]:
@@ -260,7 +170,8 @@ def _html_table(table: Table) -> list[str]:
             lines.append(f'<tr><th scope="row">{_html_cell(row.label)}</th>{cells}</tr>')
         lines.append("</tbody>")
     lines.append("</table></div>")
-    lines += [f'<div class="notes"><sup>{_h(mark)}</sup> {_h(text)}</div>' for mark, text in table.footnotes]
+    marks = [f"<sup>{_h(mark)}</sup> " if mark else "" for mark, _ in table.footnotes]
+    lines += [f'<div class="notes">{m}{_h(text)}</div>' for m, (_, text) in zip(marks, table.footnotes, strict=True)]
     return lines
 
 

@@ -26,9 +26,7 @@ def pair_rows(report: BlockReport, pairs: Sequence[str], headline: bool) -> list
 
     headline: they are the block's headline pairs; the mean over them and the verdict stand below the accuracies.
     """
-    block, tables = report.block, []
-    for suffix, methods in _parts(block).items():
-        tables.append(_accuracy_table(report, pairs, methods, suffix, headline))
+    block, tables = report.block, accuracy_tables(report, pairs, headline)
     for baseline in baselines_of(block):
         rivals = {m.id for m in rivals_of(block, baseline)}
         title = f"Paired difference to {label_of(block, baseline)}, points [95 % t interval]"
@@ -39,6 +37,10 @@ def pair_rows(report: BlockReport, pairs: Sequence[str], headline: bool) -> list
         for suffix, methods in _parts(block).items():
             tables.append(_table(report, pairs, methods, title + suffix, lambda r, n, name=name: summary_cell(r, name)))
     return tables
+
+
+def accuracy_tables(report: BlockReport, pairs: Sequence[str], headline: bool) -> list[Table]:
+    return [_accuracy_table(report, pairs, own, suffix, headline) for suffix, own in _parts(report.block).items()]
 
 
 def _parts(block: Block) -> dict[str, list[MethodSpec]]:
@@ -98,7 +100,7 @@ def _accuracy_table(
     columns = (("", "Student"), ("Teacher", "accuracy"), ("Teacher", "gap, val / test"), *_headings(block, methods))
     columns += tuple(("Readings", f"{r.method.short or r.method.label}: {len(r.readings)}") for r in report.readings)
     labels = short_labels(block)
-    own_notes = tuple((labels[m.id], text) for m in methods for text in method_notes(report, m))
+    own_notes = tuple(("", f"{labels[m.id]}: {text}") for m in methods for text in method_notes(report, m))
     footnotes = mark_notes(block) + own_notes + note_list(notes)
     return Table(f"Test accuracy, %{suffix}", "Teacher", columns, tuple(groups), footnotes, tuple(pairs), texts=2)
 

@@ -32,6 +32,11 @@ def method_rows(report: BlockReport, pairs: Sequence[str]) -> list[Table]:
     return tables
 
 
+def accuracy_tables(report: BlockReport, pairs: Sequence[str]) -> list[Table]:
+    parts = _cut(report.suite, report.block, pairs)
+    return [_accuracy_table(report, part, suffix) for suffix, part in parts.items()]
+
+
 def _accuracy_table(report: BlockReport, pairs: Sequence[str], suffix: str) -> Table:
     notes: dict[str, str] = {}
     block, records = report.block, report.records

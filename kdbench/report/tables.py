@@ -1,4 +1,4 @@
-"""The tables of a suite: one description, written as Markdown, LaTeX, HTML and CSV."""
+"""The tables of a suite: one description, written as Markdown, HTML and CSV, and what of it a paper takes as LaTeX."""
 
 from __future__ import annotations
 
@@ -11,12 +11,15 @@ from typing import Any
 import pandas as pd
 
 from kdbench.files import write_text
+from kdbench.plan.registry import citations
 from kdbench.report import stats
 from kdbench.report.block import BlockReport
 from kdbench.report.cells import baselines_of, cells
-from kdbench.report.page import Cell, Document, Row, Section, Table, html, latex, markdown
+from kdbench.report.latex import preview
+from kdbench.report.page import Cell, Document, Row, Section, Table, html, markdown
 from kdbench.report.pair_rows import pair_rows
 from kdbench.report.pair_tables import method_rows
+from kdbench.report.paper import fragments
 from kdbench.report.text import (
     budget_facts,
     known,
@@ -248,18 +251,24 @@ def _footer(reports: Sequence[BlockReport]) -> tuple[str, ...]:
 
 
 def write_tables(suite: Suite, reports: Sequence[BlockReport], folder: Path) -> list[Path]:
-    """Write folder/SUITE.md, .tex, .html and .csv, each whole or not at all, and return their paths.
+    """Write folder/SUITE.md, .html, .csv, the fragments folder/SUITE/BLOCK.tex and BLOCK-verdict.tex, SUITE.bib and
+    the preview SUITE.tex, each whole or not at all, and return their paths.
 
     Raises KdbenchError where a file cannot be written or a (pair, method, seed) has two results.
     """
     page = describe(suite, reports)
-    texts = {"md": markdown(page), "tex": latex(page), "html": html(page), "csv": csv(suite, reports)}
-    paths = []
-    for suffix, text in texts.items():
-        path = Path(folder) / f"{suite.name}.{suffix}"
-        write_text(path, text)
-        paths.append(path)
-    return paths
+    own = {f"{suite.name}/{name}.tex": text for r in reports for name, text in fragments(r.shown).items()}
+    texts = {
+        f"{suite.name}.md": markdown(page),
+        f"{suite.name}.tex": preview(page.title, page.banner, list(own), suite.name, _footer(reports)),
+        f"{suite.name}.html": html(page),
+        f"{suite.name}.csv": csv(suite, reports),
+        f"{suite.name}.bib": citations(suite) + "\n",
+        **own,
+    }
+    for name, text in texts.items():
+        write_text(folder / name, text)
+    return [folder / name for name in texts]
 
 
 def csv(suite: Suite, reports: Sequence[BlockReport]) -> str:

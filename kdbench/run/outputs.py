@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 
 
 def run_table(plan: Plan, *, partial: bool = False) -> list[Path]:
-    """Write tables/SUITE.md, .tex, .html and .csv. Raises KdbenchError when runs are missing, unless `partial`."""
+    """Write tables/SUITE.md, .html, .csv, .bib, .tex and what that inputs, tables/SUITE/*.tex.
+
+    Raises KdbenchError when runs are missing, unless `partial`.
+    """
     from kdbench.report import tables
     from kdbench.report.block import block_reports
 
@@ -75,7 +78,7 @@ def run_reference(plan: Plan) -> list[Path]:
     for block, own in runs.groupby("block", sort=False):  # among them budgets that no table shows
         _check_whole(plan, block, own)
     written = write_reference(today, _with_further(runs, reports), about(reports))
-    copies = {path: TABLES / "reference" / path.name for path in tables}
+    copies = {path: TABLES / "reference" / path.relative_to(TABLES) for path in tables}
     drawn = home(plan.suite) / "figures"
     copies |= {path: folder / "figures" / path.relative_to(drawn) for path in run_figures(plan, drawn)}
     for source, target in copies.items():

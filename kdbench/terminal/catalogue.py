@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from kdbench.plan.registry import MethodInfo, load_method, method_info, method_names
 from kdbench.plan.suite import GROUPS
-from kdbench.types import Suite
 
 HEAD = """# Methods
 
@@ -12,12 +11,6 @@ Made by `kdbench show methods` from the docstrings in kdbench/methods. â€  and â
 paper or its code. The main weight is what `tune` varies ([suites.md](suites.md)). `kdbench show citations SUITE` prints
 BibTeX. What was looked at and is not here stands in [rivals.md](rivals.md), with the reason.
 """
-
-
-def citations(suite: Suite | None) -> str:
-    """A .bib file: the BibTeX entries of a suite's methods, or of all."""
-    own = {m.method for block in suite.blocks for m in block.methods} if suite else method_names()
-    return "\n\n".join(filter(None, (method_info(name).bibtex for name in sorted(own))))
 
 
 def page() -> str:

@@ -45,6 +45,8 @@ rule table:
             labels={"suite": PLAN.suite.name},
         ),
         f"tables/{PLAN.suite.name}.csv",
+        f"tables/{PLAN.suite.name}.bib",
+        directory(f"tables/{PLAN.suite.name}"),
     log:
         f"{HOME}/logs/table.log",
     params:
