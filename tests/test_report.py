@@ -148,6 +148,21 @@ def test_cells_beside_a_column_of_harnesses_open_their_own(plan):
     assert all("open" not in cells[1] and len(cells) == len(table["columns"]) for cells in rows)
 
 
+def test_a_row_a_pair_opens_its_cells_and_keeps_the_mean_at_the_bottom(plan):
+    plan = fake_plan(blocks={"main": block(layout="pairs")})
+    finish_all(plan)
+    accuracy, against_scratch, against_kd = places(written(plan)[1])[0]
+    *pairs, mean, counts, verdict = accuracy["rows"]
+    ids = [f"{r['cells'][0]['text']}--{r['cells'][1]['text']}" for r in pairs]
+    assert ids == ["cnn-t--vit-s", "cnn-t--mlp-s", "cnn-t--cnn-s"] and not any(r["fixed"] for r in pairs)
+    methods = ["scratch", "kd", "dkd", "uhkd"]
+    for id, row in zip(ids, pairs, strict=True):
+        assert [c.get("open") for c in row["cells"]] == [None] * 4 + [f"main/{id}/{m}" for m in methods]
+    assert all(r["fixed"] and not any("open" in c for c in r["cells"]) for r in (mean, counts, verdict))
+    assert accuracy["texts"] == 2 and accuracy["columns"][:2] == [["Teacher"], ["Student"]]
+    assert [len(t["columns"]) for t in (against_scratch, against_kd)] == [5, 5]
+
+
 def test_cells_sort_by_the_numbers_of_the_statistics(plan):
     given = finish_all(plan)
     for seed in (0, 1, 2):
