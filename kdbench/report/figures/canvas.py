@@ -23,6 +23,7 @@ from kdbench.files import atomic
 from kdbench.report.block import BlockReport
 from kdbench.report.figures.style import STYLE, styled
 from kdbench.report.text import budget_facts
+from kdbench.report.verdicts import short_labels
 from kdbench.types import Block
 
 COLUMN, PAGE = 3.25, 6.75
@@ -149,12 +150,8 @@ def log_locator(low: float, high: float) -> Locator:
 
 
 def labels_of(block: Block) -> dict[str, str]:
-    """Method id -> its short label; the whole one where two methods share the short."""
-    shorts = [m.short or m.label for m in block.methods]
-    return {
-        m.id: plain(short if shorts.count(short) == 1 else m.label)
-        for m, short in zip(block.methods, shorts, strict=True)
-    }
+    """Method id -> its short label as a figure can show it."""
+    return {method: plain(label) for method, label in short_labels(block).items()}
 
 
 def beside(label: str) -> str:
