@@ -4,8 +4,10 @@
 
 Reads results/reference/SUITE/runs.csv, works out every number of tables/reference/SUITE.csv, and holds each number that
 tables/reference/SUITE.md prints against them: a table of accuracies, of differences or of verdicts is recognised by its
-title, a cell by its row and column. Written for being read beside a textbook, not for speed. Not recomputed: bootstrap
-intervals over test samples ({...}), which need the samples, and texts.
+title, a cell by its row and column, in either layout. Written for being read beside a textbook, not for speed.
+
+Not recomputed: bootstrap intervals over test samples ({...}), which need the samples; on the page, the tables of claims,
+tuning and cost, where the CSV has the numbers of the last.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ CELL_MEANS = {
     "best_test_epoch_mean_decides_nothing": "best_test_epoch",
 }
 NO_NUMBERS = {"suite", "edition", "block", "line", "baseline", "pair", "teacher", "student", "method", "label", "group"}
-NO_NUMBERS |= {"kind", "status", "bold", "notes", "gradient_shares"}
+NO_NUMBERS |= {"kind", "status", "bold", "notes", "gradient_shares", "harness", "collapsed"}
 
 
 def recompute(suite: str, root: Path = Path()) -> tuple[int, list[str]]:
@@ -159,6 +161,7 @@ class Block:
         self.pairs = list(dict.fromkeys(self.cells["pair"]))
         self.methods = list(dict.fromkeys(self.cells["method"]))
         self.labels = dict(zip(self.cells["method"], self.cells["label"], strict=True))
+        self.groups = dict(zip(self.cells["method"], self.cells["group"], strict=True))
         done = runs[runs["status"] == "finished"]
         self.values = {
             column: {key: x.dropna() for key, x in done.set_index("seed").groupby(["pair", "method"])[column]}
@@ -167,8 +170,7 @@ class Block:
         self.seeds = sorted(set(runs["seed"]))
         self.gains = {}
         for pair in self.pairs:
-            teacher = runs[runs["pair"] == pair].groupby("seed")["teacher_val"].first()
-            self.gains[pair] = (teacher - self.of(pair, "scratch", "val")).dropna().mean()
+            self.gains[pair] = (self.teacher(pair, "val") - self.of(pair, "scratch", "val")).dropna().mean()
         self.headline = [pair for pair in self.pairs if self.gains[pair] >= 3 - 1e-9]
         # Whether these tables leave collapsed rows out of what is pooled, and close bold sets upwards.
         self.collapse = "verdict_collapsed" in lines
@@ -181,6 +183,18 @@ class Block:
     def difference(self, pair: str, method: str, baseline: str) -> pd.Series:
         return (self.of(pair, method) - self.of(pair, baseline)).dropna()
 
+    def teacher(self, pair: str, split: str = "test") -> pd.Series:
+        return self.runs[self.runs["pair"] == pair].groupby("seed")[f"teacher_{split}"].first().dropna()
+
+    def test_gain(self, pair: str) -> float:
+        return (self.teacher(pair) - self.of(pair, "scratch")).dropna().mean()
+
+    def mean(self, method: str | None) -> pd.Series:
+        """Accuracy over headline pairs of a method, or of the teachers, by complete seed."""
+        pairs = [p for p in self.headline if not method or not self.not_applicable(p, method)]
+        tests = {p: self.of(p, method) if method else self.teacher(p) for p in pairs}
+        return pd.DataFrame(tests).reindex(self.seeds).dropna().mean(axis=1)
+
     def fallen(self, pair: str, method: str) -> bool:
         """Whether a method has less than half of scratch's accuracy."""
         return self.collapse and self.of(pair, method).mean() < 0.5 * self.of(pair, "scratch").mean()
@@ -191,16 +205,17 @@ class Block:
         return bool((own["status"] == "n/a").any())
 
     @functools.cache  # noqa: B019
-    def bold(self, pair: str) -> set[str]:
-        """The best method, and those whose interval of the difference to it includes 0."""
-        tests = {m: self.of(pair, m) for m in self.methods}
+    def bold(self, pair: str | None) -> set[str]:
+        """The best method of a pair, or of the mean over headline pairs, and those whose interval of the difference to
+        it includes 0."""
+        tests = {m: self.of(pair, m) if pair else self.mean(m) for m in self.methods}
         most = max(map(len, tests.values()))
         if most < 2:
             return set()
         best = max((m for m in tests if len(tests[m]) == most), key=lambda m: tests[m].mean())
         compared, near = set(), set()
         for method in set(tests) - {best}:
-            x = self.difference(pair, best, method).to_numpy()
+            x = (tests[best] - tests[method]).dropna().to_numpy()
             if len(x) >= 2:
                 compared.add(method)
                 low = t_interval(x)[0]
@@ -245,7 +260,7 @@ class Block:
                 "p_holm": adjusted[m],
                 "pairs_better": int((by_pair > 1e-9).sum()),
                 "pairs_worse": int((by_pair < -1e-9).sum()),
-                "collapsed": ", ".join(fallen[m]),
+                "collapsed": "; ".join(fallen[m]),
             }
             others = [by_pair.drop(pair).mean() for pair in by_pair.index] if len(by_pair) > 1 else [math.nan]
             row |= {"without_low": min(others), "without_high": max(others), "pooled": math.nan, "disagree": False}
@@ -316,6 +331,7 @@ class Block:
                 ours |= {f"minus_{baseline}_{key}": value for key, value in named.items()}
         if bold is not None:
             checked.same(f"{where}: bold", method in bold[pair], line["bold"])
+            checked.same(f"{where}: collapsed", self.fallen(pair, method), line.get("collapsed", False))
         for name in set(line) - set(ours) - NO_NUMBERS:
             if not name.startswith(("verdict_", "minus_")):
                 checked.wrong.append(f"{where}: nobody recomputes {name}")
@@ -329,23 +345,23 @@ class Block:
 
 def check_page(text: str, blocks: dict[str, Block], checked: Checked) -> None:
     """The tables of accuracies, differences and verdicts of a page, and its sentences on detectable differences."""
-    block, title, header, row, baseline = None, "", [], 0, None
-    for line in text.splitlines():
+    block, title, baseline, table = None, "", None, []
+    for line in [*text.splitlines(), ""]:
+        if line.startswith("|"):
+            table.append([cell.strip() for cell in line.strip("|").split(" | ")])
+            continue
+        if table:
+            # Below the rule; what has a first cell only is the heading of a group.
+            rows = [cells for cells in table[2:] if any(cells[1:])]
+            check_table(block, title, baseline, [head.split("<br>") for head in table[0]], rows, checked)
+            table = []
         if line.startswith("## "):
             named = re.search(r"\((\S+)\)$", line)
             block = blocks.get(named[1], block) if named else block
         elif line.startswith("### "):
-            title, header, row = line[4:].replace("\\", ""), [], 0
+            title = line[4:].replace("\\", "")
             against = re.match(r"(?:Verdict against|Paired difference to) (.*?), (?:over headline pairs|points)", title)
-            if against:
-                baseline = next(m for m, label in block.labels.items() if label == against[1])
-        elif line.startswith("|") and not header:
-            header = cells_of(line)
-        elif line.startswith("|") and not line.startswith("| ---"):
-            cells = cells_of(line)
-            if any(cells[1:]):
-                check_row(block, title, baseline, header, cells, row, checked)
-                row += 1
+            baseline = next(m for m, label in block.labels.items() if label == against[1]) if against else "scratch"
         elif sizes := re.search(r"([\d.]+) points in this verdict \(.*?n = (\d+)\)", line):
             verdict, cell = block.detectable(baseline)
             checked.printed(f"{title}: detectable", " ".join(sizes.groups()), *verdict)
@@ -353,54 +369,108 @@ def check_page(text: str, blocks: dict[str, Block], checked: Checked) -> None:
                 checked.printed(f"{title}: detectable in a cell", " ".join(sizes.groups()), *cell)
 
 
-def cells_of(line: str) -> list[str]:
-    return [cell.strip() for cell in line.strip("|").split(" | ")]
-
-
-def check_row(
-    block, title: str, baseline: str, header: list[str], cells: list[str], row: int, checked: Checked
-) -> None:
-    label = re.sub(r" ?<sup>.*?</sup>", "", cells[0]).replace("\\", "")
-    where = f"{title}, {label}"
+def check_table(block: Block, title: str, baseline: str, heads: list, rows: list, checked: Checked) -> None:
     if title.startswith("Verdict"):
-        method = list(block.verdict(baseline))[row]
-        v = block.verdict(baseline)[method]
-        checked.same(f"{where}: label", block.labels[method], label)
-        checked.printed(where, cells[1], v["difference"], v["low"], v["high"])
-        checked.printed(f"{where}: seeds", cells[2], v["n"], v["seeds"])
-        checked.printed(f"{where}: pairs", cells[3], v["pairs"], v["headline"])
-        if cells[4].startswith("<"):
-            checked.same(f"{where}: p", True, v["p_holm"] < 0.001)
+        for method, cells in zip(block.verdict(baseline), rows, strict=True):
+            where = f"{title}, {method}"
+            checked.same(f"{where}: label", block.labels[method], bare(cells[0]))
+            for head, text in zip(heads[1:], cells[1:], strict=True):
+                check_verdict(where, " ".join(head), text, block.verdict(baseline)[method], checked)
+    elif title.startswith(("Test accuracy", "Paired difference")):
+        methods = list(block.verdict(baseline)) if title.startswith("Paired") else block.methods
+        against = baseline if title.startswith("Paired") else None
+        by_row = heads[0] == ["Method"]
+        names = [bare(cells[0]) for cells in rows] if by_row else [" ".join(head) for head in heads[2:]]
+        whose = methods_of(names, methods, block, None if by_row else [head[0] for head in heads[2:]])
+        if by_row:
+            pairs = ["--".join(part.removesuffix(" →") for part in head[-2:]) for head in heads[1:]]
+            places = [(pair, i, cells[j]) for i, cells in enumerate(rows) for j, pair in enumerate(pairs, 1)]
         else:
-            checked.printed(f"{where}: p", cells[4], v["p_holm"])
-        checked.same(f"{where}: verdict", v["verdict"], re.sub(r" ?<sup>.*?</sup>", "", cells[5]))
-        return
-    if not title.startswith(("Test accuracy", "Paired difference")):
-        return
-    pairs = ["--".join(part.removesuffix(" →") for part in head.split("<br>")[-2:]) for head in header[1:]]
-    for pair, text in zip(pairs, cells[1:], strict=True):
-        at = f"{where}, {pair}"
-        if title.startswith("Paired"):
-            methods = list(block.verdict(baseline))
-            x = block.difference(pair, methods[row], baseline).to_numpy()
-            checked.same(f"{at}: label", block.labels[methods[row]], label)
-            checked.printed(at, text, *([x.mean(), *t_interval(x), len(x)] if len(x) else []))
-        elif row == 0:
-            x = block.runs[block.runs["pair"] == pair].groupby("seed")["teacher_test"].first()
-            sd = [x.std(ddof=1)] if len(x) > 1 and x.std(ddof=1) > 1e-9 else []
-            checked.printed(at, text, x.mean(), *sd, len(x))
-        elif row == 1:
-            checked.printed(at, text, block.gains[pair])
-        elif row - 2 < len(block.methods):
-            method = block.methods[row - 2]
-            x = block.of(pair, method)
-            checked.same(f"{at}: label", block.labels[method], label)
-            checked.printed(at, text, *([x.mean(), x.std(ddof=1), len(x)] if len(x) else []))
-            checked.same(f"{at}: bold", method in block.bold(pair), text.startswith("**"))
+            places = [
+                (f"{row[0]}--{row[1]}" if row[1] else row[0], i, text) for row in rows for i, text in enumerate(row[2:])
+            ]
+        for pair, i, text in places:
+            if pair != "harness":
+                check_number(block, f"{title}, {pair}, {names[i]}", pair, names[i], whose[i], against, text, checked)
+
+
+def methods_of(names: list[str], methods: list[str], block: Block, groups: list[str] | None) -> list[str | None]:
+    """The method that each row or column is about, None where it is about none. Columns have short labels, so these are
+    told apart by their order within a group."""
+    if groups is None:
+        rest = list(methods)
+        return [rest.pop(0) if rest and block.labels[rest[0]] == name else None for name in names]
+    of_group = {
+        group: [m for m in methods if block.groups[m].casefold() == group.casefold()] for group in dict.fromkeys(groups)
+    }
+    return [of_group[group].pop(0) if of_group[group] else None for group in groups]
+
+
+def bare(text: str) -> str:
+    return re.sub(r" ?<sup>.*?</sup>", "", text).replace("\\", "").strip("*")
+
+
+def check_verdict(where: str, head: str, text: str, v: dict, checked: Checked) -> None:
+    columns = {
+        "difference": ("difference", "low", "high"),
+        "± error": ("pooled",),
+        "with any one pair": ("without_low", "without_high"),
+        "better / worse": ("pairs_better", "pairs_worse", "pairs"),
+        "complete": ("n", "seeds"),
+        "headline": ("pairs", "headline"),
+    }
+    if head.startswith("verdict"):
+        checked.same(f"{where}: verdict", v["verdict"] + (", collapsed" if v["collapsed"] else ""), bare(text))
+    elif head.startswith("p") and "<" in text.replace("&lt;", "<").partition("<sup>")[0]:
+        checked.same(f"{where}: p", True, v["p_holm"] < 0.001)
+    elif head.startswith("p"):
+        checked.printed(f"{where}: p", text, v["p_holm"])
+    else:
+        names = next(own for start, own in columns.items() if head.startswith(start))
+        checked.printed(f"{where}: {head}", text, *(v[name] for name in names))
+
+
+def check_number(
+    block: Block, where: str, pair: str, name: str, method: str | None, against: str | None, text: str, checked: Checked
+) -> None:
+    """A cell of a table of accuracies, or of differences to `against`; `pair` may be the name of a row of sums."""
+    summed = pair not in block.pairs
+    if summed and not pair.startswith("mean over"):
+        v = block.verdict("scratch").get(method)
+        if v and pair.startswith("pairs better"):
+            checked.printed(where, text, v["pairs_better"], v["pairs_worse"])
+        elif v:
+            checked.same(where, v["verdict"].replace("not separated", "n.s."), bare(text))
         else:
-            readings = block.lines[(block.lines["line"] == "reading") & (block.lines["pair"] == pair)]["method"]
-            means = [x.mean() for m in readings if len(x := block.of(pair, m)) == len(block.seeds)]
-            checked.printed(at, text, min(means), max(means))
+            checked.same(where, "", text)
+    elif method and against:
+        x = block.difference(pair, method, against).to_numpy()
+        check_values(block, where, text, x, [x.mean(), *t_interval(x)] if len(x) else [], checked)
+    elif method or name in ("test accuracy", "Teacher accuracy"):
+        x = block.mean(method) if summed else block.of(pair, method) if method else block.teacher(pair)
+        spread = x.std(ddof=1) if method or len(x) < 2 or x.std(ddof=1) > 1e-9 else math.nan
+        check_values(block, where, text, x, [x.mean(), spread], checked)
+        if method:
+            bold = block.bold(None if summed else pair)
+            checked.same(f"{where}: bold", method in bold, text.startswith("**"))
+    elif summed:
+        checked.same(where, "", text)
+    elif name.startswith(("gain over scratch", "minus scratch", "Teacher gap")):
+        gaps = [block.gains[pair], block.test_gain(pair)]
+        checked.printed(where, text, *gaps[: 1 + text.count(" / ")])
+    else:
+        lines = block.lines[(block.lines["line"] == "reading") & (block.lines["pair"] == pair)]
+        means = [x.mean() for m in lines["method"] if len(x := block.of(pair, m)) == len(block.seeds)]
+        checked.printed(where, text, min(means), max(means))
+
+
+def check_values(block: Block, where: str, text: str, x, ours: list, checked: Checked) -> None:
+    """Numbers of a cell, and how many seeds it is over where it says so; else these are all."""
+    if "(" in re.sub(r"<sup>.*?</sup>", "", text):
+        ours = [*ours, len(x)]
+    elif len(x):
+        checked.same(f"{where}: seeds", len(block.seeds), len(x))
+    checked.printed(where, text, *ours)
 
 
 def main(suites: list[str]) -> int:
