@@ -6,8 +6,8 @@ Reads results/reference/SUITE/runs.csv, works out every number of tables/referen
 tables/reference/SUITE.md prints against them: a table of accuracies, of differences or of verdicts is recognised by its
 title, a cell by its row and column, in either layout. Written for being read beside a textbook, not for speed.
 
-Not recomputed: bootstrap intervals over test samples ({...}), which need the samples; on the page, the tables of claims,
-tuning and cost, where the CSV has the numbers of the last.
+Not recomputed: bootstrap intervals over test samples ({...}), which need the samples; on the page, what tuning chose.
+config/SUITE.yaml says which modality a student reads.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import yaml
 from scipy import optimize, special, stats
 
 CELL_MEANS = {
@@ -31,6 +32,12 @@ CELL_MEANS = {
     "peak_memory_mb_mean": "peak_memory_mb",
     "best_test_mean_decides_nothing": "best_test",
     "best_test_epoch_mean_decides_nothing": "best_test_epoch",
+}
+COSTS = {
+    "extra parameters": "extra_parameters",
+    "seconds per run": "seconds_mean",
+    "time over scratch": "seconds_over_scratch",
+    "peak memory, MB": "peak_memory_mb_mean",
 }
 NO_NUMBERS = {"suite", "edition", "block", "line", "baseline", "pair", "teacher", "student", "method", "label", "group"}
 NO_NUMBERS |= {"kind", "status", "bold", "notes", "gradient_shares", "harness", "collapsed"}
@@ -44,11 +51,13 @@ def recompute(suite: str, root: Path = Path()) -> tuple[int, list[str]]:
     numbers = {c: pd.to_numeric(texts[c], errors="coerce") for c in texts if c not in known}
     runs = pd.DataFrame({**known, **numbers})
     runs = runs.assign(budget=runs.get("budget", 1.0))
+    models = yaml.safe_load((root / f"config/{suite}.yaml").read_text(encoding="utf-8")).get("models", {})
+    reads = {name: model.get("input", "image") for name, model in models.items()}
     blocks = {}
     for name, lines in table.groupby("block", sort=False):
         own = runs[runs["block"] == name]
         # Tables show the largest budget unless a suite says otherwise; none of ours does.
-        blocks[name] = Block(own[own["budget"] == own["budget"].max()], lines)
+        blocks[name] = Block(own[own["budget"] == own["budget"].max()], lines, reads)
     checked = Checked()
     for block in blocks.values():
         block.check_lines(checked)
@@ -76,7 +85,8 @@ class Checked:
 
     def printed(self, where: str, text: str, *ours: float | None) -> None:
         """The numbers that a cell prints: as many as we have, each right in all its digits."""
-        text = re.sub(r"<sup>.*?</sup>|\{[^}]*\}", "", text).replace("−", "-").replace("\\", "").replace(",", " ")
+        text = re.sub(r"<sup>.*?</sup>|\{[^}]*\}", "", text).replace("−", "-").replace("\\", "")
+        text = re.sub(r"(?<=\d),(?=\d{3})", "", text)
         found = re.findall(r"[-+]?\d+(?:\.\d+)?", text.replace("-tuned", ""))
         ours = [x for x in ours if x is not None and not math.isnan(x)]
         if len(found) != len(ours):
@@ -155,8 +165,8 @@ def pooled(samples: list[np.ndarray]) -> tuple[float, int]:
 class Block:
     """The runs of a block and the lines of the CSV about it."""
 
-    def __init__(self, runs: pd.DataFrame, lines: pd.DataFrame) -> None:
-        self.runs, self.lines = runs, lines
+    def __init__(self, runs: pd.DataFrame, lines: pd.DataFrame, reads: dict[str, str]) -> None:
+        self.runs, self.lines, self.reads = runs, lines, reads
         self.cells = lines[lines["line"] == "cell"]
         self.pairs = list(dict.fromkeys(self.cells["pair"]))
         self.methods = list(dict.fromkeys(self.cells["method"]))
@@ -246,24 +256,8 @@ class Block:
         steady = [x for m, x in tested.items() if not fallen[m]]
         found = {}
         for m, x in means.items():
-            low, high = t_interval(x)
-            by_pair = grids[m].mean()
-            row = {
-                "difference": x.mean() if len(x) else math.nan,
-                "low": low,
-                "high": high,
-                "n": len(x),
-                "seeds": len(self.seeds),
-                "pairs": grids[m].shape[1],
-                "headline": len(self.headline),
-                "p": p[m],
-                "p_holm": adjusted[m],
-                "pairs_better": int((by_pair > 1e-9).sum()),
-                "pairs_worse": int((by_pair < -1e-9).sum()),
-                "collapsed": "; ".join(fallen[m]),
-            }
-            others = [by_pair.drop(pair).mean() for pair in by_pair.index] if len(by_pair) > 1 else [math.nan]
-            row |= {"without_low": min(others), "without_high": max(others), "pooled": math.nan, "disagree": False}
+            row = found[m] = self.summary(grids[m])
+            row |= {"p_holm": adjusted[m], "collapsed": "; ".join(fallen[m]), "pooled": math.nan, "disagree": False}
             if len(steady) > 1 and not fallen[m] and len(x):
                 sd, freedom = pooled(steady)
                 row["pooled"] = critical(freedom) * sd / math.sqrt(len(x))
@@ -272,8 +266,36 @@ class Block:
             row["verdict"] = "no test" if math.isnan(p[m]) else "not separated"
             if adjusted[m] <= 0.05:
                 row["verdict"] = "better" if row["difference"] > 0 else "worse"
-            found[m] = row
         return found
+
+    def summary(self, grid: pd.DataFrame) -> dict:
+        """What is printed of differences over headline pairs, a row a complete seed, whatever the family of tests."""
+        x, by_pair = grid.mean(axis=1).to_numpy() if grid.shape[1] else np.array([]), grid.mean()
+        low, high = t_interval(x)
+        others = [by_pair.drop(pair).mean() for pair in by_pair.index] if len(by_pair) > 1 else [math.nan]
+        return {
+            "difference": x.mean() if len(x) else math.nan,
+            "low": low,
+            "high": high,
+            "n": len(x),
+            "seeds": len(self.seeds),
+            "pairs": grid.shape[1],
+            "headline": len(self.headline),
+            "p": t_test(x),
+            "pairs_better": int((by_pair > 1e-9).sum()),
+            "pairs_worse": int((by_pair < -1e-9).sum()),
+            "without_low": min(others),
+            "without_high": max(others),
+        }
+
+    def claim(self, label: str) -> dict:
+        """Of "A minus B", or "A minus B, students that read M": such directions are not pooled."""
+        names, _, read = label.partition(", students that read ")
+        method, control = (next(m for m in self.methods if self.labels[m] == name) for name in names.split(" minus "))
+        grid = self.grid(method, control)
+        grid = grid[[pair for pair in grid if not read or self.reads[pair.split("--")[1]] == read]]
+        row = self.summary(grid)
+        return row | {"headline": grid.shape[1], "p_holm": row["p"]}
 
     @functools.cache  # noqa: B019
     def detectable(self, baseline: str) -> tuple[tuple[float, int], tuple[float, int]]:
@@ -376,6 +398,17 @@ def check_table(block: Block, title: str, baseline: str, heads: list, rows: list
             checked.same(f"{where}: label", block.labels[method], bare(cells[0]))
             for head, text in zip(heads[1:], cells[1:], strict=True):
                 check_verdict(where, " ".join(head), text, block.verdict(baseline)[method], checked)
+    elif title.startswith("Claims"):
+        for cells in rows:
+            for head, text in zip(heads[1:], cells[1:], strict=True):
+                check_verdict(f"{title}, {cells[0]}", " ".join(head), text, block.claim(bare(cells[0])), checked)
+    elif title.startswith("Cost"):
+        for method, cells in zip(block.methods, rows, strict=True):
+            own = block.cells[block.cells["method"] == method]
+            for head, text in zip(heads[1:], cells[1:], strict=True):
+                if name := COSTS.get(" ".join(head)):
+                    ends = [own[name].min(), own[name].max()] if " to " in text else [own[name].max()]
+                    checked.printed(f"{title}, {method}, {name}", text, *ends)
     elif title.startswith(("Test accuracy", "Paired difference")):
         methods = list(block.verdict(baseline)) if title.startswith("Paired") else block.methods
         against = baseline if title.startswith("Paired") else None
