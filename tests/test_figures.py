@@ -272,7 +272,7 @@ def test_a_collapsed_method_is_an_arrow_and_squashes_no_axis():
     suite, block, frame = make()
     plain = [draw(kind, suite, block, frame).axes[0].get_xlim() for kind in ("verdict", "accuracy")]
     frame.loc[(frame["pair"] == block.pairs[0].id) & (frame["method"] == "ofa"), "test"] = 39.0
-    assert stats.collapsed(frame) == {(block.pairs[0].id, "ofa")}
+    assert stats.collapsed_cells(frame) == {(block.pairs[0].id, "ofa")}
     for kind, (low, high) in zip(("verdict", "accuracy"), plain, strict=True):
         figure = draw(kind, suite, block, frame)
         assert low - 1 < figure.axes[0].get_xlim()[0] and figure.axes[0].get_xlim()[1] < high + 1
