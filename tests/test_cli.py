@@ -29,7 +29,7 @@ def test_the_whole_plan_without_snakemake(trained, capsys):
     write_tiny(trained)
     assert run("run", "tiny") == 0
     printed = capsys.readouterr().out.split()
-    assert "tables/tiny.md" in printed and "results/tiny/figures/main-stages.svg" in printed
+    assert "tables/tiny.md" in printed and "results/tiny/figures/supplement/main-stages.svg" in printed
     page = (trained / "tables/tiny.md").read_text()
     assert "KD" in page and "nearest neighbour" in page.lower()
     plan = tiny_plan()

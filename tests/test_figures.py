@@ -152,7 +152,7 @@ def words(path):
                 "CNN students",
                 "UHKD† (C0)",
                 "CKA − Scratch",
-                "accuracy − Scratch, points",
+                "accuracy − Scratch",
                 "low band",
                 "shuffled pairs (null)",
                 "high band",
@@ -416,6 +416,17 @@ def test_similarity_without_a_band_or_a_level_says_so_and_draws_the_rest():
     next(r for r in documents[0]["rows"] if (r["method"], r["band"]) == ("kd", "low"))["cka"] = None
     figure = draw("similarity", suite, block, frame, stages=documents)
     assert len(points(figure.axes[2])) == 6
+
+
+def test_one_wide_interval_squashes_no_axis_of_the_similarity_figure():
+    suite, block, frame = make(pairs=3, methods=("scratch", "kd", "ofa", "uhkd"), seeds=3)
+    documents = measured(block, LEVELS, seeds=3)
+    rng = np.random.default_rng(0)
+    for document in documents:
+        for row in (r for r in document["rows"] if r["band"] != "dc"):
+            row["cka"] += rng.normal(0, 0.005) + (row["seed"] - 1) * 5 * (row["method"] == "ofa")
+    low, high = draw("similarity", suite, block, frame, stages=documents).axes[1].get_xlim()
+    assert low < -0.2 and high > 0.2 and high - low < 1
 
 
 def test_what_collapsed_has_no_place_in_the_similarity_figure():

@@ -40,8 +40,8 @@ def whisker_room(intervals: Sequence[stats.Interval]) -> float:
     return 2 * float(np.median(halves)) if halves else 0.0
 
 
-def span(means: Sequence[float], intervals: Sequence[stats.Interval]) -> tuple[float, float]:
-    """Ends of an axis: all means and 0, and intervals as far as they do not dwarf everything else."""
+def span(means: Sequence[float], intervals: Sequence[stats.Interval], least: float = 0.2) -> tuple[float, float]:
+    """Ends of an axis: all means and 0, and intervals as far as they do not dwarf everything else; `least` is room."""
     low, high = min([0.0, *means]), max([0.0, *means])
-    room = whisker_room(intervals) + max(0.06 * (high - low), 0.2)
+    room = whisker_room(intervals) + max(0.06 * (high - low), least)
     return low - room, high + room

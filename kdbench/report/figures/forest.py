@@ -57,7 +57,7 @@ def draw_row(
     y: float,
     interval: stats.Interval,
     style: Mapping[str, Any],
-    ends: tuple[float, float] = (-np.inf, np.inf),
+    ends: tuple[float, float],
 ) -> None:
     """A mean with its interval; an arrow where that extends beyond the axis, an open point where there is none."""
     mean, low, high, _ = interval

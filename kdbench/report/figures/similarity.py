@@ -8,6 +8,7 @@ family, bars 95 % t intervals over seeds, faint dots single pairs. Above stand t
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -21,7 +22,7 @@ from matplotlib.ticker import MaxNLocator
 
 from kdbench.report import stats
 from kdbench.report.block import BlockReport
-from kdbench.report.figures.against import baseline_of
+from kdbench.report.figures.against import baseline_of, span
 from kdbench.report.figures.canvas import (
     PAGE,
     STEPS,
@@ -67,6 +68,10 @@ def draw(report: BlockReport) -> Figure:
     left = outer[0].subgridspec(3, len(families), **rows).subplots(sharex="row", sharey="row", squeeze=False)
     right = outer[1].subgridspec(2, 1).subplots(sharex=True, sharey=True)
 
+    cka_ends = _ends(changes.values(), families, fallen, least=0.01)
+    gain_ends = _ends([gains], families, fallen, least=0.2)
+    left[1, 0].set_xlim(*cka_ends)
+    left[2, 0].set_xlim(*gain_ends)
     ceilings = ceilings_of(report)
     notes: dict[str, None] = {}
     for (family, pairs), (level, change, gain) in zip(families.items(), left.T, strict=True):
@@ -75,7 +80,7 @@ def draw(report: BlockReport) -> Figure:
         _level_panel(level, own, {b: x.get(baseline) for b, x in levels.items()}, ceilings, pairs)
         down = {m for pair, m in fallen if pair in pairs}
         _dumbbells(change, {b: _of(x, pairs) for b, x in changes.items()}, down, methods)
-        _gain_panel(gain, _of(gains, pairs), down, styles, methods)
+        _gain_panel(gain, _of(gains, pairs), down, styles, gain_ends)
         for pair in pairs:
             if own.loc[(own["pair"] == pair) & own["band"].isin(BANDS), "cka"].isna().all():
                 part = own[(own["pair"] == pair) & own["band"].isin(BANDS)]
@@ -83,7 +88,7 @@ def draw(report: BlockReport) -> Figure:
     _label(left, names, labels[baseline])
     for axes, band in zip(right, BANDS, strict=True):
         _scatter(axes, _points(changes[band], gains, fallen), styles, band)
-        axes.set_ylabel(f"accuracy − {labels[baseline]}, points")
+        axes.set_ylabel(f"accuracy − {labels[baseline]}")
     right[1].set_xlabel(f"CKA − {labels[baseline]}")
     shown_fallen = {m for _, m in fallen if m in methods}
     below(
@@ -92,7 +97,7 @@ def draw(report: BlockReport) -> Figure:
         [
             "Unbiased linear CKA of the feature maps with those of the teacher, mean over stages, by band of spatial "
             "frequencies; test accuracy in points. Points: means over the pairs of a family; bars: 95 % t intervals "
-            "over seeds; faint dots: single pairs.",
+            "over seeds, cut at the axis; faint dots: single pairs.",
             *(["Ceiling: the same student trained from scratch with two seeds."] if len(ceilings) else []),
             "Right: a dot a method and pair, colours and markers as at the left; ρ: Spearman's rank correlation, in "
             "brackets its 95 % bootstrap interval over pairs.",
@@ -123,6 +128,23 @@ def _minus(levels: pd.DataFrame, baseline: str, methods: Sequence[str]) -> pd.Da
 
 def _of(table: pd.DataFrame, pairs: Sequence[str]) -> pd.DataFrame:
     return table[table.index.get_level_values("pair").isin(pairs)]
+
+
+def _ends(
+    tables: Iterable[pd.DataFrame], families: Mapping[str, Sequence[str]], fallen: set[tuple[str, str]], least: float
+) -> tuple[float, float]:
+    """Ends of the axis that all families share, by every mean and pair but those of what collapsed."""
+    seen: list[float] = []
+    intervals = []
+    for table, pairs in itertools.product(tables, families.values()):
+        own = _of(table, pairs)
+        each, over = own.groupby("pair").mean(), stats.over_pairs(own, own.index.unique("pair"))
+        for method in own:
+            interval = stats.paired_t_interval(over[method])
+            if interval.n and not any((pair, method) in fallen for pair in pairs):
+                seen += [interval.mean, *each[method].dropna()]
+                intervals.append(interval)
+    return span(seen, intervals, least)
 
 
 def _level_panel(axes: Axes, data: pd.DataFrame, own: Mapping[str, Any], ceilings: pd.DataFrame, pairs) -> None:
@@ -170,16 +192,16 @@ def _dumbbells(axes: Axes, changes: Mapping[str, pd.DataFrame], down: set[str], 
         say(axes, "n/a: no such band", 14)
 
 
-def _gain_panel(axes: Axes, gains: pd.DataFrame, down: set[str], styles, methods: Sequence[str]) -> None:
+def _gain_panel(axes: Axes, gains: pd.DataFrame, down: set[str], styles, ends: tuple[float, float]) -> None:
     axes.axvline(0, color="#444444", lw=0.8)
     each, over = gains.groupby("pair").mean(), stats.over_pairs(gains, gains.index.unique("pair"))
-    for y, method in enumerate(methods):
+    for y, method in enumerate(gains):
         interval, style = stats.paired_t_interval(over[method]), styles[method]
         if method in down:
             draw_collapsed(axes, y, interval.mean, style, ": collapsed")
         elif interval.n:
             axes.plot(each[method], np.full(len(each), y), color=style["color"], marker="o", **DOT)
-            draw_row(axes, y, interval, style)
+            draw_row(axes, y, interval, style, ends)
 
 
 def _label(left: np.ndarray, names: Sequence[str], baseline: str) -> None:
@@ -190,7 +212,7 @@ def _label(left: np.ndarray, names: Sequence[str], baseline: str) -> None:
     for row in left[1:]:
         row[0].set_yticks(range(len(names)), names)
         row[0].set_ylim(len(names) - 0.5, -0.5)
-        row[0].xaxis.set_major_locator(MaxNLocator(nbins=3, steps=STEPS))
+        row[0].xaxis.set_major_locator(MaxNLocator(nbins=4, steps=STEPS))
     for row, label in zip(left, ("CKA", f"CKA − {baseline}", f"accuracy − {baseline}"), strict=True):
         for axes in row:
             axes.set_xlabel(label)
@@ -211,7 +233,7 @@ def _scatter(axes: Axes, points: pd.DataFrame, styles, band: str) -> None:
         say(axes, "no result")
     for method, own in points.groupby("method", sort=False):
         look = {k: styles[method][k] for k in ("color", "marker")}
-        axes.plot(own["cka"], own["accuracy"], **look, linestyle="", markersize=3.5, alpha=0.85, markeredgewidth=0)
+        axes.plot(own["cka"], own["accuracy"], **look, linestyle="", markersize=4, alpha=0.85, markeredgewidth=0)
     pairs = points.index.get_level_values("pair").to_numpy()
     mean, low, high, _ = stats.spearman_interval(points["cka"], points["accuracy"], pairs)
     found = "" if mean is None else f"\nρ = {mean:.2f}" + ("" if low is None else f" [{low:.2f}, {high:.2f}]")

@@ -32,7 +32,8 @@ def draw(report: BlockReport) -> Figure:
     kinds = report.headline["kind"]
     headline = [p for p in kinds.index if kinds[p] == "headline"]
     each = stats.differences(frame, baseline).groupby("pair").mean().reindex(headline)
-    fallen = {m: sum((pair, m) in stats.collapsed_cells(frame) for pair in headline) for m in methods}
+    down = stats.collapsed_cells(frame)
+    fallen = {m: sum((pair, m) in down for pair in headline) for m in methods}
     groups = sorted_groups(report, methods, verdicts["difference"])
     places, ticks, names = forest.rows_of(groups, labels)
 
