@@ -57,7 +57,7 @@ def test_tables_figures_and_page_come_back_from_the_reference_alone(frozen, caps
     assert capsys.readouterr().err == ""
     assert files(Path("tables/reference")) == tables and "calibration" in tables[Path("tiny.md")].decode()
     drawn = files(Path("results/tiny/reference-figures"))
-    assert drawn == figures and {"main-stages.svg", "main-spectra.svg", "main-learning.svg"} <= set(map(str, drawn))
+    assert drawn == figures and {"main-stages.svg", "main-spectra.svg"} <= {path.name for path in drawn}
     page = Path("results/tiny/reference.html").read_text()
     assert "nearest neighbour" in page and "left out" not in page and page.count("data:image/png") > 5
     right = Reference(frozen.suite).correct(frozen.suite.blocks[1])["cnn-t--vit-s", "kd"]
@@ -94,6 +94,10 @@ def test_what_was_measured_is_read_back_as_it_was_written(tmp_path, monkeypatch)
         if job.kind == "stages":
             power = [None, *random.random(3).tolist()]
             document["spectra"] = [{"seed": 0, "role": "teacher", "method": None, "power": power, "white": [1 / 3]}]
+            document["ceiling"] = [{"seeds": [0, 1], "stage": 1, "band": "low", "cka": 1 / 7, "reason": None}]
+        else:
+            document["after"] = rows[:1]
+            document["channel_mean"] = [{"seed": 0, "feature": "after", "share_a": 0.1, "share_b": 2 / 3}]
         write_json(job.output, document)
         written.setdefault((job.block, job.kind), []).append(document)
     write_reference(Today(plan), all_runs(Today(plan)).assign(test=None), {"blocks": {}, "made_with": {}})

@@ -4,7 +4,9 @@
     curves.csv       learning curves, in the columns of frames.histories
     similarity.csv   teacher and student by stage and band        a row of a document of kind `stages`
     spectra.csv      power of their feature maps by frequency     the same
+    ceiling.csv      two seeds of the student from scratch        the same
     channels.csv     two modalities by channel band               a row of a document of kind `channels`
+    channels-after.csv, channel-mean.csv                          the same after the last activation; share of the mean
     correct.npz      which test samples each run gets right, a bit a sample
     tuned.json       the choices of tuning
     about.json       what tables say of the data and of what computed them, and the checksum of every file here
@@ -42,9 +44,16 @@ CELL = ["block", "pair", "method", "budget"]
 NEEDED = [*CELL, "edition", "label", "seed", "status", "test"]
 _STATES = {FINISHED, DIVERGED, UNSUPPORTED, MISSING}
 _TEXTS = {"block", "pair", "teacher", "student", "method", "label", "key", "status", "reason", "edition"}
-_TEXTS |= {"finished_at", "hardware", "a", "b", "band", "role", "model", "treatment"}
+_TEXTS |= {"finished_at", "hardware", "a", "b", "band", "role", "model", "treatment", "feature"}
 """Columns of any file here that hold text; all others hold numbers, lists and objects, as JSON writes them."""
-_MEASURED = {"similarity": ("stages", "rows"), "spectra": ("stages", "spectra"), "channels": ("channels", "rows")}
+_MEASURED = {
+    "similarity": ("stages", "rows"),
+    "spectra": ("stages", "spectra"),
+    "ceiling": ("stages", "ceiling"),
+    "channels": ("channels", "rows"),
+    "channels-after": ("channels", "after"),
+    "channel-mean": ("channels", "channel_mean"),
+}
 """Name of a CSV -> the kind of documents and the list in each that it holds."""
 _HEAD = ["block", "pair", "a", "b"]
 """What rows of these carry of their document."""
@@ -93,8 +102,8 @@ def _measured(plan: Plan, name: str) -> pd.DataFrame:
     kind, part = _MEASURED[name]
     rows = []
     for job in plan.of(kind):
-        document = read_json(job.output, *_HEAD, part)
-        rows += [{key: document[key] for key in _HEAD} | row for row in document[part]]
+        document = read_json(job.output, *_HEAD, "rows")
+        rows += [{key: document[key] for key in _HEAD} | row for row in document.get(part, ())]
     table = pd.DataFrame(rows)
     lists = [column for column in table if isinstance(table[column].iloc[0], list)]
     return table.assign(**{column: table[column].map(json.dumps) for column in lists})
