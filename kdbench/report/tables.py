@@ -222,7 +222,7 @@ def _block_facts(report: BlockReport) -> list[str]:
 
 
 def data_facts(reports: Sequence[BlockReport]) -> tuple[str, ...]:
-    """What is known of each data set, once for all blocks."""
+    """What is known of each data set, once for all blocks: a line a fact, or where there are two a line a data set."""
     by_name = {report.block.data: report for report in reversed(reports)}
     lines = []
     for name, report in reversed(by_name.items()):
@@ -236,7 +236,7 @@ def data_facts(reports: Sequence[BlockReport]) -> tuple[str, ...]:
             sizes = [f"{say(anchor[f'{k}_used'])} {k}" for k in ("train", "test") if anchor.get(f"{k}_used")]
             used = f" (on {' and '.join(sizes)} samples)" if sizes else ""
             own.append(f"Without a network, {modality}: {', '.join(found) or 'none'}{used}.")
-        lines += own if len(by_name) == 1 else [f"{name}: {line}" for line in own]
+        lines += own if len(by_name) == 1 else [f"{name}: " + " ".join(line.rstrip(".") + "." for line in own)]
     return tuple(lines)
 
 
