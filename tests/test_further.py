@@ -10,7 +10,7 @@ from kdbench.data.packed import load_packed
 from kdbench.plan.paths import data_folder
 from kdbench.report import tables
 from kdbench.report.block import block_reports
-from kdbench.report.page import html, latex, markdown
+from kdbench.report.page import html, markdown
 from kdbench.results.today import Today
 from kdbench.types import KdbenchError
 
@@ -32,7 +32,7 @@ def test_agreement_and_calibration_are_shown_where_a_block_asks(trained):
     assert 0 < record["ece_mean"] < 100
 
     page = tables.describe(suite, [report])
-    for written in (markdown(page), html(page), latex(page)):
+    for written in (markdown(page), html(page)):
         assert "Expected calibration error" in written and "samples that it gets wrong" in written
     assert "ece_mean" in tables.csv(suite, [report]).splitlines()[0]
     plain = tiny_plan(**{k: v for k, v in changes.items() if "table" not in k})
