@@ -130,7 +130,8 @@ def test_what_can_be_no_budget_is_refused(keys, told):
 def test_tuning_is_done_at_one_budget_for_the_whole_suite():
     def tried(plan):
         twin = next(m for m in plan.suite.blocks[0].methods if m.tuned_from)
-        return tuning_runs(plan.suite, plan.suite.blocks[0].pairs[0], twin)
+        tried = tuning_runs(plan.suite, plan.suite.blocks[0].pairs[0], twin)
+        return [run for of_setting in tried for run in of_setting]
 
     largest = tiny_plan(blocks=blocks(main={"budgets": [1, 2]}, other={}), **TUNE)
     named = tiny_plan(blocks=blocks(main={"budgets": [1, 2]}), tune=TUNE["tune"] | {"budget": 0.5})

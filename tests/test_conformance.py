@@ -26,7 +26,12 @@ GROUP = "logits"
 ONE_PAIR = [(MODELS["teacher-cnn"], MODELS["student-vit"])]
 
 
-@pytest.mark.parametrize("method", method_names())
+ON_EVERY_RUN = ("kd", "ofa", "rld", "uhkd", "fdcmkd")
+"""Methods of every kind; the other ones take minutes together and are slow tests."""
+EVERY_METHOD = [pytest.param(name, marks=() if name in ON_EVERY_RUN else pytest.mark.slow) for name in method_names()]
+
+
+@pytest.mark.parametrize("method", EVERY_METHOD)
 def test_conforms_on_every_pair_of_families(method):
     assert check(method) == []
 

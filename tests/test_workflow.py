@@ -23,7 +23,9 @@ from kdbench.run.outputs import run_figures, run_table
 from kdbench.run.training import write_manifest
 
 PAIRS, METHODS = ["cnn-t -> vit-s", "cnn-t -> mlp-s"], ("scratch", "kd", "uhkd")
-KINDS = {"accuracy", "channels", "cost", "learning", "similarity", "spectra", "stages", "verdict"}
+KINDS = {"accuracy", "channels", "cost", "learning", "similarity", "spectra", "stages", "treatments", "verdict"}
+DRAWN = KINDS - {"channels", "treatments", "learning"}
+"""Those of a suite of one modality whose students train for fewer than five epochs."""
 
 
 def snakemake(folder: Path, *words: str, ok: bool = True) -> str:
@@ -166,7 +168,7 @@ def test_the_report_tells_its_figures_apart(report):
     )
     assert set(categories) == {"tables", "main", "main-2"}
     labels = {place: [results[path]["labels"] for path in paths] for place, paths in categories["main"].items()}
-    assert {label["figure"] for label in labels["all"]} == KINDS - {"channels"}
+    assert {label["figure"] for label in labels["all"]} == DRAWN
     assert {(label["pair"], label["frequencies"]) for label in labels["by pair"]} == {
         (pair.replace(" -> ", "--"), band) for pair in PAIRS for band in ("low", "high")
     }
@@ -174,7 +176,7 @@ def test_the_report_tells_its_figures_apart(report):
     assert {result["labels"]["suite"] for result in results.values()} == {"tiny"}
     captions = {result["caption"] for result in results.values()}
     assert all("Shows" in caption and "system-message" not in caption for caption in captions)
-    assert len(captions) == len(KINDS - {"channels"}) + 3, "besides: by pair, by method, tables"
+    assert len(captions) == len(DRAWN) + 3, "besides: by pair, by method, tables"
     jobs_told = {job["rule"] for job in runtimes["data"]["values"]}
     assert jobs_told == {"data", "teacher", "cohort", "stages", "table", "figure"}
 

@@ -230,8 +230,9 @@ def _figures(report: BlockReport, folder: Path, newest: float) -> Iterator[dict[
 def _drawn(report: BlockReport, folder: Path) -> dict[str, Path]:
     """{kind: file} of the figures BLOCK-KIND, the supplement's last; as SVG where that is not too large."""
     found, block = {}, report.block.name
-    places = itertools.product((folder, folder / figures.SUPPLEMENT), ("png", "svg"))
-    for path in (path for place, suffix in places for path in sorted(place.glob(f"*.{suffix}"))):
+    places = [folder, folder / figures.SUPPLEMENT]
+    files = [path for place in places for suffix in ("png", "svg") for path in place.glob(f"*.{suffix}")]
+    for path in sorted(files, key=lambda path: (places.index(path.parent), path.stem, path.suffix)):
         # One block's name may begin with another's.
         owners = [b.name for b in report.suite.blocks if path.stem.startswith(f"{b.name}-")]
         if max(owners, key=len, default=None) == block and (path.suffix == ".png" or path.stat().st_size <= MAX_SVG):

@@ -150,6 +150,7 @@ def test_c2kd_refuses(changes):
         c2kd.Params(**changes)
 
 
+@pytest.mark.slow
 def test_other_settings_conform():
     assert (
         check("c2kd", {"masking": "minus_1000", "temperature": 2.0, "stage": 4}, ALL_PAIRS[:1] + ALL_PAIRS[5:6]) == []

@@ -138,5 +138,6 @@ def test_an_unknown_teacher_is_a_reason():
         pat.stage_entrances(SimpleNamespace(feature_info=[]))
 
 
+@pytest.mark.slow
 def test_other_settings_conform():
     assert check("pat", {"variant": "mended", "width": 32, "kd_weight": 0.0}, ALL_PAIRS[:1] + ALL_PAIRS[5:6]) == []

@@ -205,6 +205,7 @@ def test_dc_of_a_crop_is_its_middle_and_a_grid_has_none():
         assert set(found) == {f"{kind}_{stage}-{stage}" for stage in (1, 2, 3, 4) for kind in ("loss", "shuffled_loss")}
 
 
+@pytest.mark.slow
 def test_diagnostics_are_recorded_and_the_same_in_company_alone_and_resumed(trained, monkeypatch):
     def found(plan):
         record = read_run(plan.runs()["cnn-t--vit-s", "uhkd", 0].result)
