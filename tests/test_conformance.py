@@ -26,7 +26,7 @@ GROUP = "logits"
 ONE_PAIR = [(MODELS["teacher-cnn"], MODELS["student-vit"])]
 
 
-ON_EVERY_RUN = ("kd", "ofa", "rld", "uhkd", "fdcmkd")
+ON_EVERY_RUN = ("kd", "rld", "uhkd", "fdcmkd")
 """Methods of every kind; the other ones take minutes together and are slow tests."""
 EVERY_METHOD = [pytest.param(name, marks=() if name in ON_EVERY_RUN else pytest.mark.slow) for name in method_names()]
 

@@ -269,6 +269,21 @@ def test_resume_with_other_threads_is_refused(trained, monkeypatch):
     torch.set_num_threads(1)
 
 
+def test_a_state_in_another_layout_is_started_anew(trained, monkeypatch):
+    """What an older kdbench kept of a member is not what this one reads."""
+    plan = plan_for(["kd"], seeds=[0], checkpoint_seconds=0)
+    run_jobs(plan, "cohort")
+    expected, run = weights_of(plan), plan.runs()["cnn-t--vit-s", "kd", 0]
+    run.result.unlink()
+    interrupted(plan, monkeypatch)
+    file = trained / "results/tiny/state/cnn-t--vit-s/seed0/checkpoint"
+    state = checkpoint.load(file)
+    del state["layout"], state["members"]["kd"]["values"]
+    checkpoint.save(file, state)
+    run_jobs(plan, "cohort")
+    assert weights_of(plan) == expected
+
+
 def test_a_state_of_other_data_or_another_teacher_is_not_gone_on_with(trained, monkeypatch):
     plan = plan_for(["kd"], seeds=[0], checkpoint_seconds=0)
     interrupted(plan, monkeypatch)

@@ -140,6 +140,7 @@ def watch_steps(note: Path, dies_at: int | None) -> None:
         setattr(os, name, deadly(getattr(os, name)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["teacher", "cohort"])
 def test_kill_9_at_a_random_moment_costs_one_interval_at_most_and_no_bit(trained, kind):
     """Half of the moments are random times, half are file operations: most of the time nothing is being written."""
