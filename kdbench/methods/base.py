@@ -19,7 +19,7 @@ A parameter named `teacher` of value False says that the method uses no teacher 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -95,12 +95,17 @@ class Distiller(nn.Module, ABC):
         """
 
 
-def fewer_than_four_stages(pair: PairShapes) -> str | None:
-    """The reason of a method that reads the stages of both networks, where one of them shows too few; else None."""
-    for name, side in (("student", pair.student), ("teacher", pair.teacher)):
-        if len(side.stages) < 4:
-            return f"the {name} shows fewer than four stages"
+def fewer_than_four_stages(pair: PairShapes, roles: Sequence[str] = ("student", "teacher")) -> str | None:
+    """The reason of a method that reads the stages of these networks, where one of them shows too few; else None."""
+    for role in roles:
+        if len(getattr(pair, role).stages) < 4:
+            return f"the {role} shows fewer than four stages"
     return None
+
+
+def ramp(progress: float, share: float) -> float:
+    """A factor that rises linearly from 0 to 1 over the first `share` of the training; 1 throughout where that is 0."""
+    return min(progress / share, 1.0) if share else 1.0
 
 
 def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:

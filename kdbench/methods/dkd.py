@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from kdbench.frequency import full_precision
-from kdbench.methods.base import Distiller, cross_entropy, hard_target
+from kdbench.methods.base import Distiller, cross_entropy, hard_target, ramp
 from kdbench.types import KdbenchError, Signals
 
 TITLE = "DKD"
@@ -97,8 +97,8 @@ class Method(Distiller):
 
     def forward(self, student: Signals, teacher: Signals | None, target: Tensor, progress: float) -> dict[str, Tensor]:
         p = self.params
-        ramp = min(progress / p.warmup, 1.0) if p.warmup else 1.0
         return {
             "ce": p.ce_weight * cross_entropy(student.logits, target),
-            "dkd": ramp * dkd_loss(student.logits, teacher.logits, target, p.alpha, p.beta, p.temperature),
+            "dkd": ramp(progress, p.warmup)
+            * dkd_loss(student.logits, teacher.logits, target, p.alpha, p.beta, p.temperature),
         }

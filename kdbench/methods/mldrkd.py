@@ -41,7 +41,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from kdbench.frequency import full_precision
-from kdbench.methods.base import Distiller, cross_entropy
+from kdbench.methods.base import Distiller, cross_entropy, fewer_than_four_stages
 from kdbench.methods.ofa import initialise, separable_convolution
 from kdbench.types import PairShapes, Signals
 
@@ -134,7 +134,7 @@ class Method(Distiller):
 
     @classmethod
     def supports(cls, params: Any, pair: PairShapes) -> str | None:
-        return None if len(pair.student.stages) == 4 else "the student shows fewer than four stages"
+        return fewer_than_four_stages(pair, ["student"])
 
     def notes(self) -> list[str]:
         tokens = self.pair.student.family != "cnn"

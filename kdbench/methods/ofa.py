@@ -32,7 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench.frequency import full_precision
-from kdbench.methods.base import Distiller, cross_entropy, hard_target
+from kdbench.methods.base import Distiller, cross_entropy, fewer_than_four_stages, hard_target
 from kdbench.types import KdbenchError, PairShapes, Signals
 
 TITLE = "OFA"
@@ -208,7 +208,7 @@ class Method(Distiller):
 
     @classmethod
     def supports(cls, params: Any, pair: PairShapes) -> str | None:
-        return None if len(pair.student.stages) == 4 else "the student shows fewer than four stages"
+        return fewer_than_four_stages(pair, ["student"])
 
     def forward(self, student: Signals, teacher: Signals | None, target: Tensor, progress: float) -> dict[str, Tensor]:
         p = self.params

@@ -47,7 +47,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kdbench.frequency import Grid, coarser_grid, crop_size, frequencies, full_precision, low_spectrum, spectrum
-from kdbench.methods.base import Distiller, cross_entropy, fewer_than_four_stages
+from kdbench.methods.base import Distiller, cross_entropy, fewer_than_four_stages, ramp
 from kdbench.methods.kd import kd_loss
 from kdbench.tensors import planar, to_device
 from kdbench.types import KdbenchError, PairShapes, Signals
@@ -403,7 +403,7 @@ class Method(Distiller):
         terms = {"ce": cross_entropy(student.logits, target)}
         if p.alpha:
             terms["kd"] = p.alpha * kd_loss(student.logits, teacher.logits, p.temperature)
-        weight = p.beta * (min(progress / p.ramp, 1.0) if p.ramp else 1.0) / len(self.matches)
+        weight = p.beta * ramp(progress, p.ramp) / len(self.matches)
         for s, partners in self.matches:
             losses = torch.stack(
                 [

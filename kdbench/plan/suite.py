@@ -34,8 +34,6 @@ GROUPS = ("reference", "logits", "features", "frequency", "cross-modal", "contro
 GUIDES = ("untrained", "shuffled")
 """Teachers of the controls `METHOD@untrained` and `METHOD@shuffled`."""
 ALSO = ("agreement", "ece")
-WEIGHTS = ("tuned", "default", "both")
-LAYOUTS = ("pairs", "methods")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _LOADS_WEIGHTS = re.compile(r"pretrain\w*|(checkpoint|ckpt)_(path|file)|weights|state_dict")
 _AT_RANDOM = "networks start at random here, and nothing loads weights yet"
@@ -372,14 +370,13 @@ def _block(
         _readings(spec, f"{where}.readings")
         for spec in (_method_of_block(m, methods, f"{where}.readings") for m in names_of_readings)
     )
-    weights, layout = tree.get("weights", "both"), tree.get("layout", "pairs")
-    for key, value, known in (("weights", weights, WEIGHTS), ("layout", layout, LAYOUTS)):
-        if value not in known:
-            raise unknown("value", str(value), known, f"{where}.{key}")
+    options = {
+        f.name: Parameter(f.type, None).check(tree[f.name], f"{where}.{f.name}")
+        for f in dataclasses.fields(Block)
+        if f.name in tree and f.name in ("weights", "layout")
+    }
     title = str(tree.get("title", name))
-    block = Block(
-        name, title, tree["data"], pairs, specs, chosen, budgets, budget, readings, weights=weights, layout=layout
-    )
+    block = Block(name, title, tree["data"], pairs, specs, chosen, budgets, budget, readings, **options)
     return _with_table(block, tree["table"], f"{where}.table") if "table" in tree else block
 
 
@@ -400,7 +397,7 @@ def _check_budgets(budgets: tuple, pairs: Iterable[Pair], recipes: dict, models:
 def _with_table(block: Block, tree: Any, where: str) -> Block:
     """What the table of a block shows: `rows` (methods), `columns` (pairs), `baselines` (methods), `also` (ALSO)."""
     methods = {m.id: m.id for m in block.methods}
-    pairs = {f"{p.teacher} -> {p.student}": p.id for p in block.pairs}
+    pairs = {text: pair.id for text, pair in _as_written(block.pairs).items()}
     known = {"rows": methods, "columns": pairs, "baselines": methods, "also": {name: name for name in ALSO}}
     kinds = {"columns": "pair", "also": "table"}
     picked = {}
@@ -446,7 +443,7 @@ def _tune(
 ) -> Tune:
     args = dict(_mapping(tree, where))
     texts = _list(args.pop("pairs", None), f"{where}.pairs")
-    known = {f"{p.teacher} -> {p.student}": p for block in blocks for p in block.pairs}
+    known = _as_written(p for block in blocks for p in block.pairs)
     pairs = []
     for text in texts:
         normal = " -> ".join(part.strip() for part in str(text).split("->"))
@@ -483,7 +480,7 @@ def _paper(tree: Any, blocks: tuple[Block, ...], models: dict[str, ModelSpec], w
     """Methods go by the ids of the blocks' rows, pairs as blocks write them."""
     paper = _dataclass(Paper, _mapping(tree, where), where)
     methods = {m.id for block in blocks for m in block.methods}
-    pairs = {f"{p.teacher} -> {p.student}": p.id for block in blocks for p in block.pairs}
+    pairs = _as_written(p for block in blocks for p in block.pairs)
     for kind, chosen, known in (
         ("method", paper.rows, methods),
         ("pair", paper.columns, pairs),
@@ -496,7 +493,7 @@ def _paper(tree: Any, blocks: tuple[Block, ...], models: dict[str, ModelSpec], w
         _text(text, f"{where}.names.{name}")
     if paper.width <= 0:
         raise KdbenchError(f"{where}.width: must be positive, got {paper.width}")
-    return dataclasses.replace(paper, columns=tuple(pairs[pair] for pair in paper.columns))
+    return dataclasses.replace(paper, columns=tuple(pairs[text].id for text in paper.columns))
 
 
 def tuning_pair(tune: Tune, models: dict[str, ModelSpec], pair: Pair) -> Pair | None:
@@ -556,6 +553,10 @@ def _twins(spec: MethodSpec, controls: bool) -> list[MethodSpec]:
         variant_of=spec.stream,
     )
     return [twin]
+
+
+def _as_written(pairs: Iterable[Pair]) -> dict[str, Pair]:
+    return {f"{pair.teacher} -> {pair.student}": pair for pair in pairs}
 
 
 def _pair(text: Any, data: str, models: dict, where: str) -> Pair:

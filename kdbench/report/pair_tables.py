@@ -11,7 +11,16 @@ from kdbench.report import stats
 from kdbench.report.block import BlockReport, Reading
 from kdbench.report.cells import FURTHER, baselines_of, rivals_of
 from kdbench.report.page import Cell, Group, Row, Table
-from kdbench.report.text import accuracy_cell, note_letters, note_list, paired_cell, points_cell, setting, summary_cell
+from kdbench.report.text import (
+    accuracy_cell,
+    note_letters,
+    note_list,
+    pair_text,
+    paired_cell,
+    points_cell,
+    setting,
+    summary_cell,
+)
 from kdbench.report.verdicts import by_group, label_of
 from kdbench.types import Block, MethodSpec, Pair, Suite
 
@@ -129,7 +138,7 @@ def method_notes(report: BlockReport, method: MethodSpec) -> list[str]:
     marked = any(c in MARKS for c in method.label)
     texts = [method.footnote] if method.footnote and not marked else []
     if chosen := [c for c in report.tuned if method.tuned_from and c["method"] == method.stream]:
-        texts.append("tuned: " + "; ".join(f"{setting(c)} on {c['pair'].replace('--', ' → ')}" for c in chosen))
+        texts.append("tuned: " + "; ".join(f"{setting(c)} on {pair_text(c['pair'])}" for c in chosen))
     return texts
 
 

@@ -15,7 +15,7 @@ from kdbench.report import pair_rows, pair_tables, stats
 from kdbench.report.block import BlockReport
 from kdbench.report.latex import fragment, tex
 from kdbench.report.page import Cell, Group, Row, Table
-from kdbench.report.text import note_letters, note_list
+from kdbench.report.text import note_letters, note_list, pair_text
 from kdbench.report.verdicts import label_of, short_labels, verdict_table
 from kdbench.types import Paper
 
@@ -111,7 +111,7 @@ def _accuracy_caption(report: BlockReport, title: str) -> str:
     n = len(block.seeds)
     over = f"mean ± standard deviation over n = {n} seeds" if n > 1 else "n = 1 seed"
     bold = " Bold: the best of a pair and what is not separated from it (paired 95 % t interval)." if n > 1 else ""
-    weak = [f"{p.teacher} → {p.student}" for p in block.pairs if kinds[p.id] == "weak"]
+    weak = [pair_text(p.id) for p in block.pairs if kinds[p.id] == "weak"]
     left_out = (
         f" Left out, with a teacher less than {stats.HEADLINE_POINTS:g} points above scratch on validation: "
         f"{', '.join(weak)}."

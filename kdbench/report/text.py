@@ -114,6 +114,11 @@ def setting(tried: Mapping[str, Any]) -> str:
     return f"× {tried['factor']:g}" + (f", T {tried['temperature']:g}" if "temperature" in tried else "")
 
 
+def pair_text(pair: str) -> str:
+    """A pair's id as a person reads it."""
+    return pair.replace("--", " → ")
+
+
 def joined(names: Iterable[str]) -> str:
     """Names in a row, or `none`. Names may hold commas."""
     return "; ".join(names) or "none"

@@ -11,7 +11,7 @@ import pandas as pd
 
 from kdbench.report import stats
 from kdbench.report.page import Cell, Group, Row, Table
-from kdbench.report.text import difference_cell, joined, known, note_letters, note_list, p_cell, signed
+from kdbench.report.text import difference_cell, joined, known, note_letters, note_list, p_cell, pair_text, signed
 from kdbench.types import Block, Claim, MethodSpec, Pair, Suite
 
 
@@ -108,7 +108,7 @@ def collapse_note(v: pd.Series) -> list[str]:
     """What is to be known of a row of stats.verdict that collapsed."""
     if not v["collapsed"]:
         return []
-    where = ", ".join(pair.replace("--", " → ") for pair in v["collapsed"])
+    where = ", ".join(map(pair_text, v["collapsed"]))
     return [
         f"collapsed: below half of scratch's accuracy on {where}; not in the pooled error, nor in the minimum "
         "detectable difference"

@@ -31,7 +31,7 @@ class Today:
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
-        self._data: dict[Path, str | None] = {}
+        self._data: dict[tuple[str, int], str | None] = {}
         self._keyed: dict[tuple[Path, str], dict[str, Any] | KdbenchError] = {}
         self._teachers: dict[tuple[str, int], dict[str, Any] | KdbenchError] = {}
         self._whole: dict[Path, bool] = {}
@@ -39,10 +39,12 @@ class Today:
 
     def data(self, name: str, seed: int) -> str | None:
         """Checksum of a seed's packed data; None where they are not packed. Raises KdbenchError for damaged ones."""
-        meta = data_folder(self.plan.suite, name, seed) / "meta.json"
-        if meta not in self._data:
-            self._data[meta] = read_json(meta, "sha256")["sha256"] if meta.exists() else None
-        return self._data[meta]
+        suite = self.plan.suite
+        place = name, suite.data[name].draw(seed).get("draw", 0)
+        if place not in self._data:
+            meta = data_folder(suite, name, seed) / "meta.json"
+            self._data[place] = read_json(meta, "sha256")["sha256"] if meta.exists() else None
+        return self._data[place]
 
     def keyed(self, run: Run) -> dict[str, Any]:
         """The run's record if it has today's key and threads, whatever it was trained with.

@@ -56,12 +56,14 @@ def _training_jobs(plan: Plan) -> list[Job]:
 
 
 def _archive(plan: Plan, today: Today, runs: list[Run]) -> bytes:
+    """The zip of runs of one seed of a job, which have their data in common."""
+    samples = len(load_packed(data_folder(plan.suite, runs[0].data, runs[0].seed)).labels("test"))
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
         for run in runs:
             finished = today.record(run)["status"] == FINISHED
             for suffix in (PREDICTIONS, WEIGHTS, RECORD) if finished else (RECORD,):
-                data = _reduced(plan, run) if suffix == PREDICTIONS else run.stem.with_suffix(suffix).read_bytes()
+                data = _reduced(run, samples) if suffix == PREDICTIONS else run.stem.with_suffix(suffix).read_bytes()
                 # An entry of its own making has no date.
                 entry = zipfile.ZipInfo(_name(plan, run, suffix))
                 archive.writestr(entry, data, zipfile.ZIP_DEFLATED)
@@ -72,10 +74,9 @@ def _name(plan: Plan, run: Run, suffix: str) -> str:
     return run.stem.with_suffix(suffix).relative_to(home(plan.suite)).as_posix()
 
 
-def _reduced(plan: Plan, run: Run) -> bytes:
+def _reduced(run: Run, samples: int) -> bytes:
     """The predictions of a run without the logits of all other classes, which would be most of all bytes."""
-    count = len(load_packed(data_folder(plan.suite, run.data, run.seed)).labels("test"))
-    shown, content = predictions(run, count), io.BytesIO()
+    shown, content = predictions(run, samples), io.BytesIO()
     np.savez(content, test_classes=shown.classes.astype(np.uint16), test_confidence=shown.confidence.astype(np.float16))
     return content.getvalue()
 
@@ -165,9 +166,12 @@ def _is_planned(run: Run, files: dict[str, bytes]) -> bool:
 
 def _finish_jobs(plan: Plan, taken: set[Path]) -> None:
     """The manifests of jobs that are whole now, and what tuning chose, in the order in which Snakemake makes them."""
+    today = Today(plan)
     for job in plan.jobs:
-        if taken.isdisjoint(run.result for run in job.runs):
+        if taken.isdisjoint(run.result for run in job.runs) or not all(counts(today, run) for run in job.runs):
             continue
-        today = Today(plan)  # anew, since a tuned run counts only after the tuning
-        if all(counts(today, run) for run in job.runs):
-            run_tune(plan) if job.kind == "tune" else write_manifest(job)
+        if job.kind == "tune":
+            run_tune(plan)
+            today = Today(plan)  # a tuned run counts only after the tuning
+        else:
+            write_manifest(job)

@@ -30,14 +30,20 @@ def run_table(plan: Plan, *, partial: bool = False) -> list[Path]:
     Raises KdbenchError when runs are missing, unless `partial`.
     """
     from kdbench.report import tables
+
+    return tables.write_tables(plan.suite, _reports(Today(plan), partial), TABLES)
+
+
+def _reports(today: Today, partial: bool = False) -> list[BlockReport]:
+    """What tables are made from. Raises KdbenchError when runs are missing, unless `partial`."""
     from kdbench.report.block import block_reports
 
-    reports = block_reports(Today(plan))
+    reports = block_reports(today)
     for report in reports:
         for runs in (report.frame, *(reading.frame for reading in report.readings)):
             if not partial:
-                _check_whole(plan, report.block.name, runs)
-    return tables.write_tables(plan.suite, reports, TABLES)
+                _check_whole(today.plan, report.block.name, runs)
+    return reports
 
 
 def _check_whole(plan: Plan, block: str, runs: pd.DataFrame) -> None:
@@ -56,10 +62,14 @@ def _check_whole(plan: Plan, block: str, runs: pd.DataFrame) -> None:
 def run_figures(plan: Plan, folder: Path) -> list[Path]:
     """Draw every figure of the suite into `folder`: BLOCK-KIND, those that no paper has room for in supplement/, and
     single views in BLOCK/by-pair and BLOCK/by-method."""
+    return _draw(Today(plan), folder)
+
+
+def _draw(today: Today, folder: Path) -> list[Path]:
     from kdbench.report.block import block_reports
     from kdbench.report.figures import write_figures
 
-    reports = block_reports(Today(plan), "curves", "stages", "channels")
+    reports = block_reports(today, "curves", "stages", "channels")
     return [path for report in reports for path in write_figures(report, folder)]
 
 
@@ -69,18 +79,19 @@ def run_reference(plan: Plan) -> list[Path]:
     Takes all that results/reference.py names, the figures as PNG and the tables.
     Raises KdbenchError when a run is missing, and where the reference of another edition lies there.
     """
-    from kdbench.report.block import about, block_reports
+    from kdbench.report import tables
+    from kdbench.report.block import about
 
-    _check_edition(plan.suite, reference_folder(plan.suite) / "runs.csv")
-    tables = run_table(plan)
     folder, today = reference_folder(plan.suite), Today(plan)
-    reports, runs = block_reports(today), all_runs(today)
+    _check_edition(plan.suite, folder / "runs.csv")
+    reports = _reports(today)
+    made, runs = tables.write_tables(plan.suite, reports, TABLES), all_runs(today)
     for block, own in runs.groupby("block", sort=False):  # among them budgets that no table shows
         _check_whole(plan, block, own)
     written = write_reference(today, _with_further(runs, reports), about(reports))
-    copies = {path: TABLES / "reference" / path.relative_to(TABLES) for path in tables}
+    copies = {path: TABLES / "reference" / path.relative_to(TABLES) for path in made}
     drawn = home(plan.suite) / "figures"
-    copies |= {path: folder / "figures" / path.relative_to(drawn) for path in run_figures(plan, drawn)}
+    copies |= {path: folder / "figures" / path.relative_to(drawn) for path in _draw(today, drawn)}
     for source, target in copies.items():
         if target.suffix not in (".svg", ".pdf"):
             with atomic(target) as file:

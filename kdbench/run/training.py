@@ -57,8 +57,8 @@ def run_training(
         with locked(folder, f"{job.id} seed {seed}"):
             today = Today(plan)  # under the lock: another process may have trained here
             if todo := unfinished(today, job, [seed], methods):
-                if packed != (folder := data_folder(plan.suite, job.data, seed)):
-                    pack, packed = load_packed(folder, verify=True), folder
+                if packed != (own := data_folder(plan.suite, job.data, seed)):
+                    pack, packed = load_packed(own, verify=True), own
                     if job.kind == "teacher":
                         # Another suite may have packed these data.
                         fit.check(plan, pack, fit.pairs_of(plan, job.data, job.pair.student))

@@ -18,7 +18,16 @@ from kdbench.report import stats
 from kdbench.report.cells import baselines_of, rivals_of
 from kdbench.report.page import Cell, Document, Group, Row, Section, Table, markdown
 from kdbench.report.pair_tables import FAMILIES
-from kdbench.report.text import budget_facts, difference_cell, joined, note_letters, note_list, title_of, with_interval
+from kdbench.report.text import (
+    budget_facts,
+    difference_cell,
+    joined,
+    note_letters,
+    note_list,
+    pair_text,
+    title_of,
+    with_interval,
+)
 from kdbench.report.verdicts import (
     ClaimResult,
     by_group,
@@ -124,11 +133,10 @@ def _facts(block: Block, frame: pd.DataFrame) -> list[str]:
         ("weak", "Weak teachers, left out of all differences"),
         ("undecided", "Teacher or scratch unknown, left out of all differences"),
     ):
-        if own := [_arrow(p) for p in block.pairs if gains.loc[p.id, "kind"] == kind]:
+        if own := [pair_text(p.id) for p in block.pairs if gains.loc[p.id, "kind"] == kind]:
             lines.append(f"{meaning}, {len(own)} of {len(block.pairs)}: {', '.join(own)}.")
     lost = [
-        f"{_label(block, method)} on {_arrow(next(p for p in block.pairs if p.id == pair))} {status}, "
-        f"{_count(len(rows), 'seed')}"
+        f"{_label(block, method)} on {pair_text(pair)} {status}, {_count(len(rows), 'seed')}"
         for (status, method, pair), rows in frame[frame["status"] != "finished"].groupby(
             ["status", "method", "pair"], sort=False
         )
@@ -147,10 +155,6 @@ def _told(frame: pd.DataFrame, column: str) -> list[str]:
 
 def _count(n: int, noun: str) -> str:
     return f"{n} {noun}{'' if n == 1 else 's'}"
-
-
-def _arrow(pair: Pair) -> str:
-    return f"{pair.teacher} → {pair.student}"
 
 
 def _one_seed_parts(block: Block, frame: pd.DataFrame) -> list[str | Table]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -80,7 +81,7 @@ class Cohort:
         """Of the whole training."""
         return self.recipe.steps or self.recipe.epochs * self.batches.steps_per_epoch(self.recipe.batch_size)
 
-    @property
+    @functools.cached_property
     def teacher_operations(self) -> int:
         """Of one step: the teacher's pass of a batch, whoever looks on."""
         if not self.teacher:

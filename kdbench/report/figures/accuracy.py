@@ -55,8 +55,8 @@ def draw(report: BlockReport) -> Figure:
     width = (PAGE - 1.1) / max(shape[1], 3)
     figure = canvas(title, *shape, panel=(width, forest.height_of(names) + 0.45), labels=1.1)
     grid = panel_grid(figure, shape, cells, "points")
-    ends = span(*zip(*((i.mean, i) for key, i in each.items() if i.n and key not in fallen), strict=True)) \
-        if any(i.n for key, i in each.items() if key not in fallen) else (-1.0, 1.0)  # fmt: skip
+    standing = [interval for key, interval in each.items() if interval.n and key not in fallen]
+    ends = span([interval.mean for interval in standing], standing) if standing else (-1.0, 1.0)
     for axes, pair in zip(grid, pairs, strict=True):
         note = f"\n({_KINDS[kinds[pair]]})" if kinds[pair] in _KINDS else ""
         axes.set_title(pair_title(block, pair, 26) + note)

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from kdbench.report import stats
 from kdbench.report.block import BlockReport
 from kdbench.report.figures.canvas import COLUMN, below, canvas, say, seeds_text
-from kdbench.report.figures.documents import main_reason, rows_of
+from kdbench.report.figures.documents import listed, main_reason, rows_of
 from kdbench.report.figures.style import styled
 from kdbench.types import KdbenchError
 
@@ -92,7 +92,7 @@ def _cosines(report: BlockReport) -> pd.DataFrame:
         table = table.reindex(columns=["raw", "low"]).assign(reason=rows.groupby(keys, sort=False)["reason"].first())
         found.append(table.reset_index().assign(feature=feature))
     data = pd.concat(found, ignore_index=True)
-    shares = [{"a": d["a"], "b": d["b"], **row} for d in report.channels for row in d.get("channel_mean", ())]
+    shares = listed(report, "channels", "a", "b", key="channel_mean")
     if not shares:
         return data
     least = pd.DataFrame(shares).assign(share=lambda t: t[["share_a", "share_b"]].min(axis=1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import pandas as pd
 
@@ -12,12 +13,14 @@ from kdbench.types import Block, KdbenchError
 BANDS = {"dc": "DC: mean over space", "low": "low spatial frequencies", "high": "high spatial frequencies"}
 
 
-def rows_of(report: BlockReport, kind: str, *keys: str, key: str = "rows") -> pd.DataFrame:
-    """Rows of all documents of a kind, with these keys of the document. Raises KdbenchError where there are none.
+def listed(report: BlockReport, kind: str, *keys: str, key: str = "rows") -> list[dict[str, Any]]:
+    """Rows of all documents of a kind, with these keys of the document; none where they lack this list of rows."""
+    return [{**{k: d[k] for k in keys}, **row} for d in getattr(report, kind) for row in d.get(key, ())]
 
-    key: of another list of rows.
-    """
-    rows = [{**{k: d[k] for k in keys}, **row} for d in getattr(report, kind) for row in d.get(key, ())]
+
+def rows_of(report: BlockReport, kind: str, *keys: str, key: str = "rows") -> pd.DataFrame:
+    """The same as a frame. Raises KdbenchError where there are none."""
+    rows = listed(report, kind, *keys, key=key)
     if not rows:
         raise KdbenchError(f"no {kind} similarity for block {report.block.name!r}: there is nothing to draw")
     return pd.DataFrame(rows)
@@ -46,7 +49,7 @@ def levels_of(data: pd.DataFrame) -> pd.DataFrame:
 
 def ceilings_of(report: BlockReport) -> pd.DataFrame:
     """CKA of two seeds of the same scratch student: columns pair, seeds, stage, band, cka; empty where not measured."""
-    rows = [{"pair": d["pair"], **row} for d in report.stages for row in d.get("ceiling", ())]
+    rows = listed(report, "stages", "pair", key="ceiling")
     data = pd.DataFrame(rows, columns=["pair", "seeds", "stage", "band", "cka", "reason"])
     return data.assign(cka=pd.to_numeric(data["cka"], errors="coerce").astype(float))
 
