@@ -401,9 +401,20 @@ def test_a_paper_hides_and_renames_and_changes_no_number(layout):
         assert found and set(found) <= set(re.findall(pattern, whole[name]))
 
 
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def latex_lacks():
+    """What the preview document needs and this LaTeX lacks, or None. The base of TeX Live alone has no booktabs."""
+    if not (shutil.which("pdflatex") and shutil.which("kpsewhich")):
+        return "pdflatex is not installed"
+    packages = ["geometry.sty", "booktabs.sty", "graphicx.sty"]
+    found = subprocess.run(["kpsewhich", *packages], capture_output=True, text=True, timeout=60).stdout
+    missing = [name for name in packages if f"/{name}" not in found]
+    return f"this LaTeX has no {', '.join(missing)}" if missing else None
+
+
 @pytest.mark.parametrize("layout", ["pairs", "methods"])
 def test_latex_compiles(tmp_path, layout):
+    if reason := latex_lacks():
+        pytest.skip(reason)
     suite, block, frame = make(pairs=7, names={"ofa": HOSTILE}, layout=layout)
     frame = change(frame, block.pairs[0].id, "uhkd", status="n/a", reason=HOSTILE)
     tables.write_tables(suite, [BlockReport(suite, block, frame)], tmp_path)
