@@ -23,9 +23,10 @@ from kdbench.run.outputs import run_figures, run_table
 from kdbench.run.training import write_manifest
 
 PAIRS, METHODS = ["cnn-t -> vit-s", "cnn-t -> mlp-s"], ("scratch", "kd", "uhkd")
-KINDS = {"accuracy", "channels", "cost", "learning", "similarity", "spectra", "stages", "treatments", "verdict"}
-DRAWN = KINDS - {"channels", "treatments", "learning"}
-"""Those of a suite of one modality whose students train for fewer than five epochs."""
+KINDS = {"accuracy", "channels", "compute", "cost", "learning", "similarity", "spectra", "stages", "treatments"}
+KINDS |= {"verdict"}
+DRAWN = KINDS - {"channels", "compute", "treatments", "learning"}
+"""Those of a suite of one modality and budget whose students train for fewer than five epochs."""
 
 
 def snakemake(folder: Path, *words: str, ok: bool = True) -> str:

@@ -91,9 +91,9 @@ def write_reference(today: Today, runs: pd.DataFrame, about: Mapping[str, Any]) 
 
 def _curves(today: Today) -> pd.DataFrame:
     parts = [
-        histories(today, replace(block, budget=budget, methods=block.trained)).assign(block=block.name, budget=budget)
+        histories(today, replace(block, budget=budget, methods=methods)).assign(block=block.name, budget=budget)
         for block in today.plan.suite.blocks
-        for budget in block.budgets
+        for budget, methods in block.lengths.items()
     ]
     return pd.concat(parts, ignore_index=True)
 
@@ -117,8 +117,9 @@ def _correct(today: Today) -> list[tuple[Run, np.ndarray]]:
         if not (folder / "meta.json").exists():
             continue
         labels = load_packed(folder).labels("test")
-        for place in itertools.product(block.pairs, block.trained, block.seeds, block.budgets):
-            run = today.plan.run_of(*place)
+        trained = [(method, budget) for budget, methods in block.lengths.items() for method in methods]
+        for pair, seed, (method, budget) in itertools.product(block.pairs, block.seeds, trained):
+            run = today.plan.run_of(pair, method, seed, budget)
             record = None if run.result in found else today.has(run)
             if record and record["status"] == FINISHED:
                 found[run.result] = run, predictions(run, len(labels)).classes == labels
@@ -180,6 +181,11 @@ class Reference:
         check_planned(self.suite, block, own, methods)
         wanted = itertools.product([p.id for p in block.pairs], methods, block.seeds)
         return own.set_index(["pair", "method", "seed"]).loc[list(wanted)].reset_index()
+
+    def lengths(self, block: Block) -> pd.DataFrame:
+        """What frames.collect gives of a block, budget by budget."""
+        own = [m.id for m in block.methods]
+        return self.runs[(self.runs["block"] == block.name) & self.runs["method"].isin(own)]
 
     def documents(self, block: Block, kind: str) -> list[dict[str, Any]]:
         """The JSON files of a kind, `stages` or `channels`, as the jobs of a block wrote them."""
