@@ -323,13 +323,30 @@ def test_every_figure_that_has_its_numbers_is_written(tmp_path):
     suite, block, frame = make(pairs=1, methods=("scratch", "kd"))
     short = curves(block).query("step < 500")
     measured = {"stages": [{**d, "spectra": []} for d in stages(block)], "channels": (), "curves": short}
-    paths = figures.write_figures(report(suite, block, frame, **measured), tmp_path)
+    paths = figures.write_figures([report(suite, block, frame, **measured)], tmp_path)
     assert sorted(paths) == sorted(path for path in tmp_path.rglob("*") if path.is_file())
     names = {path.relative_to(tmp_path).as_posix() for path in paths}
     stems = {"supplement/main-stages", *(f"main-{kind}" for kind in ("similarity", "verdict", "accuracy", "cost"))}
     views = itertools.product(("by-pair/cnn-t--cnn-s", "by-method/scratch", "by-method/kd"), ("low", "high"))
     expected = {f"{stem}.{end}" for stem in stems for end in ("svg", "png", "pdf")}
     assert names == expected | {f"main/{view}-{band}.svg" for view, band in views}
+
+
+@pytest.mark.slow
+def test_figures_drawn_side_by_side_are_the_same_files(tmp_path):
+    suite, block, frame = make(pairs=1, methods=("scratch", "kd"))
+    one, two = tmp_path / "one", tmp_path / "two"
+    written = [figures.write_figures([report(suite, block, frame)], folder, n) for folder, n in ((one, 1), (two, 2))]
+    assert [path.relative_to(one) for path in written[0]] == [path.relative_to(two) for path in written[1]]
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(*written, strict=True))
+
+
+@pytest.mark.slow
+def test_a_figure_that_can_not_be_drawn_says_so_from_a_process_of_its_own(tmp_path):
+    suite, block, frame = make(pairs=1, methods=("scratch", "kd"))
+    (tmp_path / "main-verdict.svg").mkdir()
+    with pytest.raises(KdbenchError, match="main-verdict"):
+        figures.write_figures([report(suite, block, frame)], tmp_path, 2)
 
 
 def test_a_figure_is_one_file_with_a_caption():

@@ -161,6 +161,7 @@ def report(tmp_path_factory):
     return folder / "report.html"
 
 
+@pytest.mark.slow
 def test_the_report_tells_its_figures_apart(report):
     results, categories, runtimes = (
         json.loads(re.search(rf"<script id.*>\s*var {name} = (.*);", report.read_text())[1])
@@ -193,6 +194,7 @@ STATISTICS = """return (async () => {
 })()"""
 
 
+@pytest.mark.slow
 @needs_browser
 def test_the_report_opens_and_is_clicked_through(report):
     shown = "return document.querySelector('div.p-3 > img')"
