@@ -44,3 +44,9 @@ def test_every_page_finds_what_it_loads_and_links_to_and_loads_nothing_from_else
             parts = urlsplit(address)
             if not parts.scheme and not parts.netloc and parts.path:
                 assert (page.parent / unquote(parts.path)).is_file(), f"{page} points to {address}"
+
+
+@site
+def test_the_diagram_of_the_readme_is_a_list():
+    text = (Path(os.environ["KDBENCH_SITE"]) / "index.html").read_text(encoding="utf-8")
+    assert "flowchart" not in text and "<li>config/SUITE.yaml → pack data → train teachers</li>" in text
