@@ -17,7 +17,7 @@ from kdbench.report import stats
 from kdbench.report.cells import FURTHER, Correct, baselines_of, cells, rivals_of
 from kdbench.results import provenance
 from kdbench.results.frames import collect, correct_images, histories, test_predictions
-from kdbench.results.reference import Reference
+from kdbench.results.reference import Frozen, Reference
 from kdbench.results.today import Today
 from kdbench.types import Block, MethodSpec, Suite
 
@@ -190,7 +190,7 @@ def reference_reports(reference: Reference) -> list[BlockReport]:
             readings=[Reading(method, own, reference.frame(block, own)) for method, own in block.readings],
             tuned=reference.choices(block),
             correct=reference.correct(block) if len(block.seeds) == 1 else {},
-            made_with=reference.about["made_with"] if reference.about else _made_with_of(reference.runs),
+            made_with=made_with_of(reference),
             lengths=reference.lengths(block) if len(block.lengths) > 1 else pd.DataFrame(),
             curves=reference.curves(block),
             stages=reference.documents(block, "stages"),
@@ -245,9 +245,11 @@ def _made_with(today: Today) -> dict[str, Any]:
     }
 
 
-def _made_with_of(runs: pd.DataFrame) -> dict[str, Any]:
-    """The same as far as a runs.csv tells it, of students only."""
-    own = runs.drop_duplicates("key").dropna(subset="finished_at")
+def made_with_of(reference: Frozen) -> dict[str, Any]:
+    """The same of a reference; where it has runs.csv alone, as far as that tells it, of students only."""
+    if reference.about:
+        return reference.about["made_with"]
+    own = reference.runs.drop_duplicates("key").dropna(subset="finished_at")
     return {"date": _days(own["finished_at"]), "hardware": _counted(own["hardware"])}
 
 
