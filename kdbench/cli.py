@@ -434,12 +434,12 @@ def _import(args: argparse.Namespace) -> None:
     import_runs(_load_to_write(args), args.folder)
 
 
-@verb(FOR_KEEPERS, "findings glyphs > docs/results-glyphs.md", SUITE)
+@verb(FOR_KEEPERS, "findings glyphs", SUITE)
 def _findings(args: argparse.Namespace) -> None:
-    """Print what a suite found, from its reference alone."""
+    """Write docs/results-SUITE.md: what a suite found, from its reference alone. The abstract there stays."""
     from kdbench.terminal import findings
 
-    print(findings.reference_page(_load(args).suite), end="")
+    _wrote([findings.write_page(_load(args).suite)])
 
 
 @verb(FOR_KEEPERS, "published anchors-32", SUITE)

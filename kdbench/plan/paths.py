@@ -25,7 +25,7 @@ from kdbench.plan.registry import changed_args
 from kdbench.plan.suite import CONFIG_FOLDER
 from kdbench.types import KdbenchError, Suite
 
-RESULTS, TABLES = Path("results"), Path("tables")
+RESULTS, TABLES, DOCS = Path("results"), Path("tables"), Path("docs")
 REFERENCES = RESULTS / "reference"
 CLAIM = "suite.txt"
 """In results/SUITE: the path of the suite's file, relative to the project where it lies in it."""
@@ -79,6 +79,11 @@ def data_folder(suite: Suite, name: str, seed: int) -> Path:
 def reference_folder(suite: Suite) -> Path:
     """Where the committed results of a suite lie: runs.csv and what belongs to it."""
     return REFERENCES / suite.name
+
+
+def findings_page(suite: Suite) -> Path:
+    """What a suite found, for people; its abstract is written by hand."""
+    return DOCS / f"results-{suite.name}.md"
 
 
 def tuned_file(suite: Suite) -> Path:

@@ -123,8 +123,8 @@ def pair_text(pair: str) -> str:
 
 
 def joined(names: Iterable[str]) -> str:
-    """Names in a row, or `none`. Names may hold commas."""
-    return "; ".join(names) or "none"
+    """Names in a row. They may hold commas."""
+    return "; ".join(names)
 
 
 def say(value: Any) -> str:
