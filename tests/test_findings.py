@@ -338,15 +338,15 @@ def test_every_number_of_the_abstract_of_glyphs_comes_from_its_runs():
         "for one or two epochs",
         f"Scratch ends at {scratch['test'].mean():.1f} %, the teachers at {teachers.mean():.1f} %",
         f"UHKD† gains {told('raster', 'uhkd')} points over Scratch, DIST {told('raster', 'dist')}, "
-        f"DKD {told('raster', 'dkd')} and OFA {told('raster', 'ofa')}, each of them on all {COUNTS[pairs]} pairs",
+        f"DKD {told('raster', 'dkd')} and OFA {told('raster', 'ofa')}, each on all {COUNTS[pairs]} pairs",
         f"Plain KD gains {told('raster', 'kd')}; at mdistiller's settings, on {count['settings']} pairs, "
         f"{told('settings', 'kd-mdistiller')}",
-        f"minus its twin without the Fourier transform is {told('raster', 'uhkd', 'uhkd-c0')}",
+        f"no better than its twin without the Fourier transform ({told('raster', 'uhkd', 'uhkd-c0')}, unadjusted)",
         f"RKD stands at {told('raster', 'rkd')}, nearly all of it with CNN students (−{-cnn.mean():.1f})",
-        f"on {count['crossmodal']} pairs, FD-CMKD‡ as written gains {told('crossmodal', 'fdcmkd-paper')}, and as coded "
+        f"on {count['crossmodal']} pairs, FD-CMKD‡ as written gains {told('crossmodal', 'fdcmkd-paper')}, as coded "
         f"{told('crossmodal', 'fdcmkd')}",
-        f"The test fonts are of {COUNTS[len(fonts.split(', '))]} families",
-        f"a difference to Scratch below {least:.1f} points may be missed",
+        f"Test fonts are of {COUNTS[len(fonts.split(', '))]} families",
+        f"differences below {least:.1f} points may be missed",
     ):
         assert phrase in left, phrase
         left = left.replace(phrase, "")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 
+import pytest
 import setuptools
 import yaml
 from conftest import REPOSITORY
@@ -101,11 +102,26 @@ def test_every_number_that_the_readme_found_stands_in_a_file_of_the_product():
     assert f"for {min(steps)} or {max(steps)} steps" in found
 
 
-def test_the_readme_is_a_page_and_its_links_lead_somewhere():
-    readme = (REPOSITORY / "README.md").read_text()
-    assert len(readme.encode()) < 7000
-    for link in re.findall(r"\]\(([^)#]+)\)", readme):
-        assert (REPOSITORY / link).exists(), f"README.md points to {link}, which is not there"
+def test_the_readme_is_a_page():
+    assert len((REPOSITORY / "README.md").read_bytes()) < 7000
+
+
+PAGES = [REPOSITORY / "README.md", *sorted(REPOSITORY.glob("docs/*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page):
+    """To a file that is there and, after a #, to a heading in it as GitHub writes its address."""
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if "://" in link:
+            continue
+        name, _, heading = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), f"{page.name} points to {link}, which is not there"
+        if heading:
+            titles = re.findall(r"^#+ (.*)$", target.read_text(), re.M)
+            anchors = [re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles]
+            assert heading in anchors, f"{page.name} points to {link}: {target.name} has no such heading"
 
 
 def test_the_list_of_methods_is_the_methods_own_text():

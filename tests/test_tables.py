@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import REPOSITORY
 from fakes import fake_plan, finish, finish_all
 from scipy import stats as st
 
@@ -649,6 +650,23 @@ def test_claims_are_not_pooled_over_what_students_read():
 
 
 # ------------------------------------------------------------------------------------------------ what it was made with
+
+
+def test_what_quick_repeats_stands_once():
+    """In the committed tables, of which every run has finished."""
+    text = (REPOSITORY / "tables/reference/quick.md").read_text()
+    lines = text.splitlines()
+    for line in (line for line in lines if line.startswith("| ")):
+        assert not re.search(r" \(\d+\)", line), f"a cell with the n of its block: {line}"
+    told = [line for line in lines if line and not line.startswith(("|", "#", "<sup>", "n = "))]
+    assert len(told) > 15 and len(set(told)) == len(told)
+    sentences = [sentence for line in told for sentence in re.split(r"(?<=\D\.) ", line) if len(sentence) > 40]
+    assert len(set(sentences)) == len(sentences)
+    fragments = sorted((REPOSITORY / "tables/reference/quick").glob("*.tex"))
+    assert len(fragments) == 6
+    for path in fragments:
+        tex = path.read_text()
+        assert tex.count("n = 3") == 1 and not any(re.search(r" \(3\)", cell) for row in cells_of(tex) for cell in row)
 
 
 @pytest.fixture
