@@ -425,6 +425,8 @@ def test_the_preview_inputs_the_fragments_and_the_bibliography_has_what_they_cit
     suite = dataclasses.replace(suite, blocks=(block, second), claims=CLAIMS)
     paths = tables.write_tables(suite, [BlockReport(suite, b, frame, **FACTS) for b in suite.blocks], tmp_path)
     preview, bib = ((tmp_path / f"tiny.{suffix}").read_text() for suffix in ("tex", "bib"))
+    head = [preview.index(part) for part in (r"\suppressfloats[t]", "Tiny suite", "Too small to rank", r"\input")]
+    assert head == sorted(head), "warnings stand above everything else"
     assert balanced(preview) and r"\usepackage{booktabs,graphicx}" in preview and r"\bibliography{tiny}" in preview
     inputs = re.findall(r"\\input\{(.*)\}", preview)
     assert [tmp_path / name for name in inputs] == [p for p in paths if p.parent.name == "tiny"] and len(inputs) == 6
