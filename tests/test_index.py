@@ -17,6 +17,8 @@ from test_report import HOSTILE
 from kdbench import cli
 from kdbench.plan.paths import REFERENCES
 from kdbench.plan.registry import method_info
+from kdbench.plan.suite import load_suite
+from kdbench.report.figures.style import method_styles
 from kdbench.report.html import again_and_citation
 from kdbench.report.index import index_page
 from kdbench.results.reference import references
@@ -53,6 +55,14 @@ def read(suite, name="runs"):
 def place(suite, first, method):
     name = first["block"] + ("" if first["budget"] == 1 else f" x{first['budget']:g}")
     return f"{suite}/{first['edition']}/{name}/{first['pair']}/{method}"
+
+
+def test_curves_have_the_colour_that_figures_of_the_suite_give_their_method(data):
+    styles = {suite: method_styles(load_suite(str(REPOSITORY / f"config/{suite}.yaml"))) for suite in SUITES}
+    for key, detail in data["details"].items():
+        suite, _, _, _, method = key.split("/")
+        if suite in styles:
+            assert detail["colour"] == styles[suite][method]["color"], key
 
 
 def test_every_row_is_what_pandas_finds_in_runs_csv(data):
