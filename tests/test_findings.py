@@ -303,8 +303,8 @@ COUNTS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight"
 
 def test_every_number_of_the_abstract_of_glyphs_comes_from_its_runs():
     """Worked out from runs.csv by pandas and scipy, with nothing of kdbench but the abstract itself."""
-    runs = pd.read_csv(REPOSITORY / "results/reference/glyphs/runs.csv")
-    abstract = findings.marked_abstract(REPOSITORY / "docs/results-glyphs.md").removeprefix(findings.MARKS[0])
+    runs = pd.read_csv(REPOSITORY / "results/reference/glyphs-edition-1/runs.csv")
+    abstract = findings.marked_abstract(REPOSITORY / "docs/results-glyphs-edition-1.md").removeprefix(findings.MARKS[0])
     abstract = " ".join(abstract.removesuffix(findings.MARKS[1]).split())
 
     def gains(block, method, over="scratch", students=""):
@@ -330,9 +330,9 @@ def test_every_number_of_the_abstract_of_glyphs_comes_from_its_runs():
     standing = set(raster["method"]) - {"scratch", "rkd"}
     spread = np.sqrt(np.mean([gains("raster", m).mean(axis=1).var() for m in standing]))
     least = smallest_found(spread / np.sqrt(seeds), seeds - 1, 0.05 / (methods - 1))
-    fonts = re.search(r"test fonts \((.*?)\)", (REPOSITORY / "tables/reference/glyphs.md").read_text())[1]
+    fonts = re.search(r"test fonts \((.*?)\)", (REPOSITORY / "tables/reference/glyphs-edition-1.md").read_text())[1]
     count = {b: COUNTS[runs[runs["block"] == b]["pair"].nunique()] for b in ("settings", "crossmodal")}
-    left = abstract
+    left = re.sub(r"\]\(\S+\)", "]", abstract)
     for phrase in (
         f"taught by {COUNTS[methods - 1]} methods on {COUNTS[pairs]} pairs with {COUNTS[seeds]} seeds",
         "for one or two epochs",

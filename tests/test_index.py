@@ -24,7 +24,7 @@ from kdbench.report.index import index_page
 from kdbench.results.reference import references
 from kdbench.results.today import Today
 
-SUITES = ("glyphs", "quick", "tuned")
+SUITES = ("glyphs-edition-1", "quick", "tuned")
 
 
 def data_of(page):
@@ -85,15 +85,15 @@ def test_every_row_is_what_pandas_finds_in_runs_csv(data):
 
 
 def test_texts_are_of_the_same_numbers(data):
-    runs = read("glyphs")
+    runs = read("glyphs-edition-1")
     runs = runs[(runs["block"] == "raster") & (runs["pair"] == "cnn-t--vit-s")]
     tests = runs.pivot(index="seed", columns="method", values="test")
     shown = {row["cells"][0]["open"]: [cell["text"] for cell in row["cells"]] for row in table_of(data)["rows"]}
     for method in ("kd", "dist", "rkd"):
-        cells, minus = shown[place("glyphs", runs.iloc[0], method)], tests[method] - tests["scratch"]
+        cells, minus = shown[place("glyphs-edition-1", runs.iloc[0], method)], tests[method] - tests["scratch"]
         ends = stats.t.interval(0.95, len(minus) - 1, minus.mean(), stats.sem(minus))
         interval = f"{minus.mean():+.1f} [{ends[0]:+.1f}, {ends[1]:+.1f}]".replace("-", "−")
-        assert cells[1:5] == ["glyphs", "1", "raster", "cnn-t → vit-s"]
+        assert cells[1:5] == ["glyphs-edition-1", "1", "raster", "cnn-t → vit-s"]
         assert cells[5:] == ["5", f"{tests[method].mean():.1f} ± {tests[method].std():.1f}", interval]
 
 
