@@ -152,13 +152,15 @@ def _overview() -> str:
 def _plan(args: argparse.Namespace) -> None:
     """List the jobs of a suite, and how many of their runs are done."""
     from kdbench.results.today import Today
+    from kdbench.terminal.show import origin
 
     plan = _load(args)
     today = Today(plan)
     for job in plan.jobs:
         done = sum(today.has(run) is not None for run in job.runs)
         state = f"{done} of {len(job.runs)} runs" if job.runs else ("done" if job.output.exists() else "to do")
-        print(f"{job.kind:10} {job.id:44} {state}")
+        given = origin(plan.suite.models[job.pair.student]) if job.kind == "teacher" else ""
+        print(f"{job.kind:10} {job.id:44} {state}{given}")
     print(f"{len(plan.jobs)} jobs, {sum(len(job.runs) for job in plan.jobs)} runs; then the table and the figures")
     if plan.suite.precision == "bf16" and plan.suite.device != "cuda" and (why := slow_bf16()):
         print(f"precision: bf16, but {why}; this suite trains on a GPU only")
