@@ -20,7 +20,7 @@ from kdbench.cpu import slow_bf16
 from kdbench.errors import unknown
 from kdbench.plan.jobs import Job, Plan, jobs_of_pair, jobs_of_teacher, make_plan
 from kdbench.plan.paths import claim, home
-from kdbench.plan.suite import load_suite
+from kdbench.plan.suite import load_suite, origin
 from kdbench.types import KdbenchError
 
 FOR_YOU, FOR_THE_WORKFLOW, FOR_KEEPERS = "for you", "for the workflow", "for keepers of results"
@@ -152,15 +152,14 @@ def _overview() -> str:
 def _plan(args: argparse.Namespace) -> None:
     """List the jobs of a suite, and how many of their runs are done."""
     from kdbench.results.today import Today
-    from kdbench.terminal.show import origin
 
     plan = _load(args)
     today = Today(plan)
     for job in plan.jobs:
         done = sum(today.has(run) is not None for run in job.runs)
         state = f"{done} of {len(job.runs)} runs" if job.runs else ("done" if job.output.exists() else "to do")
-        given = origin(plan.suite.models[job.pair.student]) if job.kind == "teacher" else ""
-        print(f"{job.kind:10} {job.id:44} {state}{given}")
+        given = origin(plan.suite.models[job.pair.student]) if job.kind == "teacher" else None
+        print(f"{job.kind:10} {job.id:44} {state}{f'; {given}' if given else ''}")
     print(f"{len(plan.jobs)} jobs, {sum(len(job.runs) for job in plan.jobs)} runs; then the table and the figures")
     if plan.suite.precision == "bf16" and plan.suite.device != "cuda" and (why := slow_bf16()):
         print(f"precision: bf16, but {why}; this suite trains on a GPU only")

@@ -124,7 +124,9 @@ def test_such_a_suite_goes_to_its_tables_and_figures(own):
     )
     run_all(plan)
     table = Path("tables/tiny.md").read_text()
-    assert "the same teacher accuracy in every seed" in table and f"{own.accuracy:.2f}" in table
+    assert "the same teacher accuracy in every seed" in table and f"| {own.accuracy:.1f} <sup>a</sup>" in table
+    assert f"Teacher cnn-t: weights of own.pth (sha256 {sha('own.pth')[:8]}...), taken as they are; stated" in table
+    assert "Teacher cnn-f: weights of own.pth" in table and "fine-tuned by the recipe teacher" in table
 
 
 def test_a_file_of_an_older_timm_gets_todays_keys(tmp_path, monkeypatch):
@@ -467,8 +469,10 @@ def test_a_plan_says_where_its_teachers_come_from(trained, capsys):
     Path("own.pth").write_bytes(b"tensors")
     write_tiny(trained, **{"models__cnn-t": given(accuracy=80.1, tolerance=0.5)})
     assert cli.main(["plan", "tiny"]) == 0
-    given_as = f"0 of 1 runs; weights of own.pth ({sha('own.pth')[:8]}), as they are, test accuracy 80.1 ± 0.5\n"
-    assert given_as in capsys.readouterr().out
+    origin = (
+        f"weights of own.pth (sha256 {sha('own.pth')[:8]}...), taken as they are; stated test accuracy 80.1 ± 0.5 %"
+    )
+    assert f"0 of 1 runs; {origin}\n" in capsys.readouterr().out
     write_tiny(trained, **{"models__cnn-t": TAGGED})
     assert cli.main(["plan", "tiny"]) == 0
-    assert "weights of timm's test_resnet.r160_in1k, fine-tuned by teacher\n" in capsys.readouterr().out
+    assert "weights of timm's test_resnet.r160_in1k, fine-tuned by the recipe teacher\n" in capsys.readouterr().out

@@ -358,6 +358,20 @@ def _given(model: ModelSpec, data: DataSpec, where: str) -> ModelSpec:
     return model
 
 
+def origin(teacher: ModelSpec) -> str | None:
+    """Where a teacher's weights come from, what is done with them and what they must show; None where from the seed."""
+    if not teacher.is_given:
+        return None
+    if teacher.pretrained:
+        place = f"timm's {teacher.timm}"
+    else:
+        file = teacher.weights if is_url(teacher.weights) else Path(teacher.weights).name
+        place = f"{file} (sha256 {teacher.sha256[:8]}...)"
+    then = f"fine-tuned by the recipe {teacher.recipe}" if teacher.recipe else "taken as they are"
+    gate = "" if teacher.accuracy is None else f"; stated test accuracy {teacher.accuracy:g} ± {teacher.tolerance:g} %"
+    return f"weights of {place}, {then}{gate}"
+
+
 @functools.cache
 def _sha256(path: Path, size: int, mtime_ns: int) -> str:
     """Of a file as it is now: hashed once a process and version."""

@@ -44,7 +44,7 @@ def timm_index() -> tuple[dict[str, str], dict[str, str]]:
 def timm_tags(name: str) -> list[str]:
     """Tags of the weights that timm knows for a registered name, read from its source: resnet18 -> [a1_in1k, ...]."""
     text = (_timm_models() / f"{timm_index()[0][name]}.py").read_text(encoding="utf-8")
-    return re.findall(rf"""['"]{re.escape(name)}\.([\w.]+)['"]""", text)
+    return list(dict.fromkeys(re.findall(rf"""['"]{re.escape(name)}\.([\w.]+)['"]""", text)))
 
 
 def has_head_convolution(timm: str) -> bool:

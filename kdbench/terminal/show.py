@@ -11,7 +11,7 @@ from kdbench.plan.paths import of_budget
 from kdbench.plan.suite import typed
 from kdbench.results.record import FINISHED, MISSING, read_run
 from kdbench.results.today import Stale, Today
-from kdbench.types import Block, KdbenchError, MethodSpec, ModelSpec, Pair
+from kdbench.types import Block, KdbenchError, MethodSpec, Pair
 
 
 def show(plan: Plan, pair: str | None, method: str | None, seed: int | None) -> None:
@@ -47,16 +47,6 @@ def show(plan: Plan, pair: str | None, method: str | None, seed: int | None) -> 
             f"run: snakemake --cores all --config suite={typed(plan.suite)}"
         )
     print(json.dumps(read_json(run.result), indent=1))
-
-
-def origin(teacher: ModelSpec) -> str:
-    """Where the weights of a teacher come from that does not start at random, and what it must show."""
-    if not teacher.is_given:
-        return ""
-    place = f"timm's {teacher.timm}" if teacher.pretrained else f"{teacher.weights} ({teacher.sha256[:8]})"
-    then = f"fine-tuned by {teacher.recipe}" if teacher.recipe else "as they are"
-    gate = "" if teacher.accuracy is None else f", test accuracy {teacher.accuracy:g} ± {teacher.tolerance:g}"
-    return f"; weights of {place}, {then}{gate}"
 
 
 def _cells(today: Today, block: Block, pair: Pair) -> None:
