@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 from conftest import TINY, run_jobs, tiny, tiny_plan, write_tiny
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from test_untrusted import Bomb
 from torch import Tensor
 
@@ -199,7 +199,7 @@ def test_another_file_than_the_suite_means(own):
         KdbenchError, match=rf"own\.pth has the sha256 {sha('own.pth')}, not the {'0' * 64} of the suite"
     ):
         run_jobs(plan_of(given(sha256="0" * 64)), "teacher")
-    with pytest.raises(KdbenchError, match=r"models\.cnn-t.weights: no file gone\.pth in"):
+    with pytest.raises(KdbenchError, match=r"models\.cnn-t.weights: cannot read gone\.pth from"):
         run_jobs(plan_of(given("gone.pth", sha256="0" * 64)), "teacher")
 
 
@@ -273,9 +273,15 @@ def test_fine_tuning_starts_from_the_file_with_a_classifier_of_its_own(own):
                 assert torch.allclose(parameter, start, atol=1e-6), name
         record = read_run(plan.teacher("cnn-t", seed).result)
         assert record["hashes"]["given"] == sha("own.pth") and record["history"][-1]["step"] == 1
+    # A file without a classifier starts the same network.
+    torch.save({k: v for k, v in other.items() if not k.startswith("fc.")}, "headless.pth")
+    ours, theirs = (
+        given_weights(spec(path=p, recipe="teacher"), SHAPE, CLASSES, 0)[0] for p in ("own.pth", "headless.pth")
+    )
+    assert all(torch.equal(ours[k], theirs[k]) for k in ours)
     # The gate is behind the training.
     strict = plan_of(given(recipe="teacher", accuracy=99.9, tolerance=0.0), **still)
-    with pytest.raises(KdbenchError, match=r"teacher cnn-t has a test accuracy of .*states 99\.90 % within 0"):
+    with pytest.raises(KdbenchError, match=r"cnn-t of seed 0 has a test accuracy of .*states 99\.90 % within 0"):
         run_training(strict, strict.of("teacher")[0], threads=1)
     assert strict.teacher("cnn-t", 0).key == plan.teacher("cnn-t", 0).key
 
@@ -320,6 +326,15 @@ def test_timms_weights_as_they_are_need_the_classes_of_the_data(hub):
     with pytest.raises(KdbenchError, match="for 1000 classes and data digits have 10; give it a recipe"):
         given_weights(model, (32, 32, 1), CLASSES, 0)
     assert given_weights(model, (32, 32, 3), 1000, 0)[1] == sha(hub)
+
+
+def test_timms_weights_are_loaded_whole_or_not_at_all(hub):
+    cut = {k: v for k, v in load_file(hub).items() if k != "layer2.0.bn1.weight"}
+    hub.write_bytes(save(cut))
+    with pytest.raises(
+        KdbenchError, match=r"timm cannot build test_resnet\.r160_in1k .* Missing key.*layer2\.0\.bn1\.weight"
+    ):
+        given_weights(plan_of(TAGGED).suite.models["cnn-t"], (32, 32, 1), CLASSES, 0)
 
 
 def test_where_the_cache_lacks_them_the_file_is_named(hub):
@@ -420,9 +435,11 @@ def test_a_server_that_is_not_there_is_told(tmp_path):
     ("change", "told"),
     [
         ({"accuracy": None}, "needs its test accuracy"),
-        ({"accuracy": 0.8, "tolerance": -1.0}, r"tolerance: must not be negative"),
+        ({"accuracy": 0.8, "tolerance": -1.0}, r"tolerance: must lie in \[0, 100\]"),
+        ({"accuracy": 80.0, "tolerance": float("nan")}, r"tolerance: must lie in \[0, 100\]"),
         ({"accuracy": 101.0}, r"accuracy: must lie in \(0, 100\]"),
-        ({"weights": "gone.pth"}, r"weights: no file gone\.pth in .*; with sha256 it may come later"),
+        ({"weights": "gone.pth"}, r"weights: cannot read gone\.pth from .*; with its sha256 beside it, it may"),
+        ({"weights": "."}, r"weights: cannot read \. from .*: Is a directory"),
         ({"weights": "https://example.org/x.pth"}, "a URL of weights needs the sha256"),
         ({"sha256": "abc"}, "sha256: expected 64 hexadecimal digits"),
         ({"pretrained": True, "timm": "resnet18.a1_in1k"}, "give one of pretrained and weights"),

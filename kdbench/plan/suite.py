@@ -334,12 +334,14 @@ def _given(model: ModelSpec, data: DataSpec, where: str) -> ModelSpec:
     if model.weights is not None and model.sha256 is None:
         if is_url(model.weights):
             raise KdbenchError(f"{where}: a URL of weights needs the sha256 of its file beside it")
-        if not Path(model.weights).is_file():
+        try:
+            stat = Path(model.weights).stat()
+            model = dataclasses.replace(model, sha256=_sha256(Path(model.weights), stat.st_size, stat.st_mtime_ns))
+        except OSError as error:
             raise KdbenchError(
-                f"{where}.weights: no file {model.weights} in {Path.cwd()}; with sha256 it may come later"
-            )
-        stat = Path(model.weights).stat()
-        model = dataclasses.replace(model, sha256=_sha256(Path(model.weights), stat.st_size, stat.st_mtime_ns))
+                f"{where}.weights: cannot read {model.weights} from {Path.cwd()}: {error.strerror}; with its sha256 "
+                "beside it, it may come later"
+            ) from None
     if model.recipe is None:
         if model.accuracy is None:
             raise KdbenchError(
@@ -353,8 +355,8 @@ def _given(model: ModelSpec, data: DataSpec, where: str) -> ModelSpec:
             )
     if model.accuracy is not None and not 0 < model.accuracy <= 100:
         raise KdbenchError(f"{where}.accuracy: must lie in (0, 100], got {model.accuracy}")
-    if model.tolerance < 0:
-        raise KdbenchError(f"{where}.tolerance: must not be negative, got {model.tolerance}")
+    if not 0 <= model.tolerance <= 100:
+        raise KdbenchError(f"{where}.tolerance: must lie in [0, 100], got {model.tolerance}")
     return model
 
 

@@ -156,8 +156,9 @@ def check_gate(spec: ModelSpec, record: dict[str, Any]) -> None:
         return
     found = record["accuracy"]["test"]
     if abs(found - spec.accuracy) > spec.tolerance:
+        one = f"teacher {spec.name} of seed {record['seed']}" if spec.recipe else f"teacher {spec.name}"
         raise MissedGate(
-            f"teacher {spec.name} has a test accuracy of {found:.2f} %, but the suite states {spec.accuracy:.2f} % "
+            f"{one} has a test accuracy of {found:.2f} %, but the suite states {spec.accuracy:.2f} % "
             f"within {spec.tolerance:g}: no student learns from it. Look at its weights, at size, normalisation and "
             f"order of classes of data {spec.data}, or state another accuracy"
         )

@@ -38,18 +38,22 @@ def given_weights(
     path = _timm_file(spec) if spec.pretrained else weights_file(spec)
     if spec.weights is not None and is_url(spec.weights):
         fetch(spec.weights, path, spec.sha256)
-    if not path.is_file():
-        raise KdbenchError(f"models.{spec.name}.weights: no file {path} in {Path.cwd()}")
-    found = sha256_file(path)
+    try:
+        found = sha256_file(path)
+    except OSError as error:
+        raise KdbenchError(
+            f"models.{spec.name}.weights: cannot read {path} from {Path.cwd()}: {error.strerror}"
+        ) from None
     if spec.sha256 not in (None, found):
         raise KdbenchError(f"models.{spec.name}: {path} has the sha256 {found}, not the {spec.sha256} of the suite")
     weights = _read(path, spec)
-    model = networks.build(spec, shape, classes, seed, pretrained=weights if spec.pretrained else None)
     if spec.pretrained:
-        if spec.recipe is None and model.pretrained_cfg["num_classes"] != classes:
-            raise _other_classes(spec, model.pretrained_cfg["num_classes"], classes)
-    else:
-        _fill(model, weights, spec, classes)
+        import timm
+
+        theirs = timm.get_pretrained_cfg(spec.timm).num_classes  # timm loads strictly where classes are its own
+        weights = networks.build(spec, shape, theirs, seed, pretrained=weights).state_dict()
+    model = networks.build(spec, shape, classes, seed)
+    _fill(model, weights, spec, classes)
     return model.state_dict(), found
 
 
@@ -94,29 +98,27 @@ def _read(path: Path, spec: ModelSpec) -> dict[str, Tensor]:
 def _fill(model: nn.Module, weights: dict[str, Tensor], spec: ModelSpec, classes: int) -> None:
     """Load weights into their network, all of them; a classifier of other classes is left as it is for a recipe."""
     rename = getattr(importlib.import_module(type(model).__module__), "checkpoint_filter_fn", None)
+    heads = classifiers(model)
     try:
-        weights = rename(weights, model) if rename else weights
-        for name in (name for name, part in model.named_modules() if part in classifiers(model)):
+        if rename and not spec.pretrained:
+            weights = rename(weights, model)
+        for name, head in model.named_modules():
             there = weights.get(f"{name}.weight")
-            if there is not None and len(there) != classes:
-                if spec.recipe is None:
-                    raise _other_classes(spec, len(there), classes)
-                weights = weights | model.get_submodule(name).state_dict(prefix=f"{name}.")
+            if head in heads and (there is None or len(there) != classes):
+                if spec.recipe:
+                    weights = weights | head.state_dict(prefix=f"{name}.")
+                elif there is not None:
+                    raise KdbenchError(
+                        f"models.{spec.name}: its weights are for {len(there)} classes and data {spec.data} have "
+                        f"{classes}; give it a recipe, which trains a classifier of its own"
+                    )
         model.load_state_dict(weights)
     except KdbenchError:
         raise
     except Exception as error:  # of timm's renaming, which expects a network of its own, or of torch
         told = " ".join(textwrap.shorten(line, 200) for line in str(error).splitlines()[:4])
-        raise KdbenchError(
-            f"models.{spec.name}: {spec.weights} does not fit {spec.timm} with {spec.args}: {told}"
-        ) from None
-
-
-def _other_classes(spec: ModelSpec, theirs: int, ours: int) -> KdbenchError:
-    return KdbenchError(
-        f"models.{spec.name}: its weights are for {theirs} classes and data {spec.data} have {ours}; give it a recipe, "
-        "which trains a classifier of its own"
-    )
+        origin = spec.weights or "timm's file"
+        raise KdbenchError(f"models.{spec.name}: {origin} does not fit {spec.timm} with {spec.args}: {told}") from None
 
 
 def as_it_is(cohort: Cohort, run: Run) -> Outcome:
