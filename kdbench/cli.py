@@ -302,7 +302,7 @@ TRAINING = (
     FOR_THE_WORKFLOW, "teacher quick cnn-t", SUITE, argument("name", help="the teacher's model"), *TRAINING, trains=True
 )
 def _teacher(args: argparse.Namespace) -> None:
-    """Train a teacher."""
+    """Train a teacher, or measure one whose weights are given."""
     plan = _load_to_write(args)
     _train(plan, jobs_of_teacher(plan, args.name), args)
 

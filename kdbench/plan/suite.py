@@ -115,6 +115,20 @@ def typed_file(name: str, path: Path | None) -> str:
     return name if by_name else shlex.quote(path.as_posix())
 
 
+def origin(teacher: ModelSpec) -> str | None:
+    """Where a teacher's weights come from, what is done with them and what they must show; None where from the seed."""
+    if not teacher.is_given:
+        return None
+    if teacher.pretrained:
+        place = f"timm's {teacher.timm}"
+    else:
+        file = teacher.weights if is_url(teacher.weights) else Path(teacher.weights).name
+        place = f"{file} (sha256 {teacher.sha256[:8]}...)"
+    then = f"fine-tuned by the recipe {teacher.recipe}" if teacher.recipe else "taken as they are"
+    gate = "" if teacher.accuracy is None else f"; stated test accuracy {teacher.accuracy:g} ± {teacher.tolerance:g} %"
+    return f"weights of {place}, {then}{gate}"
+
+
 def load_suite(name: str | Path) -> Suite:
     """Read and check a suite. Raises KdbenchError with file, place and nearest valid choice.
 
@@ -312,8 +326,8 @@ def _model(name: str, tree: Any, data: dict, recipes: dict, where: str) -> Model
 def _given(model: ModelSpec, data: DataSpec, where: str) -> ModelSpec:
     """The model, with the sha256 of the file that its weights come from. Refuses what cannot be checked or loaded."""
     if not model.is_given:
-        for key in ("sha256", "accuracy"):
-            if getattr(model, key) is not None:
+        for key in ("sha256", "accuracy", "tolerance"):
+            if getattr(model, key) != getattr(ModelSpec, key):
                 raise KdbenchError(f"{where}: {key} is for given weights: add pretrained: true, or weights: FILE")
         return model
     if model.pretrained and model.weights is not None:
@@ -358,20 +372,6 @@ def _given(model: ModelSpec, data: DataSpec, where: str) -> ModelSpec:
     if not 0 <= model.tolerance <= 100:
         raise KdbenchError(f"{where}.tolerance: must lie in [0, 100], got {model.tolerance}")
     return model
-
-
-def origin(teacher: ModelSpec) -> str | None:
-    """Where a teacher's weights come from, what is done with them and what they must show; None where from the seed."""
-    if not teacher.is_given:
-        return None
-    if teacher.pretrained:
-        place = f"timm's {teacher.timm}"
-    else:
-        file = teacher.weights if is_url(teacher.weights) else Path(teacher.weights).name
-        place = f"{file} (sha256 {teacher.sha256[:8]}...)"
-    then = f"fine-tuned by the recipe {teacher.recipe}" if teacher.recipe else "taken as they are"
-    gate = "" if teacher.accuracy is None else f"; stated test accuracy {teacher.accuracy:g} ± {teacher.tolerance:g} %"
-    return f"weights of {place}, {then}{gate}"
 
 
 @functools.cache

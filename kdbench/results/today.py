@@ -155,7 +155,7 @@ def check_gate(spec: ModelSpec, record: dict[str, Any]) -> None:
     if spec.accuracy is None or record["status"] != FINISHED:
         return
     found = record["accuracy"]["test"]
-    if abs(found - spec.accuracy) > spec.tolerance:
+    if abs(found - spec.accuracy) > spec.tolerance + 1e-9:  # 8,926 of 10,000 are not quite 89.26 %
         one = f"teacher {spec.name} of seed {record['seed']}" if spec.recipe else f"teacher {spec.name}"
         raise MissedGate(
             f"{one} has a test accuracy of {found:.2f} %, but the suite states {spec.accuracy:.2f} % "
