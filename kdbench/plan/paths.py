@@ -17,13 +17,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import urllib.parse
 from pathlib import Path
 
-from kdbench.files import write_text
+from kdbench.files import is_url, write_text
 from kdbench.plan.keys import hash_of, version_of
 from kdbench.plan.registry import changed_args
 from kdbench.plan.suite import CONFIG_FOLDER
-from kdbench.types import KdbenchError, Suite
+from kdbench.types import KdbenchError, ModelSpec, Suite
 
 RESULTS, TABLES, DOCS = Path("results"), Path("tables"), Path("docs")
 REFERENCES = RESULTS / "reference"
@@ -74,6 +75,14 @@ def data_folder(suite: Suite, name: str, seed: int) -> Path:
     spec = suite.data[name].drawn(seed)
     args = changed_args(spec.source, spec.args)
     return RESULTS / "data" / f"{name}-{hash_of([spec.source, args, version_of(f'source {spec.source}')])[:8]}"
+
+
+def weights_file(model: ModelSpec) -> Path:
+    """Where the file lies that a model's weights come from; a URL's is downloaded there."""
+    if not is_url(model.weights):
+        return Path(model.weights)
+    name = urllib.parse.urlsplit(model.weights).path.rpartition("/")[2]
+    return RESULTS / "data" / "downloads" / f"{model.sha256[:16]}-{name[-64:]}"
 
 
 def reference_folder(suite: Suite) -> Path:
