@@ -62,9 +62,9 @@ def _training(plan: Plan, jobs: list[Job], forward: dict[str, int]) -> tuple[int
     pair = jobs[0].pair
     recipe = plan.suite.recipes[plan.suite.models[pair.student].recipe].times(jobs[0].budget)
     counts = _packed(plan, jobs[0].data).meta["counts"]
-    per_epoch = counts["train"] // recipe.batch_size
+    per_epoch = counts["train"] // recipe.global_batch
     steps = recipe.steps or recipe.epochs * per_epoch
-    seen = steps * recipe.batch_size
+    seen = steps * recipe.global_batch
     evaluated = -(-steps // per_epoch) * (counts["val"] + counts["test"])
     student = sum(len(job.runs) for job in jobs) * (3 * seen + evaluated) * forward[pair.student]
     # One pass of the teacher a batch, whoever of its cohort looks on, and one of the untrained teacher.
