@@ -37,6 +37,8 @@ EVERYTHING = {
     "mixup": 0.8,
     "cutmix": 1.0,
 }
+TIMMS = {"rand_augment": 0, "auto_augment": "rand-m9-mstd0.5-inc1"}
+"""In its place."""
 
 
 def images(batch: int, channels: int, height: int, width: int) -> torch.Tensor:
@@ -156,7 +158,6 @@ def test_color_jitter_draws_torchvisions_factors_and_orders(strength):
 # --------------------------------------------------------------------------------------------------- timm's RandAugment
 
 FILL = (129, 124, 112)
-WORDS = "rand-m9-mstd0.5-inc1"
 FACTORS = ("ColorIncreasing", "ContrastIncreasing", "BrightnessIncreasing", "SharpnessIncreasing")
 PLAIN = ("AutoContrast", "Equalize", "Invert", "PosterizeIncreasing", "SolarizeIncreasing", "SolarizeAdd", *FACTORS)
 MOVES = ("Rotate", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel")
@@ -199,7 +200,7 @@ def to_numpy(image: torch.Tensor) -> np.ndarray:
 
 def test_operations_levels_and_kernels_are_drawn_as_timm_draws_them(monkeypatch):
     drawn: list[tuple] = []
-    theirs = auto_augment.rand_augment_transform(WORDS, {"img_mean": FILL})
+    theirs = auto_augment.rand_augment_transform(TIMMS["auto_augment"], {"img_mean": FILL})
     for operation in theirs.ops:
         operation.aug_fn = lambda image, *arguments, name=operation.name, **mode: drawn.append(
             (name, arguments[0] if arguments else 0.0, auto_augment._interpolation(dict(mode)))
@@ -228,7 +229,7 @@ def test_operations_levels_and_kernels_are_drawn_as_timm_draws_them(monkeypatch)
 def test_whole_images_are_alike_after_it():
     """Grey levels of one picture after timm's pipeline and after ours."""
     picture = images(2, 3, 16, 16)[0]
-    theirs = auto_augment.rand_augment_transform(WORDS, {"img_mean": FILL})
+    theirs = auto_augment.rand_augment_transform(TIMMS["auto_augment"], {"img_mean": FILL})
     random.seed(0)
     np.random.seed(0)
     expected = []
@@ -387,10 +388,11 @@ def test_without_new_augmentation_batches_are_what_they_were():
         assert torch.equal(target, INDEX % 5)
 
 
-@pytest.mark.parametrize("key", [*EVERYTHING, "crop", "everything"])
+@pytest.mark.parametrize("key", [*EVERYTHING, "crop", "auto_augment", "everything"])
 def test_batches_are_determined_by_seed_and_step(key):
     batches = batches_of("large")
-    chosen = recipe(**(EVERYTHING if key == "everything" else {"crop": 2} if key == "crop" else {key: EVERYTHING[key]}))
+    some = EVERYTHING | {"crop": 2} | TIMMS
+    chosen = recipe(**EVERYTHING) if key == "everything" else recipe(**{key: (some | EVERYTHING)[key]})
     inputs, target = batches.train(INDEX, chosen, 0, 0)
     again, target_again = batches.train(INDEX, chosen, 0, 0)
     assert torch.equal(inputs["large"], again["large"]) and torch.equal(target, target_again)
@@ -450,8 +452,9 @@ def test_colours_are_refused_where_there_are_none(monkeypatch):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-def test_on_cuda_nothing_waits_and_draws_are_the_same():
-    chosen = recipe(**EVERYTHING)
+@pytest.mark.parametrize("changes", [{}, TIMMS])
+def test_on_cuda_nothing_waits_and_draws_are_the_same(changes):
+    chosen = recipe(**EVERYTHING | changes)
     expected, soft = batches_of("large").train(INDEX, chosen, 0, 0)
     batches, index = batches_of("large", device="cuda"), INDEX.cuda()
     batches.train(index, chosen, 0, 0)

@@ -194,7 +194,7 @@ def _average(cohort: Cohort) -> ModelEmaV3 | None:
 
     spec, batches = cohort.student, cohort.batches
     model = networks.build(spec, batches.shape[spec.input], batches.classes, cohort.seed)
-    return ModelEmaV3(model.to(cohort.device), cohort.recipe.ema_decay)
+    return ModelEmaV3(model, cohort.recipe.ema_decay).to(cohort.device)
 
 
 def new_optimizer(recipe: Recipe, model: nn.Module, distiller: nn.Module) -> torch.optim.Optimizer:
