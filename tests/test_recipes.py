@@ -16,6 +16,7 @@ from kdbench.plan.jobs import Plan, make_plan
 from kdbench.plan.suite import check_suite
 from kdbench.report.text import step_facts
 from kdbench.results.record import read_run
+from kdbench.terminal import cost
 from kdbench.train import engine, networks
 from kdbench.train.cohort import Cohort, learning_rate
 from kdbench.train.member import new_member, new_optimizer
@@ -116,6 +117,14 @@ def test_the_operations_of_a_step_are_those_of_all_its_batches():
     assert whole == parts > 0
 
 
+def test_the_cost_of_a_plan_knows_batches_and_averages(trained):
+    """Four steps of 2 x 50 samples are not an epoch; the student and its average are evaluated once, on 257 + 540."""
+    student = {"lr": 0.1, "steps": 4, "batch_size": 50, "accumulate": 2, "ema_decay": 0.9}
+    plan = plan_for(["kd"], seeds=[0], recipes__student=student)
+    steps, spent = cost._training(plan, plan.of("cohort"), {"cnn-t": 1000, "vit-s": 10})
+    assert steps == 4 and spent == 10 * (3 * 400 + 2 * (257 + 540)) + 1000 * 400
+
+
 def test_batches_of_a_step_are_augmented_each_for_itself(trained):
     """As on several cards: what is mixed is mixed within a batch."""
     plan = plan_for(["kd"], seeds=[0], recipes__student__accumulate=2, recipes__student__mixup=0.8)
@@ -160,9 +169,9 @@ def test_scratch_at_equal_compute_keeps_batches_and_schedule(trained, schedule):
     plan = plan_for(["scratch", "kd", "scratch@kd"], seeds=[0], recipes__student=student)
     run_jobs(plan, "cohort")
     found = {m: read_run(plan.runs()[p, m, 0].result) for p, m, _ in plan.runs()}
-    cost = found["kd"]["cost"]
+    spent = found["kd"]["cost"]
     own = found["scratch"]["cost"]["operations_per_step"]
-    times = (cost["operations_per_step"] + cost["teacher_operations_per_step"]) / own
+    times = (spent["operations_per_step"] + spent["teacher_operations_per_step"]) / own
     assert found["scratch@kd"]["history"][-1]["step"] == round(4 * times)
     if "epochs" in schedule:
         assert found["scratch@kd"]["history"][0]["lr"] == 0 and found["scratch@kd"]["history"][-1]["lr"] > 0

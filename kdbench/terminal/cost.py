@@ -65,7 +65,7 @@ def _training(plan: Plan, jobs: list[Job], forward: dict[str, int]) -> tuple[int
     per_epoch = counts["train"] // recipe.global_batch
     steps = recipe.steps or recipe.epochs * per_epoch
     seen = steps * recipe.global_batch
-    evaluated = -(-steps // per_epoch) * (counts["val"] + counts["test"])
+    evaluated = -(-steps // per_epoch) * (counts["val"] + counts["test"]) * (2 if recipe.ema_decay else 1)
     student = sum(len(job.runs) for job in jobs) * (3 * seen + evaluated) * forward[pair.student]
     # One pass of the teacher a batch, whoever of its cohort looks on, and one of the untrained teacher.
     cohorts = sum(len({(run.seed, run.method.guide == "untrained") for run in job.runs}) for job in jobs)

@@ -280,10 +280,10 @@ def draw_rand_augment(
 
 
 # ------------------------------------------------------------------------------------------------- timm's RandAugment
-# rand-mM-mstdS-inc1, PIL's operations: what they compute differs from PIL by single grey levels, since PIL rounds where
-# torchvision does not.
+# timm's operations are PIL's; these differ from them by one grey level at most.
 
 TIMM_LEVELS = 10.0
+"""The highest magnitude."""
 
 
 def _invert(pixels: Tensor, magnitude: Tensor) -> Tensor:

@@ -118,8 +118,7 @@ class Batches:
         for modality in self.shape:
             x = self._pixels[modality, "train"][index]
             if self._is_image[modality]:
-                fill = (255 * self._statistics[modality][0]).round()
-                x = self._augmented(x, recipe, seed, step, fill)
+                x = self._augmented(x, modality, recipe, seed, step)
             x = self._normalised(modality, x)
             if self._is_image[modality] and recipe.erasing:
                 rng = generator(seed, "augmentation", step, "erasing")
@@ -140,9 +139,8 @@ class Batches:
             target = mix(target, share)
         return inputs, target
 
-    def _augmented(self, pixels: Tensor, recipe: Recipe, seed: int, step: int, fill: Tensor) -> Tensor:
-        """Images (B, C, H, W) uint8, augmented up to the normalisation. fill: grey levels (1, C, 1, 1) that stand for
-        what is outside of an image."""
+    def _augmented(self, pixels: Tensor, modality: str, recipe: Recipe, seed: int, step: int) -> Tensor:
+        """Images (B, C, H, W) uint8, augmented up to the normalisation."""
         batch, _, height, width = pixels.shape
 
         def rng(*operation: str) -> torch.Generator:
@@ -162,7 +160,7 @@ class Batches:
                 pixels = apply_each(pixels, RAND_AUGMENT, choice, magnitude)
         if recipe.auto_augment:
             level, deviation = map(float, AUTO_AUGMENT.fullmatch(recipe.auto_augment).groups())
-            operations = timm_rand_augment(fill)
+            operations = timm_rand_augment((255 * self._statistics[modality][0]).round())
             for choice, magnitude in draw_timm_rand_augment(batch, level, deviation, rng("auto_augment")):
                 pixels = apply_each(pixels, operations, choice, magnitude)
         if recipe.color_jitter:

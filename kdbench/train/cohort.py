@@ -108,7 +108,7 @@ class Cohort:
             yield self.batch(some, step, part)
 
     def batch(self, index: Tensor, step: int, part: int = 0) -> Batch:
-        """One of them, of positions index (B,). Each is augmented and mixed with random numbers of its own."""
+        """One of them, of the samples at positions index (B,), augmented and mixed with random numbers of its own."""
         drawn = step * self.recipe.accumulate + part
         inputs, target = self.batches.train(index, self.recipe, self.seed, drawn)
         shown = []
