@@ -47,6 +47,12 @@ def argument(*names: str, **options: Any) -> tuple[tuple[str, ...], dict[str, An
     return names, options
 
 
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"a whole number from 1 up, not {text!r}")
+    return int(text)
+
+
 SUITE = argument("suite", help="name of a file in config/, or a path to a .yaml")
 REFERENCE = argument(
     "--reference", action="store_true", help="from results/reference/SUITE alone, without the files of its runs"
@@ -388,6 +394,7 @@ def _table(args: argparse.Namespace) -> None:
     SUITE,
     REFERENCE,
     argument("--out", type=Path, help="folder; default results/SUITE/figures, or results/SUITE/reference-figures"),
+    argument("--processes", type=_positive, default=1, help="that draw side by side; default 1"),
 )
 def _figure(args: argparse.Namespace) -> None:
     """Draw the figures of a suite."""
@@ -395,9 +402,9 @@ def _figure(args: argparse.Namespace) -> None:
 
     plan = _load_to_write(args)
     if args.reference:
-        _wrote(reference_figures(plan, args.out or home(plan.suite) / "reference-figures"))
+        _wrote(reference_figures(plan, args.out or home(plan.suite) / "reference-figures", args.processes))
     else:
-        _wrote(run_figures(plan, args.out or home(plan.suite) / "figures"))
+        _wrote(run_figures(plan, args.out or home(plan.suite) / "figures", args.processes))
 
 
 @verb(FOR_KEEPERS, "reference mine", SUITE)

@@ -247,6 +247,8 @@ class Block:
     """Multiples of the steps or epochs of each student's recipe: all of this is trained once for each."""
     budget: float = 1
     """The one of them that tables, figures and similarities show."""
+    scratch_budgets: tuple[float, ...] = ()
+    """Further budgets at which Scratch alone is trained: how far a student gets with more compute and no teacher."""
     readings: tuple[tuple[MethodSpec, tuple[MethodSpec, ...]], ...] = ()
     """Reconstructed methods with all their readings, of which the table shows the range."""
     baselines: tuple[str, ...] = ("scratch", "kd", "kd-tuned")
@@ -267,6 +269,12 @@ class Block:
     def trained(self) -> tuple[MethodSpec, ...]:
         """All that is trained for this table: its rows and the readings."""
         return self.methods + tuple(reading for _, readings in self.readings for reading in readings)
+
+    @property
+    def lengths(self) -> dict[float, tuple[MethodSpec, ...]]:
+        """Budget -> what is trained at it."""
+        alone = tuple(m for m in self.methods if m.id == "scratch")
+        return {**dict.fromkeys(self.budgets, self.trained), **dict.fromkeys(self.scratch_budgets, alone)}
 
     def row_of(self, method: str) -> str:
         """The id under which a method stands in this block: its own, or its twin's where only that is trained."""

@@ -46,8 +46,8 @@ NARROW = {"pat": {"width": 32}, "crd": {"width": 16}}
 # ------------------------------------------------------------------------------------------------------------- methods
 
 
-OFTEN = ("scratch", "kd", "uhkd", "fdcmkd")
-"""Of the methods, most of those of `quick`; the others are slow tests."""
+OFTEN = ("kd", "uhkd")
+"""One that reads logits, one that reads features; the others are slow tests."""
 
 
 @pytest.mark.parametrize(

@@ -23,9 +23,10 @@ from kdbench.run.outputs import run_figures, run_table
 from kdbench.run.training import write_manifest
 
 PAIRS, METHODS = ["cnn-t -> vit-s", "cnn-t -> mlp-s"], ("scratch", "kd", "uhkd")
-KINDS = {"accuracy", "channels", "cost", "learning", "similarity", "spectra", "stages", "treatments", "verdict"}
-DRAWN = KINDS - {"channels", "treatments", "learning"}
-"""Those of a suite of one modality whose students train for fewer than five epochs."""
+KINDS = {"accuracy", "channels", "compute", "cost", "learning", "similarity", "spectra", "stages", "treatments"}
+KINDS |= {"verdict"}
+DRAWN = KINDS - {"channels", "compute", "treatments", "learning"}
+"""Those of a suite of one modality and budget whose students train for fewer than five epochs."""
 
 
 def snakemake(folder: Path, *words: str, ok: bool = True) -> str:
@@ -161,6 +162,7 @@ def report(tmp_path_factory):
     return folder / "report.html"
 
 
+@pytest.mark.slow
 def test_the_report_tells_its_figures_apart(report):
     results, categories, runtimes = (
         json.loads(re.search(rf"<script id.*>\s*var {name} = (.*);", report.read_text())[1])
@@ -193,6 +195,7 @@ STATISTICS = """return (async () => {
 })()"""
 
 
+@pytest.mark.slow
 @needs_browser
 def test_the_report_opens_and_is_clicked_through(report):
     shown = "return document.querySelector('div.p-3 > img')"

@@ -170,7 +170,8 @@ def _cohort_jobs(suite: Suite, teachers: list[Job]) -> list[Job]:
     twins: Wanted = {}
     equal: dict[str, Wanted] = {}
     for block in suite.blocks:
-        for pair, budget, method in itertools.product(block.pairs, block.budgets, block.trained):
+        trained = [(budget, method) for budget, methods in block.lengths.items() for method in methods]
+        for pair, (budget, method) in itertools.product(block.pairs, trained):
             owner = pair if method.belongs_to_pair else Pair(None, pair.student)
             layer = equal.setdefault(method.id, {}) if method.compute_of else twins if method.tuned_from else plain
             _want(layer, owner, budget, method, block.seeds)

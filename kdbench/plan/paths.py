@@ -26,6 +26,7 @@ from kdbench.plan.suite import CONFIG_FOLDER
 from kdbench.types import KdbenchError, Suite
 
 RESULTS, TABLES = Path("results"), Path("tables")
+REFERENCES = RESULTS / "reference"
 CLAIM = "suite.txt"
 """In results/SUITE: the path of the suite's file, relative to the project where it lies in it."""
 
@@ -77,7 +78,7 @@ def data_folder(suite: Suite, name: str, seed: int) -> Path:
 
 def reference_folder(suite: Suite) -> Path:
     """Where the committed results of a suite lie: runs.csv and what belongs to it."""
-    return RESULTS / "reference" / suite.name
+    return REFERENCES / suite.name
 
 
 def tuned_file(suite: Suite) -> Path:

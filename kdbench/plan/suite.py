@@ -375,7 +375,8 @@ def _block(
     name: str, tree: Any, data: dict, recipes: dict, models: dict, methods: dict, seeds: tuple[int, ...], where: str
 ) -> Block:
     tree = _mapping(tree, where)
-    keys = ("title", "data", "pairs", "methods", "seeds", "budgets", "budget", "readings", "weights", "layout", "table")
+    keys = ("title", "data", "pairs", "methods", "seeds", "budgets", "budget", "scratch_budgets", "readings", "weights")
+    keys += ("layout", "table")
     for key in tree:
         if key not in keys:
             raise _unknown_key(key, keys, where)
@@ -398,7 +399,11 @@ def _block(
         if seed not in seeds:
             raise unknown("seed", seed, seeds, f"{where}: seeds (the suite's are {', '.join(map(str, seeds))})")
     budgets = tuple(_list(tree.get("budgets", [1]), f"{where}.budgets"))
+    alone = tuple(_list(tree["scratch_budgets"], f"{where}.scratch_budgets")) if "scratch_budgets" in tree else ()
     _check_budgets(budgets, pairs, recipes, models, f"{where}.budgets")
+    _check_budgets((*budgets, *alone), pairs, recipes, models, f"{where}.scratch_budgets")
+    if alone and not any(spec.id == "scratch" for spec in specs):
+        raise KdbenchError(f"{where}.scratch_budgets: scratch is not among the methods of this block")
     budget = tree.get("budget", max(budgets))
     if isinstance(budget, bool) or budget not in budgets:
         raise unknown("budget", budget, budgets, f"{where}.budget")
@@ -413,7 +418,7 @@ def _block(
         if f.name in tree and f.name in ("weights", "layout")
     }
     title = str(tree.get("title", name))
-    block = Block(name, title, tree["data"], pairs, specs, chosen, budgets, budget, readings, **options)
+    block = Block(name, title, tree["data"], pairs, specs, chosen, budgets, budget, alone, readings, **options)
     return _with_table(block, tree["table"], f"{where}.table") if "table" in tree else block
 
 

@@ -17,7 +17,7 @@ from kdbench.report import stats
 from kdbench.report.cells import FURTHER, Correct, baselines_of, cells, rivals_of
 from kdbench.results import provenance
 from kdbench.results.frames import collect, correct_images, histories, test_predictions
-from kdbench.results.reference import Reference
+from kdbench.results.reference import Frozen, Reference
 from kdbench.results.today import Today
 from kdbench.types import Block, MethodSpec, Suite
 
@@ -59,6 +59,8 @@ class BlockReport:
     """Known where the block has one seed only."""
     made_with: Mapping[str, Any] = field(default_factory=dict)
     """Date, hardware, versions, commit."""
+    lengths: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """The same rows at every budget, those of Scratch alone among them; empty where there is one budget."""
     curves: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Learning curves, in the columns of kdbench/results/frames.histories."""
     stages: Sequence[Mapping[str, Any]] = ()
@@ -118,7 +120,9 @@ class BlockReport:
         if not self.block.rows and not self.block.columns:
             return self
         block = self.block.shown
-        return replace(self, block=block, frame=self.frame[self.frame["pair"].isin([p.id for p in block.pairs])])
+        pairs = [p.id for p in block.pairs]
+        lengths = self.lengths[self.lengths["pair"].isin(pairs)] if len(self.lengths) else self.lengths
+        return replace(self, block=block, frame=self.frame[self.frame["pair"].isin(pairs)], lengths=lengths)
 
 
 def block_reports(today: Today, *also: str) -> list[BlockReport]:
@@ -148,10 +152,22 @@ def block_reports(today: Today, *also: str) -> list[BlockReport]:
             tuned=today.choices(block),
             correct=correct_images(today, block, frame) if len(block.seeds) == 1 and facts["counts"] else {},
             made_with=made_with,
+            lengths=_lengths(today, block),
             **more,
         )
         reports.append(report)
     return reports
+
+
+def _lengths(today: Today, block: Block) -> pd.DataFrame:
+    if len(block.lengths) == 1:
+        return pd.DataFrame()
+    shown = {m.id for m in block.methods}
+    frames = [
+        collect(today, replace(block, budget=budget), [m for m in methods if m.id in shown])
+        for budget, methods in block.lengths.items()
+    ]
+    return pd.concat(frames, ignore_index=True)
 
 
 def about(reports: Sequence[BlockReport]) -> dict[str, Any]:
@@ -174,7 +190,8 @@ def reference_reports(reference: Reference) -> list[BlockReport]:
             readings=[Reading(method, own, reference.frame(block, own)) for method, own in block.readings],
             tuned=reference.choices(block),
             correct=reference.correct(block) if len(block.seeds) == 1 else {},
-            made_with=reference.about["made_with"] if reference.about else _made_with_of(reference.runs),
+            made_with=made_with_of(reference),
+            lengths=reference.lengths(block) if len(block.lengths) > 1 else pd.DataFrame(),
             curves=reference.curves(block),
             stages=reference.documents(block, "stages"),
             channels=reference.documents(block, "channels"),
@@ -228,9 +245,11 @@ def _made_with(today: Today) -> dict[str, Any]:
     }
 
 
-def _made_with_of(runs: pd.DataFrame) -> dict[str, Any]:
-    """The same as far as a runs.csv tells it, of students only."""
-    own = runs.drop_duplicates("key").dropna(subset="finished_at")
+def made_with_of(reference: Frozen) -> dict[str, Any]:
+    """The same of a reference; where it has runs.csv alone, as far as that tells it, of students only."""
+    if reference.about:
+        return reference.about["made_with"]
+    own = reference.runs.drop_duplicates("key").dropna(subset="finished_at")
     return {"date": _days(own["finished_at"]), "hardware": _counted(own["hardware"])}
 
 

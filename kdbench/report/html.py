@@ -20,8 +20,10 @@ import numpy as np
 import pandas as pd
 
 from kdbench.files import write_text
-from kdbench.plan.jobs import Plan
-from kdbench.plan.paths import home, reference_folder
+from kdbench.plan.jobs import Plan, Run
+from kdbench.plan.paths import home, reference_folder, tuned_file
+from kdbench.plan.registry import method_info
+from kdbench.plan.suite import typed
 from kdbench.report import figures, stats, tables
 from kdbench.report.block import BlockReport, block_reports, reference_reports
 from kdbench.report.page import Cell, Group, Row, Section, Table
@@ -29,7 +31,7 @@ from kdbench.report.text import number_cell
 from kdbench.report.verdicts import detectable_sentence, label_of, verdict_title
 from kdbench.results.reference import Reference
 from kdbench.results.today import Today
-from kdbench.types import Block
+from kdbench.types import Block, MethodSpec, Pair, Suite
 
 TEMPLATE = Path(__file__).with_name("report.html")
 VERDICTS = ("better", "worse", "not separated", "no test")
@@ -87,7 +89,8 @@ def _data(plan: Plan, reports: Sequence[BlockReport], drawn: Path, newest: float
         "title": documents[0].title,
         "suite": plan.suite.name,
         "banner": list(dict.fromkeys(line for document in documents for line in document.banner)),
-        "how": documents[0].sections[0].parts[0],
+        "links": [],
+        "how": f"{documents[0].sections[0].parts[0]} Press a heading to sort, a cell to see what lies behind it.",
         "facts": tables.data_facts(reports),
         "blocks": [
             {**_block(report, document.sections[1:]), "figures": list(_figures(report, drawn, newest))}
@@ -128,17 +131,17 @@ def _parts(block: Block, section: Section) -> Iterator[dict[str, Any]]:
     """Paragraphs, and tables; those of the same pairs one behind the other share a place, between which one chooses."""
     for same, parts in itertools.groupby(section.parts, key=lambda part: isinstance(part, Table) and part.pairs):
         if same:
-            yield {"tables": [_table(table, block) for table in parts]}
+            yield {"tables": [table_data(table, block.name) for table in parts]}
         else:
-            yield from ({"text": p} if isinstance(p, str) else {"tables": [_table(p, block)]} for p in parts)
+            yield from ({"text": p} if isinstance(p, str) else {"tables": [table_data(p, block.name)]} for p in parts)
 
 
-def _table(table: Table, block: Block) -> dict[str, Any]:
-    """Texts, beside each the number that it sorts by, where it has one, and the cell of the block that it opens."""
+def table_data(table: Table, place: str) -> dict[str, Any]:
+    """Texts, beside each the number that it sorts by, where it has one, and the cell of the place that it opens."""
     rows = []
     for group in table.groups:
         for row in group.rows:
-            cells = [_cell(cell, block) for cell in (row.label, *row.cells)]
+            cells = [_cell(cell, place) for cell in (row.label, *row.cells)]
             rows.append({"group": group.title, "cells": cells, "fixed": group.fixed})
     columns = [[table.corner], *([line for line in column if line] for column in table.columns)]
     return {
@@ -150,40 +153,72 @@ def _table(table: Table, block: Block) -> dict[str, Any]:
     }
 
 
-def _cell(cell: Cell, block: Block) -> dict[str, Any]:
+def _cell(cell: Cell, place: str) -> dict[str, Any]:
     more = {} if cell.value is None else {"sort": float(cell.value)}
-    more |= {"open": _key(block, *cell.of)} if cell.of else {}
+    more |= {"open": cell_key(place, *cell.of)} if cell.of else {}
     return {"text": cell.text, "bold": cell.bold, "letters": ",".join(cell.letters)} | more
 
 
-def _key(block: Block, pair: str, method: str) -> str:
-    return f"{block.name}/{pair}/{method}"
+def cell_key(place: str, pair: str, method: str) -> str:
+    return f"{place}/{pair}/{method}"
 
 
 # -------------------------------------------------------------------------------------------------------- behind a cell
 
 
 def _details(plan: Plan, report: BlockReport) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What each cell opens: notes, seeds, learning curves, config."""
+    """What each cell opens: what `behind` gives, notes, how to train it again and what to cite, config."""
     block, frame, records = report.block, report.frame, report.records
+    keys = dict(iter(frame.groupby(["pair", "method"])["key"]))
+    for pair, method, detail in behind(block, frame, report.curves):
+        run = plan.run_of(pair, method, block.seeds[0], block.budget)
+        yield (
+            cell_key(block.name, pair.id, method.id),
+            detail
+            | {
+                "notes": [*records[pair.id, method.id]["notes"], *filter(None, [method.footnote])],
+                "tables": [],
+                "texts": again_and_citation(plan.suite, run),
+                # A reference may be of before a version rose: what it ran is not known then.
+                "config": run.config if run.key in set(keys[pair.id, method.id]) else None,
+            },
+        )
+
+
+def behind(
+    block: Block, frame: pd.DataFrame, curves: pd.DataFrame
+) -> Iterator[tuple[Pair, MethodSpec, dict[str, Any]]]:
+    """The title of every cell of a block, its seeds and its learning curves.
+
+    frame, curves: in the columns of kdbench/results/frames.collect and histories.
+    """
     tests = {pair: rows.droplevel("pair") for pair, rows in stats.wide(frame).groupby(level="pair")}
     runs = dict(iter(frame.groupby(["pair", "method"])))
-    curves = dict(iter(report.curves.groupby(["pair", "method", "seed"]))) if len(report.curves) else {}
-    for pair in block.pairs:
-        for method in block.methods:
-            drawn = {seed: curves.get((pair.id, method.id, seed)) for seed in block.seeds}
-            own, planned = runs[pair.id, method.id], plan.run_of(pair, method, block.seeds[0], block.budget)
-            yield (
-                _key(block, pair.id, method.id),
-                {
-                    "title": f"{method.label}: {pair.teacher} → {pair.student}",
-                    "notes": [*records[pair.id, method.id]["notes"], *filter(None, [method.footnote])],
-                    "seeds": _table(_seeds(block, own, tests[pair.id]), block),
-                    "curves": [{"seed": s, "points": _points(c)} for s, c in drawn.items() if c is not None],
-                    # A reference may be of before a version rose: what it ran is not known then.
-                    "config": planned.config if planned.key in set(own["key"]) else None,
-                },
-            )
+    drawn = dict(iter(curves.groupby(["pair", "method", "seed"]))) if len(curves) else {}
+    for pair, method in itertools.product(block.pairs, block.methods):
+        own = {seed: drawn.get((pair.id, method.id, seed)) for seed in block.seeds}
+        yield (
+            pair,
+            method,
+            {
+                "title": f"{method.label}: {pair.teacher} → {pair.student}",
+                "seeds": table_data(_seeds(block, runs[pair.id, method.id], tests[pair.id]), block.name),
+                "curves": [{"seed": s, "points": _points(c)} for s, c in own.items() if c is not None],
+            },
+        )
+
+
+def again_and_citation(suite: Suite, run: Run) -> list[dict[str, str]]:
+    """The commands that train all seeds of a run from nothing, and the BibTeX entry of its method, where it has one."""
+    name, lines = typed(suite), []
+    lines.append(f"kdbench data {name} {run.data}")
+    if run.pair.teacher:
+        lines.append(f"kdbench teacher {name} {run.pair.teacher}")
+    if run.method.tuned_from:
+        lines.append(f"snakemake --cores all --config suite={name} {tuned_file(suite)}")
+    lines.append(f"kdbench distill {name} {run.pair.id} --methods {run.method.id}")
+    texts = {"Train it again": "\n".join(lines), "Citation": method_info(run.method.method).bibtex}
+    return [{"title": title, "text": text} for title, text in texts.items() if text]
 
 
 def _seeds(block: Block, runs: pd.DataFrame, tests: pd.DataFrame) -> Table:

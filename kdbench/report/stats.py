@@ -258,6 +258,12 @@ def wide(frame: pd.DataFrame, column: str = "test") -> pd.DataFrame:
     return table.reindex(columns=list(dict.fromkeys(frame["method"])))
 
 
+def operations(frame: pd.DataFrame) -> pd.Series:
+    """Operations of each run's training: all its steps, the teacher's pass among them; NaN where that is not known."""
+    a_step = numbers(frame, "operations_per_step") + numbers(frame, "teacher_operations_per_step")
+    return a_step * numbers(frame, "steps")
+
+
 def teachers(frame: pd.DataFrame, column: str = "teacher_test") -> pd.Series:
     """The teacher's accuracy by (pair, seed), from whichever row knows it; NaN where none does."""
     values = numbers(frame, column)

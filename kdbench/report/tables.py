@@ -43,6 +43,7 @@ from kdbench.report.verdicts import (
     verdict_sentence,
     verdict_table,
 )
+from kdbench.report.worth import worth_parts
 from kdbench.types import Block, MethodSpec, Suite
 
 OPTIMISM_EPOCHS = 5
@@ -110,6 +111,7 @@ def _sections(report: BlockReport) -> list[Section]:
         parts.append(_tuning_table(block, report.tuned, report.suite.tune.budget))
     if stats.numbers(report.frame, "epochs").max() >= OPTIMISM_EPOCHS:
         parts.append(_optimism_table(block, data))
+    parts += worth_parts(block, report.lengths)
     parts.append(_cost_table(report))
     sections.append(Section(f"{block.title}: verdict and cost", tuple(parts)))
     return sections

@@ -25,10 +25,13 @@ def title_of(suite: Suite) -> str:
 
 def budget_facts(block: Block) -> list[str]:
     """A sentence that says which budget a block shows, where that is not plainly its students' recipes."""
-    if block.budgets == (1,):
+    if block.budgets == (1,) and not block.scratch_budgets:
         return []
-    others = ", ".join(f"{budget:g}" for budget in block.budgets if budget != block.budget)
-    also = f" Trained too, but not shown: budget {others}." if others else ""
+    others = [f"{budget:g}" for budget in block.budgets if budget != block.budget]
+    alone = [f"{budget:g}" for budget in block.scratch_budgets]
+    more = [f"budget {', '.join(others)}"] if others else []
+    more += [f"Scratch alone at budget {', '.join(alone)}"] if alone else []
+    also = f" Also trained: {'; '.join(more)}." if more else ""
     return [f"Budget {block.budget:g}: students train for {block.budget:g} times the steps of their recipes.{also}"]
 
 

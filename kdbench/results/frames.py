@@ -146,9 +146,9 @@ def all_runs(today: Today) -> pd.DataFrame:
     import pandas as pd
 
     frames = {
-        (block.name, budget): collect(today, replace(block, budget=budget), block.trained)
+        (block.name, budget): collect(today, replace(block, budget=budget), methods)
         for block in today.plan.suite.blocks
-        for budget in block.budgets
+        for budget, methods in block.lengths.items()
     }
     runs = pd.concat(frames, names=["block", None, None]).reset_index("block").drop(columns="versions")
     runs.insert(0, "edition", today.plan.suite.edition)

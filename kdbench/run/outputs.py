@@ -59,18 +59,18 @@ def _check_whole(plan: Plan, block: str, runs: pd.DataFrame) -> None:
         )
 
 
-def run_figures(plan: Plan, folder: Path) -> list[Path]:
+def run_figures(plan: Plan, folder: Path, processes: int = 1) -> list[Path]:
     """Draw every figure of the suite into `folder`: BLOCK-KIND, those that no paper has room for in supplement/, and
     single views in BLOCK/by-pair and BLOCK/by-method."""
-    return _draw(Today(plan), folder)
+    return _draw(Today(plan), folder, processes)
 
 
-def _draw(today: Today, folder: Path) -> list[Path]:
+def _draw(today: Today, folder: Path, processes: int = 1) -> list[Path]:
     from kdbench.report.block import block_reports
     from kdbench.report.figures import write_figures
 
     reports = block_reports(today, "curves", "stages", "channels")
-    return [path for report in reports for path in write_figures(report, folder)]
+    return write_figures(reports, folder, processes)
 
 
 def run_reference(plan: Plan) -> list[Path]:
@@ -117,12 +117,12 @@ def reference_tables(plan: Plan) -> list[Path]:
     return tables.write_tables(plan.suite, reference_reports(_reference(plan)), TABLES / "reference")
 
 
-def reference_figures(plan: Plan, folder: Path) -> list[Path]:
+def reference_figures(plan: Plan, folder: Path, processes: int = 1) -> list[Path]:
     """Draw the figures of a suite from its committed results, without the files of its runs."""
     from kdbench.report.block import reference_reports
     from kdbench.report.figures import write_figures
 
-    return [path for report in reference_reports(_reference(plan)) for path in write_figures(report, folder)]
+    return write_figures(reference_reports(_reference(plan)), folder, processes)
 
 
 def _reference(plan: Plan) -> Reference:
