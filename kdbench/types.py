@@ -10,6 +10,7 @@ Nothing here imports torch, so that the Snakefile can be parsed in a second.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 class KdbenchError(Exception):
     """A mistake that a person can mend: printed as one sentence without a traceback, exit code 2."""
+
+
+AUTO_AUGMENT = re.compile(r"rand-m(\d+)-mstd(\d+(?:\.\d+)?)-inc1")
+"""What timm's RandAugment may be called: a magnitude 0..10 and its standard deviation."""
 
 
 # ---------------------------------------------------------------------------------------------------- what is compared
@@ -51,6 +56,10 @@ class Recipe:
 
     name: str
     lr: float
+    """The highest learning rate, which follows the warm-up; where `lr_per` is given, that for so many samples a step.
+    """
+    lr_per: int | None = None
+    """Samples of a step that `lr` is meant for: the highest rate is in proportion to the global batch."""
     optimizer: str = "adamw"
     """`adamw`, or `sgd`."""
     min_lr: float = 0.0
@@ -68,12 +77,22 @@ class Recipe:
     decay_embeddings: bool = False
     """Apply it to class tokens and position embeddings too, as OFA's harness does."""
     batch_size: int = 64
+    accumulate: int = 1
+    """Batches of a step, which follows the mean of their gradients."""
     epochs: int | None = None
     """Passes over the training set. Exactly one of `epochs` and `steps` is given."""
     steps: int | None = None
     """Optimizer steps."""
     warmup: float = 0.1
     """Share of all steps over which the learning rate rises linearly from 0."""
+    warmup_epochs: float | None = None
+    """In place of `warmup`: epochs over which it rises from `warmup_lr`, and timm's schedule. That keeps one rate for a
+    whole epoch, and counts the cosine or the milestones from the first epoch, warm-up included."""
+    warmup_lr: float = 0.0
+    """Rate of the first of the `warmup_epochs`."""
+    ema_decay: float = 0.0
+    """Share that a moving average of the student's weights and statistics keeps at each step; 0: there is none. It is
+    evaluated beside the student and decides nothing."""
     clip_grad: float | None = None
     """Largest gradient norm."""
     clip: Literal["apart", "together"] = "apart"
@@ -89,6 +108,8 @@ class Recipe:
     only, in place of `crop`)."""
     rand_augment: int = 0
     """Magnitude 1..30 of torchvision's RandAugment, two operations an image; 0: off (images only)."""
+    auto_augment: str = ""
+    """In its place timm's RandAugment, in timm's words: rand-m9-mstd0.5-inc1 (images only)."""
     color_jitter: float = 0.0
     """Brightness, contrast and saturation change by factors of 1 less to 1 plus this; 0: off (images only)."""
     erasing: float = 0.0
@@ -96,7 +117,21 @@ class Recipe:
     mixup: float = 0.0
     """Alpha of mixup; 0: off. Mixes every modality and the labels, which become soft."""
     cutmix: float = 0.0
-    """Alpha of CutMix; 0: off (images only). With `mixup`, each has half of the batches."""
+    """Alpha of CutMix; 0: off (images only). With `mixup`, each has a share of the batches."""
+    mixup_prob: float = 1.0
+    """Share of the batches that are mixed at all."""
+    mixup_switch_prob: float = 0.5
+    """Share of these that CutMix has where `mixup` is given too."""
+
+    @property
+    def global_batch(self) -> int:
+        """Samples of a step."""
+        return self.batch_size * self.accumulate
+
+    @property
+    def peak_lr(self) -> float:
+        """The highest learning rate at the recipe's own global batch."""
+        return self.lr * self.global_batch / self.lr_per if self.lr_per else self.lr
 
     def times(self, budget: float) -> Recipe:
         """The recipe of a training that is `budget` times as long, its schedule stretched over all of it.
@@ -110,7 +145,8 @@ class Recipe:
                 f"{budget:g} times the {getattr(self, unit)} {unit} of recipe {self.name} is {longer:g}, "
                 f"no whole number of {unit}"
             )
-        return replace(self, **{unit: round(longer)})
+        warmup = self.warmup_epochs and self.warmup_epochs * budget
+        return replace(self, **{unit: round(longer)}, warmup_epochs=warmup)
 
 
 @dataclass(frozen=True)

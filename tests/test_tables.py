@@ -25,7 +25,7 @@ from kdbench.report.text import note_letters
 from kdbench.report.verdicts import claim_results
 from kdbench.results.frames import all_runs
 from kdbench.results.today import Today
-from kdbench.types import Block, Claim, KdbenchError, MethodSpec, ModelSpec, Pair, Paper, Suite
+from kdbench.types import Block, Claim, KdbenchError, MethodSpec, ModelSpec, Pair, Paper, Recipe, Suite
 
 METHODS = {
     "scratch": ("Scratch", "reference", None),
@@ -58,9 +58,8 @@ def make(pairs=3, methods=tuple(METHODS), seeds=3, names=None, layout="methods")
         specs.append(MethodSpec(id, METHOD_OF.get(id, id), {}, (names or {}).get(id, label), group, footnote))
     models = {m: ModelSpec(m, "ResNet", "digits", "r", family=m[:3]) for m in (*teachers, *students)}
     block = Block("main", "Main block", "digits", grid, tuple(specs), tuple(range(seeds)), layout=layout)
-    suite = Suite(
-        "tiny", (block,), tuple(range(seeds)), {}, {}, models, title="Tiny suite", banner="Too small to rank."
-    )
+    recipes, texts = {"r": Recipe("r", lr=0.1, steps=1)}, {"title": "Tiny suite", "banner": "Too small to rank."}
+    suite = Suite("tiny", (block,), tuple(range(seeds)), {}, recipes, models, **texts)
     rng, rows = np.random.default_rng(0), []
     for i, pair in enumerate(grid):
         for seed in range(seeds):

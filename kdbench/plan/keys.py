@@ -18,8 +18,21 @@ from kdbench.types import MethodSpec, ModelSpec, Pair, Recipe, Suite
 
 VERSIONS = PACKAGE / "versions.json"
 WHOLE_PARTS = ("engine", "head-convolution", "frequency", "similarity", "tune", "tables", "figures")
-AUGMENTATIONS = ("crop", "flip", "resized_crop", "rand_augment", "color_jitter", "erasing", "mixup", "cutmix")
-"""Keys of a recipe whose numbers have a version each; 0 and false switch them off."""
+AUGMENTATIONS = (
+    "crop",
+    "flip",
+    "resized_crop",
+    "rand_augment",
+    "auto_augment",
+    "color_jitter",
+    "erasing",
+    "mixup",
+    "cutmix",
+    "mixup_prob",
+    "mixup_switch_prob",
+)
+STEPS = ("lr_per", "accumulate", "warmup_epochs", "ema_decay")
+"""Keys of a recipe whose numbers have a version each, which counts where they do not stand at their defaults."""
 
 
 @functools.cache
@@ -46,6 +59,7 @@ def all_parts() -> tuple[str, ...]:
         "method": method_names(),
         "source": source_names(),
         "augmentation": AUGMENTATIONS,
+        "step": STEPS,
         "network": own_networks(),
     }
     return (*WHOLE_PARTS, *(f"{kind} {name}" for kind, names in named.items() for name in names))
@@ -138,7 +152,8 @@ def versions_of_run(suite: Suite, pair: Pair, method: MethodSpec, data: str) -> 
     parts = [
         "engine",
         f"source {suite.data[data].source}",
-        *(f"augmentation {key}" for key in AUGMENTATIONS if recipe and getattr(recipe, key)),
+        *(f"augmentation {key}" for key in AUGMENTATIONS if recipe and getattr(recipe, key) != _defaults(Recipe)[key]),
+        *(f"step {key}" for key in STEPS if recipe and getattr(recipe, key) != _defaults(Recipe)[key]),
         *(f"network {name}" for name in sorted(networks & set(own_networks()))),
         *(["head-convolution"] if any(has_head_convolution(name) for name in networks) else []),
     ]

@@ -29,7 +29,20 @@ from kdbench.plan.registry import (
     source_params,
 )
 from kdbench.plan.timm_names import _FAMILY_OF_MODULE, FAMILIES, timm_arguments, timm_index, timm_tags
-from kdbench.types import Block, Claim, DataSpec, KdbenchError, MethodSpec, ModelSpec, Pair, Paper, Recipe, Suite, Tune
+from kdbench.types import (
+    AUTO_AUGMENT,
+    Block,
+    Claim,
+    DataSpec,
+    KdbenchError,
+    MethodSpec,
+    ModelSpec,
+    Pair,
+    Paper,
+    Recipe,
+    Suite,
+    Tune,
+)
 
 CONFIG_FOLDER = Path("config")
 GROUPS = ("reference", "logits", "features", "frequency", "cross-modal", "controls")
@@ -234,18 +247,19 @@ def _recipe(name: str, tree: Any, where: str) -> Recipe:
     recipe = _dataclass(Recipe, _mapping(tree, where), where, name=name)
     if (recipe.epochs is None) == (recipe.steps is None):
         raise KdbenchError(f"{where}: give exactly one of epochs and steps")
-    for key in ("lr", "batch_size", "epochs", "steps"):
+    for key in ("lr", "lr_per", "batch_size", "accumulate", "epochs", "steps"):
         value = getattr(recipe, key)
         if value is not None and value <= 0:
             raise KdbenchError(f"{where}: {key}: must be positive, got {value}")
-    for key in ("weight_decay", "min_lr", "crop", "clip_grad", "color_jitter", "mixup", "cutmix"):
+    not_negative = ("weight_decay", "min_lr", "warmup_lr", "crop", "clip_grad", "color_jitter", "mixup", "cutmix")
+    for key in not_negative:
         value = getattr(recipe, key)
         if value is not None and value < 0:
             raise KdbenchError(f"{where}: {key}: must not be negative, got {value}")
-    for key in ("warmup", "label_smoothing", "momentum", "resized_crop"):
+    for key in ("warmup", "label_smoothing", "momentum", "resized_crop", "ema_decay"):
         if not 0 <= getattr(recipe, key) < 1:
             raise KdbenchError(f"{where}: {key}: must lie in [0, 1), got {getattr(recipe, key)}")
-    for key, most in (("erasing", 1), ("rand_augment", 30)):
+    for key, most in (("erasing", 1), ("mixup_prob", 1), ("mixup_switch_prob", 1), ("rand_augment", 30)):
         if not 0 <= getattr(recipe, key) <= most:
             raise KdbenchError(f"{where}: {key}: must lie in [0, {most}], got {getattr(recipe, key)}")
     if list(recipe.milestones) != sorted({m for m in recipe.milestones if 0 < m < 1}):
@@ -254,11 +268,33 @@ def _recipe(name: str, tree: Any, where: str) -> Recipe:
         )
     if recipe.milestones and recipe.min_lr:
         raise KdbenchError(f"{where}: give one of milestones and min_lr, the floor of a cosine")
+    if recipe.warmup_epochs is None:
+        if recipe.warmup_lr:
+            raise KdbenchError(f"{where}: warmup_lr: is where warmup_epochs begin; give these too")
+    elif recipe.epochs is None or not 0 <= recipe.warmup_epochs < recipe.epochs:
+        raise KdbenchError(
+            f"{where}: warmup_epochs: must lie in [0, epochs), in a recipe of epochs, got {recipe.warmup_epochs}"
+        )
+    _check_auto_augment(recipe, where)
     if recipe.crop and recipe.resized_crop:
         raise KdbenchError(f"{where}: give one of crop and resized_crop")
     if (recipe.mixup or recipe.cutmix) and recipe.batch_size < 2:
         raise KdbenchError(f"{where}: mixup and cutmix mix samples of a batch, so batch_size must be at least 2")
     return recipe
+
+
+def _check_auto_augment(recipe: Recipe, where: str) -> None:
+    """Refuse what is not timm's RandAugment as kdbench has it."""
+    if not recipe.auto_augment:
+        return
+    known = AUTO_AUGMENT.fullmatch(recipe.auto_augment)
+    if not known or float(known[1]) > 10:
+        raise KdbenchError(
+            f"{where}: auto_augment: expected timm's words for a magnitude of 0 to 10, its standard deviation and "
+            f"operations that grow with it, such as rand-m9-mstd0.5-inc1; got {recipe.auto_augment!r}"
+        )
+    if recipe.rand_augment:
+        raise KdbenchError(f"{where}: give one of rand_augment (torchvision's) and auto_augment (timm's)")
 
 
 def _check_fit(recipe: Recipe, data: DataSpec, where: str) -> None:
@@ -270,10 +306,11 @@ def _check_fit(recipe: Recipe, data: DataSpec, where: str) -> None:
     side, train = known.get("size"), known.get("train", _constant(data.source, "COUNTS", {}).get("train"))
     if side is not None and recipe.crop >= side:
         raise KdbenchError(f"{where}.crop: must be below {side}, the size of data {data.name}, got {recipe.crop}")
-    if train is not None and recipe.batch_size > train:
+    if train is not None and recipe.global_batch > train:
+        times = f" x accumulate {recipe.accumulate}" if recipe.accumulate > 1 else ""
         raise KdbenchError(
             f"{where}.batch_size: must be at most {train}, the training samples of data {data.name}, "
-            f"got {recipe.batch_size}"
+            f"got {recipe.batch_size}{times}"
         )
 
 

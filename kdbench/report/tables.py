@@ -32,6 +32,7 @@ from kdbench.report.text import (
     setting,
     shares_text,
     signed,
+    step_facts,
     teacher_facts,
     title_of,
 )
@@ -217,6 +218,7 @@ def _block_facts(report: BlockReport) -> list[str]:
     seeds, level = len(report.block.seeds), stats.mean_sd(report.cells["test_mean"]).mean
     lines = [f"n = {seeds} seed{'' if seeds == 1 else 's'}.", *budget_facts(report.block)]
     lines += teacher_facts(report.suite, report.block)
+    lines += step_facts(report.suite, report.block)
     if report.counts.get("test") and level is not None:
         error = stats.sampling_error(level, report.counts["test"])
         lines.append(

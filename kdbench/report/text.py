@@ -42,6 +42,18 @@ def teacher_facts(suite: Suite, block: Block) -> list[str]:
     return [f"Teacher {name}: {text}." for name, text in origins.items() if text]
 
 
+def step_facts(suite: Suite, block: Block) -> list[str]:
+    """A sentence for each recipe of a block's students whose step is more than one batch, or that averages weights."""
+    recipes = dict.fromkeys(suite.recipes[suite.models[pair.student].recipe] for pair in block.pairs)
+    lines = [
+        f"Recipe {r.name}: a step is the mean gradient of {r.accumulate} batches of {r.batch_size}; BatchNorm, mixing "
+        f"and losses that relate samples see {r.batch_size}."
+        for r in recipes
+        if r.accumulate > 1
+    ]
+    return lines + [f"Recipe {r.name}: cells are of the weights, not of their average." for r in recipes if r.ema_decay]
+
+
 def note_letters(notes: dict[str, str], texts: Iterable[str]) -> tuple[str, ...]:
     """Footnote letters in order of first use; `notes` remembers text -> letter, so that a text has one letter."""
     return tuple(notes.setdefault(text, _letter(len(notes))) for text in texts)

@@ -28,7 +28,7 @@ def check(plan: Plan, pack: Packed, pairs: Iterable[Pair]) -> None:
             if spec.name not in tried:
                 tried.add(spec.name)
                 try:
-                    full_batches(pack.meta["counts"]["train"], recipe.batch_size)
+                    full_batches(pack.meta["counts"]["train"], recipe.global_batch)
                 except KdbenchError as error:
                     raise KdbenchError(f"recipes.{recipe.name}: {error} (data set {pack.meta['name']!r})") from None
                 shape = tuple(facts[spec.input]["shape"])

@@ -65,10 +65,10 @@ def _training(plan: Plan, jobs: list[Job], forward: dict[str, int]) -> tuple[int
     if name is None:  # a teacher that is taken as it is
         return 0, (counts["val"] + counts["test"]) * forward[pair.student]
     recipe = plan.suite.recipes[name].times(jobs[0].budget)
-    per_epoch = counts["train"] // recipe.batch_size
+    per_epoch = counts["train"] // recipe.global_batch
     steps = recipe.steps or recipe.epochs * per_epoch
-    seen = steps * recipe.batch_size
-    evaluated = -(-steps // per_epoch) * (counts["val"] + counts["test"])
+    seen = steps * recipe.global_batch
+    evaluated = -(-steps // per_epoch) * (counts["val"] + counts["test"]) * (2 if recipe.ema_decay else 1)
     student = sum(len(job.runs) for job in jobs) * (3 * seen + evaluated) * forward[pair.student]
     # One pass of the teacher a batch, whoever of its cohort looks on, and one of the untrained teacher.
     cohorts = sum(len({(run.seed, run.method.guide == "untrained") for run in job.runs}) for job in jobs)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from kdbench.signals import Reader, read_logits
 from kdbench.train import networks
@@ -46,13 +47,15 @@ class Batch:
     """(B,) positions in the training set."""
     teacher: Signals | None
     step: int
-    """0-based."""
+    """0-based; several batches share one where the recipe accumulates."""
     progress: float
     """Share of all steps that were taken before it."""
     rate: float
     """Learning rate of this step."""
     untrained: Signals | None = None
     """Of the untrained teacher, where a member is guided by it."""
+    part: int = 0
+    """Number of the batch within its step, 0-based."""
 
     def shown(self, guide: Guide) -> Signals | None:
         """What a member sees of a teacher."""
@@ -82,30 +85,44 @@ class Cohort:
     @property
     def steps(self) -> int:
         """Of the whole training."""
-        return self.recipe.steps or self.recipe.epochs * self.batches.steps_per_epoch(self.recipe.batch_size)
+        return self.recipe.steps or self.recipe.epochs * self.steps_per_epoch
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole steps only. Raises KdbenchError when there is not one."""
+        return self.batches.steps_per_epoch(self.recipe.global_batch)
 
     @functools.cached_property
     def teacher_operations(self) -> int:
-        """Of one step: the teacher's pass of a batch, whoever looks on."""
+        """Of one step: the teacher's pass of its samples, whoever looks on."""
         if not self.teacher:
             return 0
         shape = self.batches.shape[self.teacher.modality]
-        return self.recipe.batch_size * forward_operations(self.teacher.reader.model, shape)
+        return self.recipe.global_batch * forward_operations(self.teacher.reader.model, shape)
 
     def autocast(self) -> contextlib.AbstractContextManager:
         if self.precision == "fp32":
             return contextlib.nullcontext()  # to enter an autocast that is off costs as much as one that is on
         return torch.autocast(self.device.type, torch.bfloat16)
 
-    def batch(self, index: Tensor, step: int) -> Batch:
-        """The training samples at positions index (B,), as step number `step` (0-based) augments them."""
-        inputs, target = self.batches.train(index, self.recipe, self.seed, step)
+    def step_batches(self, index: Tensor, step: int) -> Iterator[Batch]:
+        """The batches of step number `step` (0-based): the training samples at positions index (global batch,)."""
+        for part, some in enumerate(index.split(self.recipe.batch_size)):
+            yield self.batch(some, step, part)
+
+    def batch(self, index: Tensor, step: int, part: int = 0) -> Batch:
+        """One of them, of the samples at positions index (B,), augmented and mixed with random numbers of its own."""
+        drawn = step * self.recipe.accumulate + part
+        inputs, target = self.batches.train(index, self.recipe, self.seed, drawn)
         shown = []
         for teacher in (self.teacher, self.untrained):
             with torch.no_grad(), self.autocast():
                 shown.append(teacher and teacher.reader(inputs[teacher.modality], index))
-        rate = learning_rate(self.recipe, step, self.steps)
-        return Batch(inputs, target, index, shown[0], step, step / self.steps, rate, shown[1])
+        return Batch(inputs, target, index, shown[0], step, step / self.steps, self.rate(step), shown[1], part)
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step."""
+        return learning_rate(self.recipe, step, self.steps)
 
     def teacher_of(self, guide: Guide) -> Teacher | None:
         """The network whose signals a member sees."""
@@ -128,6 +145,12 @@ class Cohort:
         model.train(training)
         return found
 
+    def scores(self, student: nn.Module, split: str) -> tuple[Tensor, dict[str, float]]:
+        """Logits (N, classes) of a split, and {"SPLIT_accuracy" (percent), "SPLIT_nll"}."""
+        logits, labels = self.logits(student, self.student.input, split), self.batches.labels(split)
+        nll = F.cross_entropy(logits, labels).item()
+        return logits, {f"{split}_accuracy": accuracy(logits, labels), f"{split}_nll": nll}
+
 
 def load_teacher(
     spec: ModelSpec, weights: dict[str, Tensor] | None, batches: Batches, device: torch.device, seed: int
@@ -143,6 +166,11 @@ def load_teacher(
         return reader
 
     return Teacher(load(), spec.input, load)
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> float:
+    """Percent of samples whose largest logit is the label's."""
+    return 100 * (logits.argmax(1) == labels).double().mean().item()
 
 
 def shuffled(signals: Signals) -> Signals:
@@ -165,12 +193,17 @@ def shuffled(signals: Signals) -> Signals:
 
 
 def learning_rate(recipe: Recipe, step: int, total: int) -> float:
-    """Linear warm-up from 0, then a cosine down to `min_lr`, or tenths from milestone to milestone: a pure function of
-    the step (0-based)."""
-    warmup = int(recipe.warmup * total)
+    """Linear warm-up, then a cosine down to `min_lr`, or tenths from milestone to milestone: a pure function of the
+    step (0-based)."""
+    peak, warmup = recipe.peak_lr, int(recipe.warmup * total)
+    if recipe.warmup_epochs is not None:
+        # As timm's schedulers without `warmup_prefix` have it, which know of epochs only.
+        step, total, warmup = step * recipe.epochs // total, recipe.epochs, 0
+        if step < recipe.warmup_epochs:
+            return recipe.warmup_lr + step * (peak - recipe.warmup_lr) / recipe.warmup_epochs
     if step < warmup:
-        return recipe.lr * (step + 1) / warmup
+        return peak * (step + 1) / warmup
     if recipe.milestones:
-        return recipe.lr / 10 ** sum(step >= share * total for share in recipe.milestones)
+        return peak / 10 ** sum(step >= share * total for share in recipe.milestones)
     share = (step - warmup) / max(1, total - warmup)
-    return recipe.min_lr + (recipe.lr - recipe.min_lr) * (1 + math.cos(math.pi * share)) / 2
+    return recipe.min_lr + (peak - recipe.min_lr) * (1 + math.cos(math.pi * share)) / 2
