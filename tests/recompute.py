@@ -6,8 +6,8 @@ Reads results/reference/SUITE/runs.csv, works out every number of tables/referen
 tables/reference/SUITE.md prints against them: a table of accuracies, of differences or of verdicts is recognised by its
 title, a cell by its row and column, in either layout. Written for being read beside a textbook, not for speed.
 
-Where verdicts have an interval over groups of test samples, about.json says how many samples a group has; a bootstrap of
-scipy's, with draws of its own, must put each end at its percentile but for the error of 10,000 draws.
+Where verdicts have an interval over groups of test samples, about.json says how many samples a group has; a bootstrap
+with draws of its own must put each end at its percentile but for the error of 10,000 draws.
 
 Not recomputed: bootstrap intervals over test samples ({...}), which need the samples; on the page, what tuning chose.
 config/SUITE.yaml says which modality a student reads.
@@ -179,13 +179,9 @@ def pooled(samples: list[np.ndarray]) -> tuple[float, int]:
 
 
 def resampled(differences: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """Bootstrap points of the mean over samples, whose groups are drawn whole."""
-
-    def mean(x: np.ndarray, samples: np.ndarray, axis: int) -> np.ndarray:
-        return (x * samples).sum(axis) / samples.sum(axis)
-
-    drawn = stats.bootstrap((differences, sizes), mean, paired=True, n_resamples=40_000, method="percentile", rng=7)
-    return drawn.bootstrap_distribution
+    """Forty thousand bootstrap points of the mean over samples, whose groups are drawn whole."""
+    drawn = np.random.default_rng(7).integers(len(sizes), size=(40_000, len(sizes)))
+    return (differences[drawn] * sizes[drawn]).sum(axis=1) / sizes[drawn].sum(axis=1)
 
 
 # --------------------------------------------------------------------------------------------------------------- block
@@ -321,11 +317,11 @@ class Block:
         """The difference of a verdict in each group of test samples; None where its interval has no meaning."""
         texts = self.runs.set_index(["pair", "method", "seed"])["test_by_group"]
         grid = self.grid(method, baseline)
-        found = [[texts[pair, m, seed] for m in (method, baseline)] for pair in grid for seed in grid.index]
-        if len(self.sizes) < 3 or not found or "" in sum(found, []):
+        found = [(texts[pair, method, seed], texts[pair, baseline, seed]) for pair in grid for seed in grid.index]
+        if len(self.sizes) < 3 or not found or any("" in both for both in found):
             return None
-        both = [(json.loads(own), json.loads(base)) for own, base in found]
-        means = np.mean([[own[group] - base[group] for group in self.sizes] for own, base in both], axis=0)
+        read = [(json.loads(own), json.loads(base)) for own, base in found]
+        means = np.mean([[own[group] - base[group] for group in self.sizes] for own, base in read], axis=0)
         return means if np.ptp(means) > 1e-9 else None
 
     def check_groups(self, where: str, line: dict, checked: Checked) -> None:

@@ -35,8 +35,8 @@ FURTHER = {
     "ece": {"ece": "Expected calibration error on test (15 bins; lower is better), %"},
     "groups": {},
 }
-"""What a block may show `also`: columns of its frame, and the titles of their tables. What test_by_group gives, the column
-of `groups`, stands in the tables of verdicts."""
+"""What a block may show `also`: columns of its frame, and the titles of their tables. What `groups` has, the column
+test_by_group, goes into the tables of verdicts."""
 
 
 def baselines_of(block: Block) -> list[str]:
