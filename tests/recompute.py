@@ -499,7 +499,7 @@ def check_verdict(where: str, head: str, text: str, v: dict, checked: Checked) -
         "difference": ("difference", "low", "high"),
         "± error": ("pooled",),
         "with any one pair": ("without_low", "without_high"),
-        "better / worse": ("pairs_better", "pairs_worse", "pairs"),
+        "better / worse": ("pairs_better", "pairs_worse", "headline"),
         "complete": ("n", "seeds"),
         "headline": ("pairs", "headline"),
     }
