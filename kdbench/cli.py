@@ -20,7 +20,7 @@ from kdbench.cpu import slow_bf16
 from kdbench.errors import unknown
 from kdbench.plan.jobs import Job, Plan, jobs_of_pair, jobs_of_teacher, make_plan
 from kdbench.plan.paths import claim, home
-from kdbench.plan.suite import load_suite
+from kdbench.plan.suite import load_suite, origin
 from kdbench.types import KdbenchError
 
 FOR_YOU, FOR_THE_WORKFLOW, FOR_KEEPERS = "for you", "for the workflow", "for keepers of results"
@@ -158,7 +158,8 @@ def _plan(args: argparse.Namespace) -> None:
     for job in plan.jobs:
         done = sum(today.has(run) is not None for run in job.runs)
         state = f"{done} of {len(job.runs)} runs" if job.runs else ("done" if job.output.exists() else "to do")
-        print(f"{job.kind:10} {job.id:44} {state}")
+        given = origin(plan.suite.models[job.pair.student]) if job.kind == "teacher" else None
+        print(f"{job.kind:10} {job.id:44} {state}{f'; {given}' if given else ''}")
     print(f"{len(plan.jobs)} jobs, {sum(len(job.runs) for job in plan.jobs)} runs; then the table and the figures")
     if plan.suite.precision == "bf16" and plan.suite.device != "cuda" and (why := slow_bf16()):
         print(f"precision: bf16, but {why}; this suite trains on a GPU only")
@@ -301,7 +302,7 @@ TRAINING = (
     FOR_THE_WORKFLOW, "teacher quick cnn-t", SUITE, argument("name", help="the teacher's model"), *TRAINING, trains=True
 )
 def _teacher(args: argparse.Namespace) -> None:
-    """Train a teacher."""
+    """Train a teacher, or measure one whose weights are given."""
     plan = _load_to_write(args)
     _train(plan, jobs_of_teacher(plan, args.name), args)
 
@@ -434,12 +435,12 @@ def _import(args: argparse.Namespace) -> None:
     import_runs(_load_to_write(args), args.folder)
 
 
-@verb(FOR_KEEPERS, "findings glyphs > docs/results-glyphs.md", SUITE)
+@verb(FOR_KEEPERS, "findings glyphs", SUITE)
 def _findings(args: argparse.Namespace) -> None:
-    """Print what a suite found, from its reference alone."""
+    """Write docs/results-SUITE.md: what a suite found, from its reference alone. The abstract there stays."""
     from kdbench.terminal import findings
 
-    print(findings.reference_page(_load(args).suite), end="")
+    _wrote([findings.write_page(_load(args).suite)])
 
 
 @verb(FOR_KEEPERS, "published anchors-32", SUITE)

@@ -116,14 +116,17 @@ class Recipe:
 @dataclass(frozen=True)
 class ModelSpec:
     """One network. `timm` is a registered timm name (resnet18), one of timm's classes (ResNet, MlpMixer), or one of the
-    CIFAR networks that timm lacks (cifar_resnet8x4; kdbench/train/cifar_networks.py)."""
+    CIFAR networks that timm lacks (cifar_resnet8x4; kdbench/train/cifar_networks.py).
+
+    Its weights come from the seed. Those of a teacher may be given instead, by `pretrained` or by `weights`; it is then
+    fine-tuned by its recipe or, without one, taken as it is."""
 
     name: str
     timm: str
     data: str
     """Name of the data set that it reads."""
-    recipe: str
-    """Name of the recipe that trains it, as a teacher or as a student."""
+    recipe: str | None = None
+    """Name of the recipe that trains it, as a teacher or as a student; None: a teacher that is taken as it is."""
     input: str = "image"
     """Name of the modality of the data set that it reads."""
     args: dict[str, Any] = field(default_factory=dict)
@@ -135,6 +138,21 @@ class ModelSpec:
     `stem_width` channels where `args` give it (timm itself reads that for deep stems only), else timm's 64."""
     pos_std: float | None = None
     """Standard deviation of the position embedding at the start (timm: 0.02, too small on tiny inputs)."""
+    pretrained: bool = False
+    """Start from timm's weights for the tag in `timm` (resnet18.a1_in1k)."""
+    weights: str | None = None
+    """Start from the weights in this file: a path, or a URL."""
+    sha256: str | None = None
+    """Of that file: what its results are known by. Must be given for a URL."""
+    accuracy: float | None = None
+    """Test accuracy (percent) that a teacher with given weights must show before any student learns from it."""
+    tolerance: float = 0.5
+    """Points by which the accuracy found may differ from that."""
+
+    @property
+    def is_given(self) -> bool:
+        """Whether its weights come from elsewhere than from the seed."""
+        return self.pretrained or self.weights is not None
 
 
 Guide = Literal["trained", "untrained", "shuffled"]

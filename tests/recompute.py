@@ -1,6 +1,6 @@
 """Recompute what the tables of a reference print, from its runs alone and with nothing of kdbench.
 
-    python tests/recompute.py quick tuned glyphs        from the root of the repository
+    python tests/recompute.py quick tuned glyphs-edition-1        from the root of the repository
 
 Reads results/reference/SUITE/runs.csv, works out every number of tables/reference/SUITE.csv, and holds each number that
 tables/reference/SUITE.md prints against them: a table of accuracies, of differences or of verdicts is recognised by its

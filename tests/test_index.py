@@ -17,12 +17,14 @@ from test_report import HOSTILE
 from kdbench import cli
 from kdbench.plan.paths import REFERENCES
 from kdbench.plan.registry import method_info
+from kdbench.plan.suite import load_suite
+from kdbench.report.figures.style import method_styles
 from kdbench.report.html import again_and_citation
 from kdbench.report.index import index_page
 from kdbench.results.reference import references
 from kdbench.results.today import Today
 
-SUITES = ("glyphs", "quick", "tuned")
+SUITES = ("glyphs-edition-1", "quick", "tuned")
 
 
 def data_of(page):
@@ -55,6 +57,14 @@ def place(suite, first, method):
     return f"{suite}/{first['edition']}/{name}/{first['pair']}/{method}"
 
 
+def test_curves_have_the_colour_that_figures_of_the_suite_give_their_method(data):
+    styles = {suite: method_styles(load_suite(str(REPOSITORY / f"config/{suite}.yaml"))) for suite in SUITES}
+    for key, detail in data["details"].items():
+        suite, _, _, _, method = key.split("/")
+        if suite in styles:
+            assert detail["colour"] == styles[suite][method]["color"], key
+
+
 def test_every_row_is_what_pandas_finds_in_runs_csv(data):
     rows = {row["cells"][0]["open"]: [cell.get("sort") for cell in row["cells"][-3:]] for row in table_of(data)["rows"]}
     assert len(rows) == len(table_of(data)["rows"]) and set(rows) == set(data["details"])
@@ -75,15 +85,15 @@ def test_every_row_is_what_pandas_finds_in_runs_csv(data):
 
 
 def test_texts_are_of_the_same_numbers(data):
-    runs = read("glyphs")
+    runs = read("glyphs-edition-1")
     runs = runs[(runs["block"] == "raster") & (runs["pair"] == "cnn-t--vit-s")]
     tests = runs.pivot(index="seed", columns="method", values="test")
     shown = {row["cells"][0]["open"]: [cell["text"] for cell in row["cells"]] for row in table_of(data)["rows"]}
     for method in ("kd", "dist", "rkd"):
-        cells, minus = shown[place("glyphs", runs.iloc[0], method)], tests[method] - tests["scratch"]
+        cells, minus = shown[place("glyphs-edition-1", runs.iloc[0], method)], tests[method] - tests["scratch"]
         ends = stats.t.interval(0.95, len(minus) - 1, minus.mean(), stats.sem(minus))
         interval = f"{minus.mean():+.1f} [{ends[0]:+.1f}, {ends[1]:+.1f}]".replace("-", "−")
-        assert cells[1:5] == ["glyphs", "1", "raster", "cnn-t → vit-s"]
+        assert cells[1:5] == ["glyphs-edition-1", "1", "raster", "cnn-t → vit-s"]
         assert cells[5:] == ["5", f"{tests[method].mean():.1f} ± {tests[method].std():.1f}", interval]
 
 

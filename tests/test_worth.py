@@ -118,7 +118,7 @@ def test_the_page_prints_it():
     for line, budget in zip(cells, (1.0, 2.0), strict=True):
         for pair in (p.id for p in block.pairs):
             assert f"{found.loc[(budget, pair), 'ratio']:.2f} ×" in line
-    assert "Worth more than it costs at budget 2: none." in text
+    assert "No method is worth more than it costs at budget 2." in text
     assert "Also trained: budget 1; Scratch alone at budget 4." in text
     gain = next(line for line in text.splitlines() if line.startswith("| cnn-s |") and line.endswith("|"))
     assert gain.count("+4.0") == 1 and gain.split("|")[-2].strip() in ("+0.0", "0.0")  # test, and an even validation

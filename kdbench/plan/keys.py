@@ -133,17 +133,21 @@ def _imported(node: ast.AST, file: Path) -> list[str]:
 
 def versions_of_run(suite: Suite, pair: Pair, method: MethodSpec, data: str) -> dict[str, str]:
     """Versions of the parts of the package that a run computes with; the teacher's own are in the teacher's key."""
-    recipe = suite.recipes[suite.models[pair.student].recipe]
+    recipe = suite.recipes.get(suite.models[pair.student].recipe)
     networks = {suite.models[name].timm for name in (pair.teacher, pair.student) if name}
     parts = [
         "engine",
         f"source {suite.data[data].source}",
-        *(f"augmentation {key}" for key in AUGMENTATIONS if getattr(recipe, key)),
+        *(f"augmentation {key}" for key in AUGMENTATIONS if recipe and getattr(recipe, key)),
         *(f"network {name}" for name in sorted(networks & set(own_networks()))),
         *(["head-convolution"] if any(has_head_convolution(name) for name in networks) else []),
     ]
     named = [method.method, *([method.compute_of.method] if method.compute_of else [])]
     return {part: version_of(part) for part in parts} | {k: v for name in named for k, v in method_code(name).items()}
+
+
+_NO_NUMBERS = ("weights", "accuracy", "tolerance")
+"""Keys of a model that move none: where the weights lie, which go by their sha256, and what a teacher must show."""
 
 
 def without_defaults(config: dict[str, Any]) -> dict[str, Any]:
@@ -153,7 +157,8 @@ def without_defaults(config: dict[str, Any]) -> dict[str, Any]:
     reduced = dict(config)
     for key, cls in (("student", ModelSpec), ("teacher", ModelSpec), ("recipe", Recipe)):
         if key in config:
-            reduced[key] = {k: v for k, v in config[key].items() if v != _defaults(cls)[k]}
+            changed = {k: v for k, v in config[key].items() if v != _defaults(cls)[k]}
+            reduced[key] = {k: v for k, v in changed.items() if k not in _NO_NUMBERS}
     args = changed_args(source, config["data"]["args"])
     for key in ("method", "compute_of"):
         if key in config:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import difflib
+import functools
 import itertools
 import re
 import shlex
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.errors import unknown
+from kdbench.files import is_url, sha256_file
 from kdbench.plan import yamlfile
 from kdbench.plan.keys import own_networks
 from kdbench.plan.registry import (
@@ -26,7 +28,7 @@ from kdbench.plan.registry import (
     source_names,
     source_params,
 )
-from kdbench.plan.timm_names import _FAMILY_OF_MODULE, FAMILIES, timm_arguments, timm_index
+from kdbench.plan.timm_names import _FAMILY_OF_MODULE, FAMILIES, timm_arguments, timm_index, timm_tags
 from kdbench.types import Block, Claim, DataSpec, KdbenchError, MethodSpec, ModelSpec, Pair, Paper, Recipe, Suite, Tune
 
 CONFIG_FOLDER = Path("config")
@@ -36,7 +38,7 @@ GUIDES = ("untrained", "shuffled")
 ALSO = ("agreement", "ece", "groups")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _LOADS_WEIGHTS = re.compile(r"pretrain\w*|(checkpoint|ckpt)_(path|file)|weights|state_dict")
-_AT_RANDOM = "networks start at random here, and nothing loads weights yet"
+_AT_RANDOM = "networks start at random here, but for teachers with the keys pretrained or weights (docs/suites.md)"
 _NOTHING = (None, [], {})
 _SECTIONS = {"seeds", "data", "recipes", "models", "methods", "blocks", "tune", "claims", "paper"}
 _OPTIONS = {f.name for f in dataclasses.fields(Suite)} - _SECTIONS - {"name", "path"}
@@ -113,6 +115,20 @@ def typed_file(name: str, path: Path | None) -> str:
     return name if by_name else shlex.quote(path.as_posix())
 
 
+def origin(teacher: ModelSpec) -> str | None:
+    """Where a teacher's weights come from, what is done with them and what they must show; None where from the seed."""
+    if not teacher.is_given:
+        return None
+    if teacher.pretrained:
+        place = f"timm's {teacher.timm}"
+    else:
+        file = teacher.weights if is_url(teacher.weights) else Path(teacher.weights).name
+        place = f"{file} (sha256 {teacher.sha256[:8]}...)"
+    then = f"fine-tuned by the recipe {teacher.recipe}" if teacher.recipe else "taken as they are"
+    gate = "" if teacher.accuracy is None else f"; stated test accuracy {teacher.accuracy:g} ± {teacher.tolerance:g} %"
+    return f"weights of {place}, {then}{gate}"
+
+
 def load_suite(name: str | Path) -> Suite:
     """Read and check a suite. Raises KdbenchError with file, place and nearest valid choice.
 
@@ -148,7 +164,7 @@ def check_suite(tree: Any, name: str, where: str) -> Suite:
     models = {
         n: _model(n, v, data, recipes, f"{where}: models.{n}") for n, v in _named(tree["models"], f"{where}: models")
     }
-    for model in models.values():
+    for model in (m for m in models.values() if m.recipe):
         _check_fit(recipes[model.recipe], data[model.data], f"{where}: recipes.{model.recipe}")
     methods = {
         n: _method(n, v, f"{where}: methods.{n}") for n, v in _named(tree.get("methods", {}), f"{where}: methods")
@@ -267,23 +283,27 @@ def _model(name: str, tree: Any, data: dict, recipes: dict, where: str) -> Model
         raise KdbenchError(f"{where}: a model's name must not be 'none' nor hold '--'")
     if model.data not in data:
         raise unknown("data set", model.data, data, where)
-    if model.recipe not in recipes:
+    if model.recipe is None and not model.is_given:
+        raise KdbenchError(f"{where}: the key 'recipe' is missing")
+    if model.recipe is not None and model.recipe not in recipes:
         raise unknown("recipe", model.recipe, recipes, where)
     modalities = source_modalities(data[model.data].source)
     if model.input not in modalities:
         raise unknown("input", model.input, modalities, where)
-    if re.search("[.:]", model.timm):
-        network = re.split("[/:]", model.timm)[-1].split(".")[0]
+    network = model.timm.partition(".")[0] if model.pretrained else model.timm
+    if re.search("[.:]", network):
+        alone = re.split("[/:]", network)[-1].split(".")[0]
         raise KdbenchError(
-            f"{where}.timm: {model.timm} names pretrained weights, but {_AT_RANDOM}; "
-            f"for the network alone, write {network}"
+            f"{where}.timm: {model.timm} names pretrained weights; for the network alone, write {alone}; for a teacher "
+            "with timm's weights, write NAME.TAG and add pretrained: true"
         )
     registered, classes = timm_index()
     own = own_networks()
-    module = "networks" if model.timm in own else registered.get(model.timm) or classes.get(model.timm)
+    module = "networks" if network in own else registered.get(network) or classes.get(network)
     if module is None:
-        raise unknown("timm model", model.timm, [*registered, *classes, *own], where)
-    known = () if model.timm in own else timm_arguments(module, None if model.timm in registered else model.timm)
+        raise unknown("timm model", network, [*registered, *classes, *own], where)
+    model = _given(model, data[model.data], where)
+    known = () if network in own else timm_arguments(module, None if network in registered else network)
     for key in model.args:
         if key in {"num_classes", "in_chans", "img_size"}:
             raise KdbenchError(f"{where}.args: {key!r} is set by kdbench")
@@ -301,6 +321,63 @@ def _model(name: str, tree: Any, data: dict, recipes: dict, where: str) -> Model
     if model.family is None and module not in _FAMILY_OF_MODULE:
         raise KdbenchError(f"{where}: timm's {module} is of no family known here; add family: cnn, vit or mlp")
     return dataclasses.replace(model, family=model.family or _FAMILY_OF_MODULE[module])
+
+
+def _given(model: ModelSpec, data: DataSpec, where: str) -> ModelSpec:
+    """The model, with the sha256 of the file that its weights come from. Refuses what cannot be checked or loaded."""
+    if not model.is_given:
+        for key in ("sha256", "accuracy", "tolerance"):
+            if getattr(model, key) != getattr(ModelSpec, key):
+                raise KdbenchError(f"{where}: {key} is for given weights: add pretrained: true, or weights: FILE")
+        return model
+    if model.pretrained and model.weights is not None:
+        raise KdbenchError(f"{where}: give one of pretrained and weights")
+    if model.pos_std is not None or (model.pretrained and model.stem != "timm"):
+        key = "stem" if model.pos_std is None else "pos_std"
+        raise KdbenchError(f"{where}: {key} changes how a network starts, but this one has given weights; leave it out")
+    if model.pretrained:
+        name, _, tag = model.timm.partition(".")
+        tags = timm_tags(name) if name in timm_index()[0] else []
+        if not tags:
+            raise KdbenchError(f"{where}: pretrained: timm has no weights for {name}; name a file by weights: FILE")
+        if tag not in tags:
+            example = f"{name}.{tags[0]}"
+            raise unknown("tag", tag, tags, f"{where}.timm: timm's weights go by NAME.TAG, for instance {example}")
+    if model.sha256 is not None and not re.fullmatch("[0-9a-f]{64}", model.sha256):
+        raise KdbenchError(f"{where}.sha256: expected 64 hexadecimal digits in small letters, got {model.sha256!r}")
+    if model.weights is not None and model.sha256 is None:
+        if is_url(model.weights):
+            raise KdbenchError(f"{where}: a URL of weights needs the sha256 of its file beside it")
+        try:
+            stat = Path(model.weights).stat()
+            model = dataclasses.replace(model, sha256=_sha256(Path(model.weights), stat.st_size, stat.st_mtime_ns))
+        except OSError as error:
+            raise KdbenchError(
+                f"{where}.weights: cannot read {model.weights} from {Path.cwd()}: {error.strerror}; with its sha256 "
+                "beside it, it may come later"
+            ) from None
+    if model.recipe is None:
+        if model.accuracy is None:
+            raise KdbenchError(
+                f"{where}: a teacher that is taken as it is needs its test accuracy, in percent: students start only "
+                "where it is found again; or give it a recipe, which fine-tunes it"
+            )
+        if data.draw_by_seed:
+            raise KdbenchError(
+                f"{where}: a teacher that is taken as it is is one for all seeds, but the data {data.name!r} draw a "
+                "training set for each; give it a recipe, which fine-tunes it"
+            )
+    if model.accuracy is not None and not 0 < model.accuracy <= 100:
+        raise KdbenchError(f"{where}.accuracy: must lie in (0, 100], got {model.accuracy}")
+    if not 0 <= model.tolerance <= 100:
+        raise KdbenchError(f"{where}.tolerance: must lie in [0, 100], got {model.tolerance}")
+    return model
+
+
+@functools.cache
+def _sha256(path: Path, size: int, mtime_ns: int) -> str:
+    """Of a file as it is now: hashed once a process and version."""
+    return sha256_file(path)
 
 
 def _method(name: str, tree: Any, where: str) -> MethodSpec:
@@ -573,6 +650,8 @@ def _pair(text: Any, data: str, models: dict, where: str) -> Pair:
             raise unknown(role, name, models, where)
         if models[name].data != data:
             raise KdbenchError(f"{where}: {role} {name!r} reads {models[name].data!r}, but this block is on {data!r}")
+    if models[student].is_given:
+        raise KdbenchError(f"{where}: student {student!r} has given weights, and students start at random")
     return Pair(teacher, student)
 
 

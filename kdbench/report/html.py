@@ -1,5 +1,7 @@
 """`kdbench report`: a suite as one HTML page that needs nothing else, with what lies behind every cell.
 
+It opens on each block's verdict, in words and as a figure; the tables follow.
+
 The page is report.html with the suite's data put into it as JSON; its script builds all elements from text, so that no
 name is ever read as markup. Numbers are those of tables.py: the page shows the same tables as SUITE.md.
 """
@@ -26,8 +28,10 @@ from kdbench.plan.registry import method_info
 from kdbench.plan.suite import typed
 from kdbench.report import figures, stats, tables
 from kdbench.report.block import BlockReport, block_reports, reference_reports
+from kdbench.report.figures.canvas import svg
+from kdbench.report.figures.style import method_styles
 from kdbench.report.page import Cell, Group, Row, Section, Table
-from kdbench.report.text import number_cell
+from kdbench.report.text import difference_cell, number_cell
 from kdbench.report.verdicts import detectable_sentence, label_of, verdict_title
 from kdbench.results.reference import Reference
 from kdbench.results.today import Today
@@ -105,6 +109,7 @@ def _block(report: BlockReport, sections: Sequence[Section]) -> dict[str, Any]:
     return {
         "title": report.block.title,
         "verdicts": list(_verdicts(report.shown)),
+        "main": _main_figure(report.shown) if report.shown.verdicts else None,
         "sections": [{"title": s.title, "parts": list(_parts(report.block, s))} for s in sections],
     }
 
@@ -116,12 +121,23 @@ def _verdicts(report: BlockReport) -> Iterator[dict[str, Any]]:
         yield {
             "title": verdict_title(report.block, baseline),
             "lists": [
-                {"kind": kind, "methods": [label_of(report.block, m) for m in methods]}
+                {"kind": kind, "methods": [_difference(report.block, verdict.loc[m]) for m in methods]}
                 for kind, methods in kinds.items()
                 if len(methods)
             ],
             "detectable": detectable_sentence(report.frame, baseline, list(verdict.index)),
         }
+
+
+def _difference(block: Block, v: pd.Series) -> dict[str, str]:
+    """A method and its difference, from a row of stats.verdict."""
+    return {"label": label_of(block, v.name), "points": difference_cell(v, {}).text}
+
+
+def _main_figure(report: BlockReport) -> dict[str, str]:
+    """Drawn for the page, so that it is there and of today before any other figure is."""
+    main = figures.kinds()[figures.MAIN]
+    return {"title": main.TITLE, "source": _source(svg(main.draw(report)), "svg")}
 
 
 # ------------------------------------------------------------------------------------------------------ tables to JSON
@@ -170,7 +186,7 @@ def _details(plan: Plan, report: BlockReport) -> Iterator[tuple[str, dict[str, A
     """What each cell opens: what `behind` gives, notes, how to train it again and what to cite, config."""
     block, frame, records = report.block, report.frame, report.records
     keys = dict(iter(frame.groupby(["pair", "method"])["key"]))
-    for pair, method, detail in behind(block, frame, report.curves):
+    for pair, method, detail in behind(block, frame, report.curves, method_styles(report.suite)):
         run = plan.run_of(pair, method, block.seeds[0], block.budget)
         yield (
             cell_key(block.name, pair.id, method.id),
@@ -186,11 +202,11 @@ def _details(plan: Plan, report: BlockReport) -> Iterator[tuple[str, dict[str, A
 
 
 def behind(
-    block: Block, frame: pd.DataFrame, curves: pd.DataFrame
+    block: Block, frame: pd.DataFrame, curves: pd.DataFrame, styles: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[tuple[Pair, MethodSpec, dict[str, Any]]]:
-    """The title of every cell of a block, its seeds and its learning curves.
+    """The title of every cell of a block, its seeds, and its learning curves with their colour.
 
-    frame, curves: in the columns of kdbench/results/frames.collect and histories.
+    frame, curves: in the columns of kdbench/results/frames.collect and histories. styles: those of figures/style.py.
     """
     tests = {pair: rows.droplevel("pair") for pair, rows in stats.wide(frame).groupby(level="pair")}
     runs = dict(iter(frame.groupby(["pair", "method"])))
@@ -204,6 +220,7 @@ def behind(
                 "title": f"{method.label}: {pair.teacher} → {pair.student}",
                 "seeds": table_data(_seeds(block, runs[pair.id, method.id], tests[pair.id]), block.name),
                 "curves": [{"seed": s, "points": _points(c)} for s, c in own.items() if c is not None],
+                "colour": styles[method.id]["color"],
             },
         )
 
@@ -252,14 +269,21 @@ def _points(curve: pd.DataFrame) -> list[list[float | None]]:
 
 
 def _figures(report: BlockReport, folder: Path, newest: float) -> Iterator[dict[str, Any]]:
-    """The block's figures as they lie in a folder; one older than the newest result says so."""
+    """The block's figures as they lie in a folder, but for the one on which the page opens; one older than the newest
+    result says so."""
     known = figures.kinds()
     for kind, path in _drawn(report, folder).items():
-        media = "image/svg+xml" if path.suffix == ".svg" else "image/png"
-        source = f"data:{media};base64,{base64.b64encode(path.read_bytes()).decode()}"
+        if kind == figures.MAIN:
+            continue
+        source = _source(path.read_bytes(), path.suffix[1:])
         title, caption = (known[kind].TITLE, known[kind].__doc__) if kind in known else (kind, "")
         old = path.stat().st_mtime < newest
         yield {"title": title, "caption": " ".join(caption.split()), "source": source, "old": old}
+
+
+def _source(picture: bytes, suffix: str) -> str:
+    media = {"svg": "image/svg+xml", "png": "image/png"}[suffix]
+    return f"data:{media};base64,{base64.b64encode(picture).decode()}"
 
 
 def _drawn(report: BlockReport, folder: Path) -> dict[str, Path]:

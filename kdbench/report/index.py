@@ -17,6 +17,7 @@ from kdbench.plan.suite import load_suite
 from kdbench.report import html, stats
 from kdbench.report.block import made_with_of
 from kdbench.report.cells import cells
+from kdbench.report.figures.style import styles_of
 from kdbench.report.page import Cell, Group, Row, Table
 from kdbench.report.text import accuracy_cell, note_list, number_cell, pair_text, paired_cell, say, shares_text
 from kdbench.results.reference import Frozen
@@ -59,7 +60,7 @@ def index_page(references: Iterable[Frozen], links: Sequence[tuple[str, str]] = 
             group = Group("", tuple(_row(place, record, notes) for record in records.to_dict("records")))
             rows += html.table_data(Table("", "", COLUMNS, (group,)), "/".join(place))["rows"]
             costs = frame.groupby(["pair", "method"])
-            for pair, method, detail in html.behind(block, frame, curves):
+            for pair, method, detail in html.behind(block, frame, curves, _styles(plan, block)):
                 key, told = (pair.id, method.id), "{}, edition {}, block {}.".format(*place)
                 detail["notes"] = [told, *records.loc[key, "notes"]]
                 detail["tables"] = [html.table_data(_cost(costs.get_group(key)), block.name)]
@@ -86,6 +87,12 @@ def _plan_of(reference: Frozen) -> Plan | None:
     path = owner_of(reference.folder.name)
     suite = load_suite(path) if path else None
     return make_plan(suite) if suite and {str(suite.edition)} == set(reference.texts["edition"]) else None
+
+
+def _styles(plan: Plan | None, block: Block) -> dict[str, dict[str, Any]]:
+    """Those of a block's methods; only the suite knows which of them are variants of others."""
+    methods = {m.id: m for m in block.methods}
+    return styles_of(methods | {m.id: m for own in (plan.suite.blocks if plan else ()) for m in own.trained})
 
 
 def _blocks(reference: Frozen) -> Iterator[tuple[tuple[str, str, str], Block, pd.DataFrame, pd.DataFrame]]:

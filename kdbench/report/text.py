@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from kdbench.plan.suite import origin
 from kdbench.report.page import Cell
 from kdbench.types import Block, Suite
 
@@ -33,6 +34,12 @@ def budget_facts(block: Block) -> list[str]:
     more += [f"Scratch alone at budget {', '.join(alone)}"] if alone else []
     also = f" Also trained: {'; '.join(more)}." if more else ""
     return [f"Budget {block.budget:g}: students train for {block.budget:g} times the steps of their recipes.{also}"]
+
+
+def teacher_facts(suite: Suite, block: Block) -> list[str]:
+    """A sentence for each teacher of a block whose weights come from elsewhere than from its own training."""
+    origins = {pair.teacher: origin(suite.models[pair.teacher]) for pair in block.shown.pairs}
+    return [f"Teacher {name}: {text}." for name, text in origins.items() if text]
 
 
 def note_letters(notes: dict[str, str], texts: Iterable[str]) -> tuple[str, ...]:
@@ -123,8 +130,8 @@ def pair_text(pair: str) -> str:
 
 
 def joined(names: Iterable[str]) -> str:
-    """Names in a row, or `none`. Names may hold commas."""
-    return "; ".join(names) or "none"
+    """Names in a row. They may hold commas."""
+    return "; ".join(names)
 
 
 def say(value: Any) -> str:

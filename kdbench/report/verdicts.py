@@ -196,16 +196,28 @@ def claims_table(block: Block, results: Iterable[ClaimResult]) -> Table:
 
 
 def verdict_sentence(block: Block, verdict: pd.DataFrame, baseline: str) -> str:
-    """Who is better than the baseline, who worse, and who neither."""
+    """Who is better than the baseline, who worse, and who neither; of what nobody is, nothing is said."""
+    name = label_of(block, baseline)
+    found = {f"{words} {name}": verdict["verdict"] == kind for kind, words in _COMPARED.items()}
+    found["Collapsed on at least one pair (below half of scratch's accuracy)"] = verdict["collapsed"].map(len) > 0
+    return " ".join(
+        f"{words}: {joined(label_of(block, m) for m in verdict.index[own])}."
+        for words, own in found.items()
+        if any(own)
+    )
 
-    def named(kind: str) -> str:
-        return joined(label_of(block, m) for m in verdict.index[verdict["verdict"] == kind])
 
-    fallen = joined(label_of(block, m) for m in verdict.index[verdict["collapsed"].map(len) > 0])
-    return (
-        f"Better than {label_of(block, baseline)}: {named('better')}. Worse: {named('worse')}. "
-        f"Not separated: {named('not separated')}. Not tested: {named('no test')}."
-    ) + (f" Collapsed on at least one pair (below half of scratch's accuracy): {fallen}." if fallen != "none" else "")
+_COMPARED = {
+    "better": "Better than",
+    "worse": "Worse than",
+    "not separated": "Not separated from",
+    "no test": "Not tested against",
+}
+DETECTABLE = (
+    "Minimum detectable differences: paired t test, 5 %, 80 % power. The spread is pooled over the methods of a "
+    "verdict but for those that collapsed; for a method that varies less, the difference is smaller."
+)
+"""What `detectable_sentence` rests on; a page says it once."""
 
 
 def detectable_sentence(frame: pd.DataFrame, baseline: str, rivals: Sequence[str]) -> str:
@@ -222,11 +234,4 @@ def detectable_sentence(frame: pd.DataFrame, baseline: str, rivals: Sequence[str
             "The minimum detectable difference cannot be estimated: this takes two complete seeds with different "
             "results."
         )
-    found_by = "Minimum detectable difference (paired t test, 5 %, 80 % power)"
-    pooled = (
-        " The spread is pooled over these methods but for those that collapsed; for a method that varies less, the "
-        "difference is smaller."
-        if len(rivals) > 1
-        else ""
-    )
-    return f"{found_by}: {'; '.join(sizes)}.{pooled}"
+    return f"Minimum detectable difference: {'; '.join(sizes)}."

@@ -115,13 +115,13 @@ def _sentence(block: Block, found: pd.DataFrame) -> str:
     proven = own[((own["low"] > 1) & (own["beyond"] == "")) | ((own["ratio"] > 1) & (own["beyond"] == ">"))]
     labels = {m.id: m.label for m in block.methods}
     where = [f"{labels[row.method]} on {pair_text(row.pair)}" for row in proven.itertuples()]
+    worth_more = f"worth more than it costs at budget {block.budget:g}"
     return (
         "Worth: the least compute at which Scratch is as accurate as the method, over what the method's training "
         "computes, the teacher's pass included; geometric mean over seeds with its 95 % t interval. Between its "
         "budgets, Scratch's accuracy is taken to be linear in the logarithm of compute. ≥: Scratch does not get there "
-        "at its largest budget; ≤: it is there at its smallest. Worth more than it costs at budget "
-        f"{block.budget:g}: {joined(where)}."
-    )
+        "at its largest budget; ≤: it is there at its smallest. "
+    ) + (f"{worth_more.capitalize()}: {joined(where)}." if where else f"No method is {worth_more}.")
 
 
 def _scratch_table(block: Block, lengths: pd.DataFrame) -> Table:

@@ -21,7 +21,8 @@ def check(plan: Plan, pack: Packed, pairs: Iterable[Pair]) -> None:
     for pair in pairs:
         for alone in (Pair(None, pair.teacher), pair):
             spec = suite.models[alone.student]
-            recipe = suite.recipes[spec.recipe]
+            # Students' batches are what a teacher that no recipe trains will see.
+            recipe = suite.recipes[spec.recipe or suite.models[pair.student].recipe]
             inputs = {suite.models[name].input for name in (alone.teacher, alone.student) if name}
             check_recipe(recipe, {name: facts[name] for name in sorted(inputs)})
             if spec.name not in tried:

@@ -60,8 +60,11 @@ def _owner(job: Job) -> tuple[str, str, float]:
 def _training(plan: Plan, jobs: list[Job], forward: dict[str, int]) -> tuple[int, float]:
     """Steps of one run, and operations of all runs, of jobs that train one student with one teacher for one budget."""
     pair = jobs[0].pair
-    recipe = plan.suite.recipes[plan.suite.models[pair.student].recipe].times(jobs[0].budget)
     counts = _packed(plan, jobs[0].data).meta["counts"]
+    name = plan.suite.models[pair.student].recipe
+    if name is None:  # a teacher that is taken as it is
+        return 0, (counts["val"] + counts["test"]) * forward[pair.student]
+    recipe = plan.suite.recipes[name].times(jobs[0].budget)
     per_epoch = counts["train"] // recipe.batch_size
     steps = recipe.steps or recipe.epochs * per_epoch
     seen = steps * recipe.batch_size

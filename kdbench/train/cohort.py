@@ -64,7 +64,8 @@ class Batch:
 @dataclass(frozen=True)
 class Cohort:
     student: ModelSpec
-    recipe: Recipe
+    recipe: Recipe | None
+    """None: a teacher that is taken as it is."""
     batches: Batches
     device: torch.device
     seed: int
@@ -75,6 +76,8 @@ class Cohort:
     """Seconds between two checkpoints."""
     untrained: Teacher | None = None
     """The same network as it was before its training, where a member is guided by it."""
+    start: dict[str, Tensor] | None = None
+    """Weights that the student starts with; None: those of the seed."""
 
     @property
     def steps(self) -> int:

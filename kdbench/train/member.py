@@ -131,7 +131,8 @@ def new_member(
     member, which also holds what `prepare` would find. guide: whose signals it will see.
     """
     spec, batches, device = cohort.student, cohort.batches, cohort.device
-    reader = networks.reader(spec, batches.shape[spec.input], batches.classes, cohort.seed, method.needs(params))
+    shape, needs = batches.shape[spec.input], method.needs(params)
+    reader = networks.reader(spec, shape, batches.classes, cohort.seed, needs, cohort.start)
     teacher = None if getattr(params, "teacher", True) is False else cohort.teacher_of(guide)
     labels = tuple(batches.labels("train").tolist())
     shapes = PairShapes(reader.side, teacher.reader.side if teacher else None, batches.classes, labels)

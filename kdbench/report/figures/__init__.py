@@ -23,6 +23,8 @@ from kdbench.report.block import BlockReport
 from kdbench.report.figures.canvas import write
 from kdbench.types import KdbenchError
 
+MAIN = "verdict"
+"""The kind on which a page opens."""
 SUPPLEMENT = "supplement"
 """Folder of what no paper has room for."""
 
