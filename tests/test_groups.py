@@ -234,7 +234,7 @@ def test_the_verdict_has_the_interval_in_all_its_forms():
     assert f"[{inside}]" in texts["html"]
     tex = texts["main-verdict"]
     assert f"{{[}}{inside}{{]}}".replace("−", "$-$") in tex and r"over 5 faces{]}" in tex
-    assert "then percentile bootstrap over whole faces" in tex
+    assert "Second brackets: percentile bootstrap over whole faces." in tex
     note = "5 faces are few: the bootstrap over them is rough, and too narrow rather than too wide."
     assert texts["md"].count(note) == 2 and tex.count(note) == 1, "below each table"
     lines = pd.read_csv(io.StringIO(texts["csv"]))
@@ -253,7 +253,8 @@ def test_ten_groups_need_no_warning_and_two_give_no_interval():
     text = written(report(sizes=many, word="speakers"))["md"]
     assert r"over 10 speakers\]" in text and "are few" not in text
     own = report(sizes={"a": 10, "b": 20})
-    assert row(written(own)["md"], "OFA", "### Verdict against KD")[1] == "—"
+    text = written(own)["md"]
+    assert row(text, "OFA", "### Verdict against KD")[1] == "—" and "2 faces are too few for a bootstrap" in text
 
 
 def test_data_without_groups_say_so_once_below_each_verdict():

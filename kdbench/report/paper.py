@@ -150,12 +150,12 @@ def _accuracy_caption(report: BlockReport, title: str) -> str:
 def _verdict_caption(report: BlockReport) -> str:
     pairs = int((report.headline["kind"] == "headline").sum())
     grouped = any("groups_low" in verdict for verdict in report.verdicts.values())
-    also = f", then percentile bootstrap over whole {report.groups['word']}" if grouped else ""
+    second = f" Second brackets: percentile bootstrap over whole {report.groups['word']}." if grouped else ""
     return (
         f"{report.block.title}. Difference in test accuracy, points, averaged within a seed over the {pairs} headline "
-        f"pairs (n = {len(report.block.seeds)}). Brackets: 95 % t interval over seeds{also}; ±: half its width "
-        "with the error pooled over methods; p and verdict: paired t test over seeds, adjusted over the methods (Holm, "
-        "5 %)."
+        f"pairs (n = {len(report.block.seeds)}). Brackets: 95 % t interval over seeds; ±: half its width with the "
+        "error pooled over methods; p and verdict: paired t test over seeds, adjusted over the methods (Holm, 5 %)."
+        f"{second}"
     )
 
 

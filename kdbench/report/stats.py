@@ -28,8 +28,8 @@ HEADLINE_POINTS = 3.0
 COLLAPSED_SHARE = 0.5
 """A method with less than this share of scratch's accuracy on a pair has collapsed there: it did not merely lose."""
 
-FEW_GROUPS = 10
-"""Below so many groups of test samples, a bootstrap over them is rough."""
+FEW_GROUPS, FEWEST_GROUPS = 10, 3
+"""Below so many groups of test samples a bootstrap over them is rough, and below so many there is none."""
 
 DISAGREE = 2.0
 """Own and pooled standard error of a difference are said to disagree where one is more than so many times the other."""
@@ -170,7 +170,7 @@ def group_bootstrap(
     (NaN) below three groups, nor where a difference is the same in all groups or is not known in one.
     """
     differences, sizes = np.asarray(differences, float), np.asarray(sizes)
-    none = np.ptp(differences, axis=1) < _SAME if len(sizes) > 2 else np.full(len(differences), True)
+    none = np.ptp(differences, axis=1) < _SAME if len(sizes) >= FEWEST_GROUPS else np.full(len(differences), True)
     drawn = np.random.default_rng(0).multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), resamples) * sizes
     points = drawn @ differences.T / drawn.sum(axis=1, keepdims=True)
     low, high = np.quantile(points, [(1 - confidence) / 2, (1 + confidence) / 2], axis=0)

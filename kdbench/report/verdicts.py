@@ -81,9 +81,10 @@ def _groups_note(groups: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
         return (("", f"No bootstrap over groups of test samples: {why}."),)
     if len(groups["sizes"]) >= stats.FEW_GROUPS:
         return ()
-    return (
-        ("", f"{_counted(groups)} are few: the bootstrap over them is rough, and too narrow rather than too wide."),
-    )
+    few = "few: the bootstrap over them is rough, and too narrow rather than too wide"
+    if len(groups["sizes"]) < stats.FEWEST_GROUPS:
+        few = "too few for a bootstrap over them"
+    return (("", f"{_counted(groups)} are {few}."),)
 
 
 _DIFFERENCE_COLUMNS = (
