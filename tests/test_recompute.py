@@ -10,7 +10,7 @@ import pytest
 import recompute
 from conftest import REPOSITORY
 
-ALLOWED = {"__future__", "functools", "math", "re", "sys", "pathlib", "numpy", "pandas", "scipy", "yaml"}
+ALLOWED = {"__future__", "functools", "json", "math", "re", "sys", "pathlib", "numpy", "pandas", "scipy", "yaml"}
 
 
 @pytest.mark.parametrize(("suite", "least"), [("quick", 2000), ("tuned", 2000), ("glyphs-edition-1", 7500)])

@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,6 +17,21 @@ FORMAT = 2
 SPLITS = ("train", "val", "test")
 
 
+class Groups(NamedTuple):
+    """Which test samples belong together."""
+
+    word: str
+    """What a group is, in the plural: "faces"."""
+    names: list[str]
+    codes: np.ndarray
+    """int64 (N,), the position of each test sample's group in `names`."""
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Test samples of each group."""
+        return dict(zip(self.names, np.bincount(self.codes).tolist(), strict=True))
+
+
 @dataclass(frozen=True)
 class Packed:
     """A data set on disk. Arrays are read-only memory maps: opening them costs nothing, jobs on one machine share them.
@@ -24,8 +39,10 @@ class Packed:
     `meta` holds name, source, args; class_names; counts {split: N}; modalities {name: {kind, shape [H, W, C], mean [C],
     std [C]}} with mean and std of the training split in units of 0..1 (a constant channel has std 1); notes; anchors
     (kdbench/data/shallow.py); files {file: {sha256, shape}}; sha256, the identity of the data; source_version, of the
-    source's code; source_files, for sources that read files, a list of {file, size, mtime_ns, ctime_ns, sha256}, where
-    `file` is the path below the folder that holds them all: for pictures it says split, class and name.
+    source's code; groups {word, names, sha256, shape}, where the source says which test samples belong together, with
+    the checksum of an array that is no part of that identity; source_files, for sources that read files, a list of
+    {file, size, mtime_ns, ctime_ns, sha256}, where `file` is the path below the folder that holds them all: for
+    pictures it says split, class and name.
     """
 
     folder: Path
@@ -40,6 +57,11 @@ class Packed:
     def labels(self, split: str) -> np.ndarray:
         """int64 (N,). Raises KdbenchError for a split that is not there."""
         return self._open("labels", split)
+
+    def groups(self) -> Groups | None:
+        """None where the source does not tell them, or did not when the data were packed."""
+        known = self.meta.get("groups")
+        return Groups(known["word"], known["names"], self._open("groups", "test")) if known else None
 
     def _open(self, stem: str, split: str) -> np.ndarray:
         if split not in SPLITS:
@@ -61,6 +83,7 @@ def load_packed(folder: Path, verify: bool = False) -> Packed:
         meta = json.loads(meta_path.read_text(encoding="utf-8"))
         names = [(stem, split) for stem in ("labels", *meta["modalities"]) for split in SPLITS]
         expected = [(meta["files"][f"{stem}-{split}.npy"], stem, split) for stem, split in names]
+        expected += [(meta["groups"], "groups", "test")] if "groups" in meta else []
     except FileNotFoundError:
         raise KdbenchError(f"{meta_path} is missing: the data set was not packed completely; {_REBUILD}") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -68,7 +91,7 @@ def load_packed(folder: Path, verify: bool = False) -> Packed:
     packed = Packed(folder, meta)
     for entry, stem, split in expected:
         path, array = folder / f"{stem}-{split}.npy", packed._open(stem, split)
-        dtype = np.dtype(np.int64 if stem == "labels" else np.uint8)
+        dtype = np.dtype(np.uint8 if stem in meta["modalities"] else np.int64)
         if list(array.shape) != entry["shape"] or array.dtype != dtype:
             raise _damaged(path, f"it holds {array.dtype} {list(array.shape)}, not {dtype} {entry['shape']}")
         if path.stat().st_size != array.offset + array.nbytes:

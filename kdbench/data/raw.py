@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -30,6 +31,9 @@ class RawData:
     """What a table over these data should tell its reader."""
     names: dict[str, list[str]] = field(default_factory=dict)
     """Split -> what the source calls its samples, (N,), for sources that have names for them."""
+    groups: tuple[str, Sequence[str]] | None = None
+    """Which test samples belong together, where the source knows: what a group is, in the plural ("faces", "speakers"),
+    and the name of each test sample's group (N,). In no checksum, since no network sees it."""
 
 
 def stratified_order(labels: np.ndarray, seed: int = 0) -> np.ndarray:

@@ -48,7 +48,7 @@ CONFIG_FOLDER = Path("config")
 GROUPS = ("reference", "logits", "features", "frequency", "cross-modal", "controls")
 GUIDES = ("untrained", "shuffled")
 """Teachers of the controls `METHOD@untrained` and `METHOD@shuffled`."""
-ALSO = ("agreement", "ece")
+ALSO = ("agreement", "ece", "groups")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _LOADS_WEIGHTS = re.compile(r"pretrain\w*|(checkpoint|ckpt)_(path|file)|weights|state_dict")
 _AT_RANDOM = "networks start at random here, but for teachers with the keys pretrained or weights (docs/suites.md)"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from kdbench.data.packed import load_packed
@@ -50,6 +51,8 @@ class BlockReport:
     """Modality -> accuracies of classifiers that are no networks, and the samples they used."""
     counts: Mapping[str, int] = field(default_factory=dict)
     """Samples of each split."""
+    groups: Mapping[str, Any] = field(default_factory=dict)
+    """Which test samples belong together: `word`, what a group is ("faces"), and `sizes`, {group: samples}."""
     classes: int = 0
     data_notes: Sequence[str] = ()
     readings: Sequence[Reading] = ()
@@ -80,9 +83,16 @@ class BlockReport:
 
     @cached_property
     def verdicts(self) -> dict[str, pd.DataFrame]:
-        """Baseline -> stats.verdict of the methods that are compared with it."""
-        rivals = {b: [m.id for m in rivals_of(self.block, b)] for b in baselines_of(self.block)}
-        return {b: stats.verdict(self.frame, b, methods) for b, methods in rivals.items()}
+        """Baseline -> stats.verdict of the methods that are compared with it, with stats.group_intervals where the
+        block shows these and knows them."""
+        return {baseline: self._verdict(baseline) for baseline in baselines_of(self.block)}
+
+    def _verdict(self, baseline: str) -> pd.DataFrame:
+        methods = [m.id for m in rivals_of(self.block, baseline)]
+        verdict = stats.verdict(self.frame, baseline, methods)
+        if "groups" in self.block.also and self.groups and "test_by_group" in self.frame:
+            verdict = verdict.join(stats.group_intervals(self.frame, baseline, methods, self.groups["sizes"]))
+        return verdict
 
     @cached_property
     def headline(self) -> pd.DataFrame:
@@ -102,7 +112,8 @@ class BlockReport:
     @property
     def further(self) -> list[str]:
         """Columns of its frame that the block shows also."""
-        return [name for also in self.block.also for name in FURTHER[also] if name in self.frame]
+        columns = [name for also in self.block.also for name in FURTHER[also]]
+        return [name for name in (*columns, "test_by_group") if name in self.frame]
 
     @cached_property
     def long_curves(self) -> pd.DataFrame:
@@ -172,7 +183,7 @@ def _lengths(today: Today, block: Block) -> pd.DataFrame:
 
 def about(reports: Sequence[BlockReport]) -> dict[str, Any]:
     """What a reference keeps of reports beside the tables of their numbers."""
-    names = ("anchors", "counts", "classes", "data_notes")
+    names = ("anchors", "counts", "groups", "classes", "data_notes")
     facts = {report.block.name: {name: getattr(report, name) for name in names} for report in reports}
     return {"blocks": facts, "made_with": reports[0].made_with}
 
@@ -203,10 +214,12 @@ def reference_reports(reference: Reference) -> list[BlockReport]:
 def _facts(suite: Suite, block: Block) -> dict[str, Any]:
     """What a table says of a block's data, as far as they are packed."""
     folder = data_folder(suite, block.data, block.seeds[0])
-    meta = load_packed(folder).meta if (folder / "meta.json").exists() else {}
+    packed = load_packed(folder) if (folder / "meta.json").exists() else None
+    meta, groups = (packed.meta, packed.groups()) if packed else ({}, None)
     return {
         "anchors": meta.get("anchors", {}),
         "counts": meta.get("counts", {}),
+        "groups": {"word": groups.word, "sizes": groups.sizes} if groups else {},
         "classes": len(meta.get("class_names", ())),
         "data_notes": [*_drawn(suite, block), *meta.get("notes", ())],
     }
@@ -221,15 +234,22 @@ def _drawn(suite: Suite, block: Block) -> list[str]:
 
 
 def _from_predictions(today: Today, block: Block, frame: pd.DataFrame) -> pd.DataFrame:
-    """agreement_right, agreement_wrong and ece (percent, on the test set) of each row of a frame that finished."""
-    labels = load_packed(data_folder(today.plan.suite, block.data, block.seeds[0])).labels("test")
+    """agreement_right, agreement_wrong and ece (percent, on the test set) of each row of a frame that finished; where
+    the block shows groups of test samples and its data tell them, also test_by_group, {group: accuracy in percent}."""
+    packed = load_packed(data_folder(today.plan.suite, block.data, block.seeds[0]))
+    labels, groups = packed.labels("test"), packed.groups() if "groups" in block.also else None
     found = {}
     for run, student, teacher in test_predictions(today, block, frame):
+        right = student.classes == labels
         agreed = stats.agreement(student.classes, teacher.classes, labels)
-        found[run] = (*agreed, stats.calibration_error(student.confidence, student.classes == labels))
+        found[run] = dict(zip(("agreement_right", "agreement_wrong"), agreed, strict=True))
+        found[run]["ece"] = stats.calibration_error(student.confidence, right)
+        if groups:
+            accuracies = 100 * np.bincount(groups.codes, right) / np.bincount(groups.codes)
+            found[run]["test_by_group"] = dict(zip(groups.names, accuracies.tolist(), strict=True))
     runs = frame[["pair", "method", "seed"]].itertuples(index=False, name=None)
-    columns = ["agreement_right", "agreement_wrong", "ece"]
-    return pd.DataFrame([found.get(run, (float("nan"),) * 3) for run in runs], frame.index, columns)
+    columns = ["agreement_right", "agreement_wrong", "ece", *(["test_by_group"] if groups else [])]
+    return pd.DataFrame([found.get(run, {}) for run in runs], frame.index, columns)
 
 
 def _made_with(today: Today) -> dict[str, Any]:

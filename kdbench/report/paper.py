@@ -70,14 +70,15 @@ def _accuracies(report: BlockReport) -> list[Table]:
 
 def _verdicts(report: BlockReport, rows: set[str]) -> Table:
     """The verdicts against all baselines in one table."""
-    tables = {b: verdict_table(report.block, verdict, b) for b, verdict in report.verdicts.items()}
-    groups, notes = [], {}
+    tables = {b: verdict_table(report.block, verdict, b, report.groups) for b, verdict in report.verdicts.items()}
+    groups, notes, below = [], {}, ()
     for baseline, table in tables.items():
         texts = dict(table.footnotes)
+        below = tuple(note for note in table.footnotes if not note[0])  # of the whole table, the same in all
         own = [row for group in table.groups for row in group.rows if row.method in rows]
         title = f"Against {label_of(report.block, baseline)}"
         groups.append(Group(title, tuple(_relettered(row, texts, notes) for row in own)))
-    return replace(table, groups=tuple(groups), footnotes=note_list(notes))
+    return replace(table, groups=tuple(groups), footnotes=note_list(notes) + below)
 
 
 def _narrowed(table: Table, methods: set[str], pairs: set[str]) -> Table:
@@ -148,10 +149,13 @@ def _accuracy_caption(report: BlockReport, title: str) -> str:
 
 def _verdict_caption(report: BlockReport) -> str:
     pairs = int((report.headline["kind"] == "headline").sum())
+    grouped = any("groups_low" in verdict for verdict in report.verdicts.values())
+    second = f" Second brackets: percentile bootstrap over whole {report.groups['word']}." if grouped else ""
     return (
         f"{report.block.title}. Difference in test accuracy, points, averaged within a seed over the {pairs} headline "
         f"pairs (n = {len(report.block.seeds)}). Brackets: 95 % t interval over seeds; ±: half its width with the "
         "error pooled over methods; p and verdict: paired t test over seeds, adjusted over the methods (Holm, 5 %)."
+        f"{second}"
     )
 
 

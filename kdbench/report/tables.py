@@ -126,7 +126,7 @@ def _pair_tables(report: BlockReport, pairs: Sequence[str], headline: bool) -> l
 def _verdict_parts(report: BlockReport, baseline: str) -> list[str | Table]:
     block, verdict = report.block, report.verdicts[baseline]
     return [
-        verdict_table(block, verdict, baseline),
+        verdict_table(block, verdict, baseline, report.groups),
         verdict_sentence(block, verdict, baseline),
         detectable_sentence(report.frame, baseline, list(verdict.index)),
     ]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -40,20 +40,51 @@ def verdict_title(block: Block, baseline: str) -> str:
     return f"Verdict against {label_of(block, baseline)}, over headline pairs"
 
 
-def verdict_table(block: Block, verdict: pd.DataFrame, baseline: str) -> Table:
-    """The rows of stats.verdict against a baseline."""
+def verdict_table(block: Block, verdict: pd.DataFrame, baseline: str, groups: Mapping[str, Any]) -> Table:
+    """The rows of stats.verdict against a baseline, with stats.group_intervals where `verdict` has them.
+
+    groups: of test samples, as BlockReport has them.
+    """
+    grouped = "groups_low" in verdict
     notes: dict[str, str] = {}
 
     def row(method: MethodSpec) -> Row:
         v = verdict.loc[method.id]
         difference, *by_pair = _difference_cells(v, notes)
-        cells = (difference, _pooled_cell(v, notes), *by_pair, p_cell(v["p_holm"]), _word_cell(v, notes))
+        by_groups = [_groups_cell(v)] if grouped else []
+        cells = (difference, *by_groups, _pooled_cell(v, notes), *by_pair, p_cell(v["p_holm"]), _word_cell(v, notes))
         return Row(Cell(method.label), cells, method.id)
 
     difference, *by_pair = _DIFFERENCE_COLUMNS
-    columns = (difference, ("± error pooled", "over methods"), *by_pair, ("p", "(Holm)"), ("verdict",))
-    groups = by_group((m for m in block.methods if m.id in verdict.index), row)
-    return Table(verdict_title(block, baseline), "Method", columns, groups, note_list(notes))
+    by_groups = [("[95 % bootstrap", f"over {_counted(groups)}]")] if grouped else []
+    columns = (difference, *by_groups, ("± error pooled", "over methods"), *by_pair, ("p", "(Holm)"), ("verdict",))
+    rows = by_group((m for m in block.methods if m.id in verdict.index), row)
+    below = _groups_note(groups if grouped else {}) if "groups" in block.also else ()
+    return Table(verdict_title(block, baseline), "Method", columns, rows, note_list(notes) + below)
+
+
+def _counted(groups: Mapping[str, Any]) -> str:
+    return f"{len(groups['sizes'])} {groups['word']}"
+
+
+def _groups_cell(v: pd.Series) -> Cell:
+    """The bootstrap interval of a row of stats.group_intervals."""
+    if not known(v["groups_low"]):
+        return Cell("—")
+    return Cell(f"[{signed(v['groups_low'])}, {signed(v['groups_high'])}]", v["groups_low"])
+
+
+def _groups_note(groups: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """What stands below a table that was to show intervals over groups of test samples."""
+    if not groups:
+        why = "the data do not say which test samples belong together, or did not when they were packed"
+        return (("", f"No bootstrap over groups of test samples: {why}."),)
+    if len(groups["sizes"]) >= stats.FEW_GROUPS:
+        return ()
+    few = "few: the bootstrap over them is rough, and too narrow rather than too wide"
+    if len(groups["sizes"]) < stats.FEWEST_GROUPS:
+        few = "too few for a bootstrap over them"
+    return (("", f"{_counted(groups)} are {few}."),)
 
 
 _DIFFERENCE_COLUMNS = (

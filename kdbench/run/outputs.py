@@ -11,7 +11,7 @@ from kdbench.files import atomic
 from kdbench.plan.jobs import Plan
 from kdbench.plan.paths import TABLES, home, of_budget, reference_folder
 from kdbench.plan.suite import typed
-from kdbench.results.frames import all_runs
+from kdbench.results.frames import all_runs, as_json
 from kdbench.results.record import MISSING
 from kdbench.results.reference import Reference, write_reference
 from kdbench.results.today import Today
@@ -101,12 +101,16 @@ def run_reference(plan: Plan) -> list[Path]:
 
 
 def _with_further(runs: pd.DataFrame, reports: Sequence[BlockReport]) -> pd.DataFrame:
-    """All runs, with what blocks show also of their own (agreement with the teacher, calibration)."""
+    """All runs, with what blocks show also of their own (agreement with the teacher, calibration, accuracies by group)
+    as CSV holds it."""
     import pandas as pd
 
     keys = ["block", "pair", "method", "seed", "budget"]
     further = [r.frame.assign(block=r.block.name)[[*keys, *r.further]] for r in reports if r.further]
-    return runs.merge(pd.concat(further), how="left", on=keys) if further else runs
+    if not further:
+        return runs
+    table = runs.merge(pd.concat(further), how="left", on=keys)
+    return table.assign(test_by_group=as_json(table["test_by_group"])) if "test_by_group" in table else table
 
 
 def reference_tables(plan: Plan) -> list[Path]:
