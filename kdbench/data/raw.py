@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kdbench.types import KdbenchError
+
+if TYPE_CHECKING:
+    from kdbench.data.shards import Files
 
 FEWEST_TEST = 4
 
@@ -19,8 +23,9 @@ class SourceMissing(KdbenchError):
 class RawData:
     """What a source builds. Samples of one index are the same instance in every modality."""
 
-    modalities: dict[str, dict[str, np.ndarray]]
-    """Modality -> split -> uint8 (N, H, W, C); a sequence of L points with C channels is (N, 1, L, C)."""
+    modalities: dict[str, dict[str, np.ndarray | Files]]
+    """Modality -> split -> uint8 (N, H, W, C); a sequence of L points with C channels is (N, 1, L, C). Or the files of
+    pictures that are packed as JPEG."""
     kinds: dict[str, str]
     """Modality -> `image` or `sequence`."""
     labels: dict[str, np.ndarray]
@@ -30,6 +35,8 @@ class RawData:
     """What a table over these data should tell its reader."""
     names: dict[str, list[str]] = field(default_factory=dict)
     """Split -> what the source calls its samples, (N,), for sources that have names for them."""
+    sizes: dict[str, int] = field(default_factory=dict)
+    """Modality -> side in pixels to which its images are enlarged where networks read them; by default none is."""
 
 
 def stratified_order(labels: np.ndarray, seed: int = 0) -> np.ndarray:

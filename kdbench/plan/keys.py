@@ -12,12 +12,30 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kdbench.plan.registry import PACKAGE, changed_args, method_info, method_names, parsed, source_names
+from kdbench.plan.registry import (
+    PACKAGE,
+    changed_args,
+    method_info,
+    method_names,
+    parsed,
+    source_constant,
+    source_names,
+)
 from kdbench.plan.timm_names import has_head_convolution
-from kdbench.types import MethodSpec, ModelSpec, Pair, Recipe, Suite
+from kdbench.types import DataSpec, MethodSpec, ModelSpec, Pair, Recipe, Suite
 
 VERSIONS = PACKAGE / "versions.json"
-WHOLE_PARTS = ("engine", "head-convolution", "frequency", "similarity", "tune", "tables", "figures")
+WHOLE_PARTS = (
+    "engine",
+    "head-convolution",
+    "streaming",
+    "enlarging",
+    "frequency",
+    "similarity",
+    "tune",
+    "tables",
+    "figures",
+)
 AUGMENTATIONS = ("crop", "flip", "resized_crop", "rand_augment", "color_jitter", "erasing", "mixup", "cutmix")
 """Keys of a recipe whose numbers have a version each; 0 and false switch them off."""
 
@@ -134,16 +152,23 @@ def _imported(node: ast.AST, file: Path) -> list[str]:
 def versions_of_run(suite: Suite, pair: Pair, method: MethodSpec, data: str) -> dict[str, str]:
     """Versions of the parts of the package that a run computes with; the teacher's own are in the teacher's key."""
     recipe = suite.recipes[suite.models[pair.student].recipe]
-    networks = {suite.models[name].timm for name in (pair.teacher, pair.student) if name}
+    networks, spec = {suite.models[name].timm for name in (pair.teacher, pair.student) if name}, suite.data[data]
     parts = [
         "engine",
-        f"source {suite.data[data].source}",
+        f"source {spec.source}",
         *(f"augmentation {key}" for key in AUGMENTATIONS if getattr(recipe, key)),
         *(f"network {name}" for name in sorted(networks & set(own_networks()))),
         *(["head-convolution"] if any(has_head_convolution(name) for name in networks) else []),
+        *(["streaming"] if source_constant(spec.source, "DECODER") else []),
+        *(["enlarging"] if recipe.interpolation != "bilinear" or enlarged(spec) else []),
     ]
     named = [method.method, *([method.compute_of.method] if method.compute_of else [])]
     return {part: version_of(part) for part in parts} | {k: v for name in named for k, v in method_code(name).items()}
+
+
+def enlarged(data: DataSpec) -> bool:
+    """Whether networks read images larger than they are packed."""
+    return source_constant(data.source, "ENLARGED") in changed_args(data.source, data.args)
 
 
 def without_defaults(config: dict[str, Any]) -> dict[str, Any]:

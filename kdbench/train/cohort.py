@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from kdbench.data.pictures import USUAL, View
 from kdbench.signals import Reader, read_logits
+from kdbench.tensors import to_device
 from kdbench.train import networks
 from kdbench.train.batches import Batches
 from kdbench.train.operations import forward_operations
@@ -32,6 +34,8 @@ class Teacher:
     modality: str
     copy: Callable[[], Reader]
     """Makes another one with the same weights, for a method that adopts it."""
+    view: View = USUAL
+    """What it is shown of a picture where it is evaluated."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +99,9 @@ class Cohort:
         return torch.autocast(self.device.type, torch.bfloat16)
 
     def batch(self, index: Tensor, step: int) -> Batch:
-        """The training samples at positions index (B,), as step number `step` (0-based) augments them."""
+        """The training samples at positions index (B,), on the CPU, as step number `step` (0-based) augments them."""
         inputs, target = self.batches.train(index, self.recipe, self.seed, step)
+        index = to_device(index, self.device)
         shown = []
         for teacher in (self.teacher, self.untrained):
             with torch.no_grad(), self.autocast():
@@ -111,19 +116,26 @@ class Cohort:
     @torch.no_grad()
     def teacher_pass(self, teacher: Teacher) -> Iterator[Signals]:
         """A teacher's signals over the first PREPARE_SAMPLES of the un-augmented training set, in its own order."""
-        for x in self.batches.evaluation(teacher.modality, "train", batch_size=256, limit=PREPARE_SAMPLES):
+        batches = self.batches.evaluation(teacher.modality, "train", 256, PREPARE_SAMPLES, teacher.view)
+        for x in batches:
             with self.autocast():
                 yield teacher.reader(x)
 
     @torch.no_grad()
-    def logits(self, model: nn.Module, modality: str, split: str) -> Tensor:
-        """(N, classes) float32 of a whole split, in its own order, computed in evaluation mode."""
-        training = model.training
-        model.eval()
+    def logits(self, models: Sequence[nn.Module], modality: str, split: str, view: View) -> list[Tensor]:
+        """Of each network, in evaluation mode, (N, classes) float32 of a whole split in its own order. Every image is
+        read once for all of them."""
+        training = [model.training for model in models]
+        for model in models:
+            model.eval()
         with self.autocast():
-            found = torch.cat([read_logits(model, x).float() for x in self.batches.evaluation(modality, split)])
-        model.train(training)
-        return found
+            found = [
+                [read_logits(model, x).float() for model in models]
+                for x in self.batches.evaluation(modality, split, view=view)
+            ]
+        for model, mode in zip(models, training, strict=True):
+            model.train(mode)
+        return [torch.cat(parts) for parts in zip(*found, strict=True)]
 
 
 def load_teacher(
@@ -139,7 +151,7 @@ def load_teacher(
         reader.model.requires_grad_(False).eval().to(device)
         return reader
 
-    return Teacher(load(), spec.input, load)
+    return Teacher(load(), spec.input, load, networks.view(spec))
 
 
 def shuffled(signals: Signals) -> Signals:

@@ -26,11 +26,12 @@ from kdbench import checkpoint, supervise
 from kdbench.cpu import keep_memory
 from kdbench.plan.jobs import Run
 from kdbench.plan.registry import load_method
-from kdbench.train.batches import stream
+from kdbench.train import networks
 from kdbench.train.cohort import Batch, Cohort
 from kdbench.train.first_step import gradient_shares
 from kdbench.train.member import Member, clip_gradients, new_member
 from kdbench.train.networks import parameter_count
+from kdbench.train.order import stream
 from kdbench.types import KdbenchError
 
 LAYOUT = 2
@@ -115,11 +116,9 @@ def _train(
 
         finished = step + 1 == total
         if position + 1 == steps_per_epoch or finished:
-            for member in list(members):
-                outcome = _end_of_epoch(cohort, member, batch, epoch, position + 1)
-                if outcome:
-                    members.remove(member)
-                    done(outcome)
+            for member, outcome in _end_of_epoch(cohort, members, batch, epoch, position + 1):
+                members.remove(member)
+                done(outcome)
             accuracies = " ".join(f"{m.run.method.id} {m.history[-1]['val_accuracy']:.1f}" for m in members)
             say(f"step {step + 1} of {total}, validation: {accuracies}", final=finished)
         if not members:
@@ -133,8 +132,10 @@ def _train(
     elapsed = seconds_before + time.monotonic() - started
     teacher_logits = {}
     if cohort.teacher and members:
-        network, modality = cohort.teacher.reader.model, cohort.teacher.modality
-        teacher_logits = {split: cohort.logits(network, modality, split) for split in ("val", "test")}
+        teacher = cohort.teacher
+        for split in ("val", "test"):
+            found = cohort.logits([teacher.reader.model], teacher.modality, split, teacher.view)
+            teacher_logits[split] = found[0]
     for member in members:
         with _failing_alone(member.run, failures):
             done(_outcome(cohort, member, teacher_logits, elapsed))
@@ -167,25 +168,32 @@ def _step(cohort: Cohort, member: Member, batch: Batch) -> None:
         member.values.append(torch.stack([t.detach().float() for t in terms.values()]))
 
 
-def _end_of_epoch(cohort: Cohort, member: Member, last: Batch, epoch: int, steps: int) -> Outcome | None:
-    """Log an epoch of `steps` steps; an Outcome only for a member that has diverged."""
-    bad = (~torch.stack(member.values).isfinite()).nonzero().tolist()
-    if bad:
-        (after, term), first = bad[0], last.step + 2 - steps
-        reason = f"the term {member.terms[term]!r} was not finite at step {first + after}"
-        return Outcome(member.run, {"status": "diverged", "reason": reason, **_costs(cohort, member)})
-    scores = {}
+def _end_of_epoch(
+    cohort: Cohort, members: list[Member], last: Batch, epoch: int, steps: int
+) -> list[tuple[Member, Outcome]]:
+    """Log an epoch of `steps` steps; the Outcomes of those members that have diverged."""
+    diverged, sound = [], []
+    for member in members:
+        if bad := (~torch.stack(member.values).isfinite()).nonzero().tolist():
+            (after, term), first = bad[0], last.step + 2 - steps
+            reason = f"the term {member.terms[term]!r} was not finite at step {first + after}"
+            ended = {"status": "diverged", "reason": reason, **_costs(cohort, member)}
+            diverged.append((member, Outcome(member.run, ended)))
+        else:
+            sound.append(member)
+    scores: list[dict[str, float]] = [{} for _ in sound]
     for split in ("val", "test"):
-        logits = member.logits[split] = cohort.logits(member.model, cohort.student.input, split)
-        labels = cohort.batches.labels(split)
-        scores |= {
-            f"{split}_accuracy": accuracy(logits, labels),
-            f"{split}_nll": F.cross_entropy(logits, labels).item(),
-        }
-    losses = dict(zip(member.terms, (sum(member.values) / steps).tolist(), strict=True))
-    member.history.append({"epoch": epoch + 1, "step": last.step + 1, "lr": last.rate, "losses": losses, **scores})
-    member.values.clear()
-    return None
+        labels, student = cohort.batches.labels(split), cohort.student
+        shown = cohort.logits([m.model for m in sound], student.input, split, networks.view(student)) if sound else []
+        for member, found, logits in zip(sound, scores, shown, strict=True):
+            member.logits[split] = logits
+            found[f"{split}_accuracy"] = accuracy(logits, labels)
+            found[f"{split}_nll"] = F.cross_entropy(logits, labels).item()
+    for member, found in zip(sound, scores, strict=True):
+        losses = dict(zip(member.terms, (sum(member.values) / steps).tolist(), strict=True))
+        member.history.append({"epoch": epoch + 1, "step": last.step + 1, "lr": last.rate, "losses": losses, **found})
+        member.values.clear()
+    return diverged
 
 
 def _outcome(cohort: Cohort, member: Member, teacher_logits: dict[str, Tensor], elapsed: float) -> Outcome:
@@ -244,11 +252,16 @@ def _cohort_state(cohort: Cohort, members: list[Member], step: int, seconds: flo
         "seconds": seconds,
         "threads": torch.get_num_threads(),
         "device": cohort.device.type,
+        "decoder": cohort.batches.decoder(cohort.student.input),
     }
 
 
 def _check_resume(saved: dict[str, Any], cohort: Cohort, state_file: Path) -> None:
-    here = {"threads": torch.get_num_threads(), "device": cohort.device.type}
+    here = {
+        "threads": torch.get_num_threads(),
+        "device": cohort.device.type,
+        "decoder": cohort.batches.decoder(cohort.student.input),
+    }
     for name, value in here.items():
         if saved.get(name) != value:
             raise KdbenchError(
