@@ -36,7 +36,8 @@ from kdbench.conformance.trial import HARD, SOFT, Trial
 from kdbench.data.packed import SPLITS
 from kdbench.data.pictures import Pictures, View
 from kdbench.data.prepare import prepare_data
-from kdbench.data.shards import Files, write_shards
+from kdbench.data.raw import Files
+from kdbench.data.shards import write_shards
 from kdbench.plan import keys
 from kdbench.plan.jobs import Run
 from kdbench.plan.keys import VERSIONS, all_parts

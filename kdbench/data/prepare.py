@@ -38,8 +38,8 @@ from filelock import FileLock
 from kdbench.data.labelled import list_remarks
 from kdbench.data.packed import FORMAT, SOURCE_FILES, SPLITS, Packed, array_sha256, load_packed
 from kdbench.data.pictures import Pictures
-from kdbench.data.raw import FEWEST_TEST, RawData, SourceMissing
-from kdbench.data.shards import Files, sweep, write_shards
+from kdbench.data.raw import FEWEST_TEST, Files, RawData, SourceMissing
+from kdbench.data.shards import sweep, write_shards
 from kdbench.errors import unknown
 from kdbench.files import sha256_file
 from kdbench.plan.keys import version_of

@@ -2,21 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
 
 from kdbench.types import KdbenchError
-
-if TYPE_CHECKING:
-    from kdbench.data.shards import Files
 
 FEWEST_TEST = 4
 
 
 class SourceMissing(KdbenchError):
     """The files of a source are not on this machine, as opposed to being there and faulty."""
+
+
+@dataclass(frozen=True)
+class Files:
+    """Picture files of one split, which are decoded when they are packed; indexed by positions (n,): these of them."""
+
+    paths: Sequence[Path]
+    names: Sequence[str]
+    size: int
+    """Side in pixels at which networks will see them."""
+    short_side: int | None
+    """Pictures with a longer one are resized to it (bicubic); None: none is."""
+    ground: str
+    """Colour on which transparent pictures are laid."""
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return (len(self.paths), self.size, self.size, 3)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: np.ndarray) -> Files:
+        chosen = ([some[i] for i in index] for some in (self.paths, self.names))
+        return Files(*chosen, self.size, self.short_side, self.ground)
 
 
 @dataclass

@@ -13,7 +13,7 @@ import multiprocessing
 import os
 import threading
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -25,6 +25,7 @@ from PIL import Image
 
 from kdbench.data.labelled import list_faults
 from kdbench.data.pictures import INDEX, SHARD, shard_file
+from kdbench.data.raw import Files
 from kdbench.data.sources.imagefolder import decode
 from kdbench.files import atomic, read_json, sha256_file, write_json
 from kdbench.types import KdbenchError
@@ -34,31 +35,6 @@ LAYOUT = 1
 QUALITY = 95
 """Of pictures that are not kept as they are; their colours are not subsampled."""
 _ORIENTATION = 0x0112
-
-
-@dataclass(frozen=True)
-class Files:
-    """Picture files of one split, which are decoded when they are packed; indexed by positions (n,): these of them."""
-
-    paths: Sequence[Path]
-    names: Sequence[str]
-    size: int
-    """Side in pixels at which networks will see them."""
-    short_side: int | None
-    """Pictures with a longer one are resized to it (bicubic); None: none is."""
-    ground: str
-    """Colour on which transparent pictures are laid."""
-
-    @property
-    def shape(self) -> tuple[int, int, int, int]:
-        return (len(self.paths), self.size, self.size, 3)
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: np.ndarray) -> Files:
-        chosen = ([some[i] for i in index] for some in (self.paths, self.names))
-        return Files(*chosen, self.size, self.short_side, self.ground)
 
 
 @dataclass(frozen=True)

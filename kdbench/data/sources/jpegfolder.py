@@ -1,9 +1,9 @@
 """A folder of pictures as imagefolder reads it, for sets that do not fit into memory: pictures stay JPEG on disk.
 
-They are decoded while networks train, by `workers` processes of the suite (kdbench/train/pixels.py). What is packed of a
-file is the file itself where it is an upright JPEG, RGB or grey, whose shorter side is at most `short_side`. All others
-(PNG, turned by EXIF, transparent, CMYK, larger) are made RGB as imagefolder does, resized and saved as a JPEG of quality
-95 without subsampling.
+They are decoded while networks train, by `workers` processes of the suite (kdbench/train/pixels.py). What is packed of
+a file is the file itself where it is an upright JPEG, RGB or grey, whose shorter side is at most `short_side`. All
+others (PNG, turned by EXIF, transparent, CMYK, larger) are made RGB as imagefolder does, resized and saved as a JPEG of
+quality 95 without subsampling.
 """
 
 from __future__ import annotations
@@ -11,8 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kdbench.data.labelled import locate, split
-from kdbench.data.raw import RawData, SourceMissing
-from kdbench.data.shards import Files
+from kdbench.data.raw import Files, RawData, SourceMissing
 from kdbench.data.sources import imagefolder
 from kdbench.types import KdbenchError
 
