@@ -97,7 +97,7 @@ def test_every_convolution_reads_planes_in_training(channels, augmented):
 @pytest.mark.parametrize("channels", CHANNELS)
 def test_every_convolution_reads_planes_in_evaluation(channels):
     given = batches(channels)
-    Cohort(None, None, given, torch.device("cpu"), 0).logits([cnn(channels)], "image", "test", USUAL)
+    Cohort(None, None, given, torch.device("cpu"), 0)._logits([cnn(channels)], "image", "test", USUAL)
     assert SEEN and all(map(lies_in_planes, SEEN))
 
 

@@ -93,6 +93,11 @@ class Cohort:
         shape = self.batches.shape[self.teacher.modality]
         return self.recipe.batch_size * forward_operations(self.teacher.reader.model, shape)
 
+    def last_bits(self) -> dict[str, Any]:
+        """What the last bits of all numbers depend on, beside the code."""
+        decoder = self.batches.decoder(self.student.input)
+        return {"threads": torch.get_num_threads(), "device": self.device.type, "decoder": decoder}
+
     def autocast(self) -> contextlib.AbstractContextManager:
         if self.precision == "fp32":
             return contextlib.nullcontext()  # to enter an autocast that is off costs as much as one that is on
@@ -121,10 +126,17 @@ class Cohort:
             with self.autocast():
                 yield teacher.reader(x)
 
-    @torch.no_grad()
-    def logits(self, models: Sequence[nn.Module], modality: str, split: str, view: View) -> list[Tensor]:
-        """Of each network, in evaluation mode, (N, classes) float32 of a whole split in its own order. Every image is
+    def logits(self, students: Sequence[nn.Module], split: str) -> list[Tensor]:
+        """Of each student, in evaluation mode, (N, classes) float32 of a whole split in its own order. Every image is
         read once for all of them."""
+        return self._logits(students, self.student.input, split, networks.view(self.student)) if students else []
+
+    def teacher_logits(self, split: str) -> Tensor:
+        """(N, classes), as of a student."""
+        return self._logits([self.teacher.reader.model], self.teacher.modality, split, self.teacher.view)[0]
+
+    @torch.no_grad()
+    def _logits(self, models: Sequence[nn.Module], modality: str, split: str, view: View) -> list[Tensor]:
         training = [model.training for model in models]
         for model in models:
             model.eval()

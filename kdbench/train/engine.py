@@ -26,7 +26,6 @@ from kdbench import checkpoint, supervise
 from kdbench.cpu import keep_memory
 from kdbench.plan.jobs import Run
 from kdbench.plan.registry import load_method
-from kdbench.train import networks
 from kdbench.train.cohort import Batch, Cohort
 from kdbench.train.first_step import gradient_shares
 from kdbench.train.member import Member, clip_gradients, new_member
@@ -132,10 +131,7 @@ def _train(
     elapsed = seconds_before + time.monotonic() - started
     teacher_logits = {}
     if cohort.teacher and members:
-        teacher = cohort.teacher
-        for split in ("val", "test"):
-            found = cohort.logits([teacher.reader.model], teacher.modality, split, teacher.view)
-            teacher_logits[split] = found[0]
+        teacher_logits = {split: cohort.teacher_logits(split) for split in ("val", "test")}
     for member in members:
         with _failing_alone(member.run, failures):
             done(_outcome(cohort, member, teacher_logits, elapsed))
@@ -174,18 +170,16 @@ def _end_of_epoch(
     """Log an epoch of `steps` steps; the Outcomes of those members that have diverged."""
     diverged, sound = [], []
     for member in members:
-        if bad := (~torch.stack(member.values).isfinite()).nonzero().tolist():
-            (after, term), first = bad[0], last.step + 2 - steps
-            reason = f"the term {member.terms[term]!r} was not finite at step {first + after}"
-            ended = {"status": "diverged", "reason": reason, **_costs(cohort, member)}
-            diverged.append((member, Outcome(member.run, ended)))
+        if bad := member.first_not_finite():
+            reason = f"the term {bad[1]!r} was not finite at step {last.step + 2 - steps + bad[0]}"
+            record = {"status": "diverged", "reason": reason, **_costs(cohort, member)}
+            diverged.append((member, Outcome(member.run, record)))
         else:
             sound.append(member)
     scores: list[dict[str, float]] = [{} for _ in sound]
     for split in ("val", "test"):
-        labels, student = cohort.batches.labels(split), cohort.student
-        shown = cohort.logits([m.model for m in sound], student.input, split, networks.view(student)) if sound else []
-        for member, found, logits in zip(sound, scores, shown, strict=True):
+        labels = cohort.batches.labels(split)
+        for member, found, logits in zip(sound, scores, cohort.logits([m.model for m in sound], split), strict=True):
             member.logits[split] = logits
             found[f"{split}_accuracy"] = accuracy(logits, labels)
             found[f"{split}_nll"] = F.cross_entropy(logits, labels).item()
@@ -250,19 +244,12 @@ def _cohort_state(cohort: Cohort, members: list[Member], step: int, seconds: flo
         "members": {m.run.method.id: m.state() for m in members},
         "step": step,
         "seconds": seconds,
-        "threads": torch.get_num_threads(),
-        "device": cohort.device.type,
-        "decoder": cohort.batches.decoder(cohort.student.input),
+        **cohort.last_bits(),
     }
 
 
 def _check_resume(saved: dict[str, Any], cohort: Cohort, state_file: Path) -> None:
-    here = {
-        "threads": torch.get_num_threads(),
-        "device": cohort.device.type,
-        "decoder": cohort.batches.decoder(cohort.student.input),
-    }
-    for name, value in here.items():
+    for name, value in cohort.last_bits().items():
         if saved.get(name) != value:
             raise KdbenchError(
                 f"{state_file} was made with {name} {saved.get(name)} and cannot go on with {name} {value}: the last "

@@ -69,6 +69,11 @@ class Member:
         self.values = list(state["values"].to(self.device))
         self.gradient_shares = state["gradient_shares"].to(self.device)
 
+    def first_not_finite(self) -> tuple[int, str] | None:
+        """Of this epoch's loss terms: its step in the epoch (0-based), and its name. Waits for the device."""
+        bad = (~torch.stack(self.values).isfinite()).nonzero().tolist()
+        return (bad[0][0], self.terms[bad[0][1]]) if bad else None
+
     @contextlib.contextmanager
     def own_rng(self) -> Iterator[None]:
         """Torch's global RNG goes on from where this member left it."""
