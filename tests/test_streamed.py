@@ -7,7 +7,6 @@ import os
 import random
 import shutil
 import signal
-import time
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ import torch
 from conftest import in_child, run_jobs, tiny, wait_for
 from fakes import write_jpegs
 from PIL import Image
+from scipy.stats import ks_2samp
 from torch.utils.data._utils import worker
 
 from kdbench.data.packed import load_packed
@@ -238,7 +238,7 @@ def test_an_enlarged_image_is_evaluated_as_timm_does(view):
 
 def test_augmented_batches_have_the_statistics_of_timms_pipeline():
     """The released pipeline on 32-px images: RandomResizedCrop to 224 with a random interpolation, and a flip."""
-    pack, draws = Small(1), 200
+    pack, draws = Small(1), 100
     batches = Batches(pack, {"image"}, CPU)
     chosen = recipe(resized_crop=0.08, interpolation="random", flip=True, batch_size=1)
     index = torch.zeros(draws, dtype=torch.long)
@@ -253,12 +253,10 @@ def test_augmented_batches_have_the_statistics_of_timms_pipeline():
         """Of each image: mean and deviation of its colours, roughness both ways, how left and right differ."""
         across, down = (abs(np.diff(x, axis=axis)).mean((1, 2, 3)) for axis in (1, 2))
         halves = x[:, :, :112].mean((1, 2, 3)) - x[:, :, 112:].mean((1, 2, 3))
-        return np.column_stack([x.mean((1, 2)), x.std((1, 2)), across, down, halves, halves**2])
+        return np.column_stack([x.mean((1, 2)), x.std((1, 2)), across, down, halves])
 
-    a, b = statistics(ours), statistics(theirs)
-    error = np.sqrt((a.var(0) + b.var(0)) / draws)
-    assert (abs(a.mean(0) - b.mean(0)) < 4 * error).all()
-    assert (abs(np.log(a.std(0) / b.std(0))) < 0.25).all()
+    for a, b in zip(statistics(ours).T, statistics(theirs).T, strict=True):
+        assert ks_2samp(a, b).pvalue > 0.001
 
 
 def test_a_suite_may_enlarge_cifar_and_no_key_moves_where_it_does_not():
@@ -380,18 +378,25 @@ def test_one_decode_serves_all_members(taught, monkeypatch):
 
 
 @pytest.mark.slow
-def test_kill_9_at_any_moment_costs_no_bit(taught, monkeypatch):
+def test_kill_9_at_any_step_costs_no_bit(taught, monkeypatch):
     # Workers look so often whether their parent is there; until they end, they hold its locks.
     monkeypatch.setattr(worker, "MP_STATUS_CHECK_INTERVAL", 0.1)
     plan = streamed_plan()
-    started = time.monotonic()
     run_jobs(plan, "cohort")
-    duration, expected = time.monotonic() - started, results(plan)
-    moments, killed = random.Random(0), 0
-    for _ in range(5):
-        pid = in_child(lambda: run_jobs(plan, "cohort"))
-        time.sleep(moments.uniform(0.1, duration))
-        os.kill(pid, signal.SIGKILL)
-        killed += wait_for(pid) == -signal.SIGKILL
+    expected = results(plan)
+
+    def until_killed(steps: int) -> None:
+        real, taken = Batches.train, itertools.count()
+
+        def train(self, *args):
+            if next(taken) == steps:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(self, *args)
+
+        monkeypatch.setattr(Batches, "train", train)
+        run_jobs(plan, "cohort")
+
+    for steps in (3, 0, 8, 4):  # of twenty
+        assert wait_for(in_child(lambda steps=steps: until_killed(steps))) == -signal.SIGKILL
     run_jobs(plan, "cohort")
-    assert killed >= 2 and results(plan) == expected
+    assert results(plan) == expected
