@@ -152,10 +152,14 @@ class Streamed:
         size = self._pictures["train"].size
         return {"size": size, "crop": view.crop, "interpolation": view.interpolation, "decoder": DECODER}
 
+    def reading(self, split: str) -> _Reading:
+        """What a worker does."""
+        return _Reading(self._pictures[split])
+
     def _batches(self, split: str, wanted: Iterable[_Wanted]) -> Iterator[tuple[np.ndarray, Tensor]]:
         """Positions (B,) and pixels (B, 3, H, W) on the device, batch by batch."""
         loader = DataLoader(
-            _Reading(self._pictures[split]),
+            self.reading(split),
             batch_sampler=wanted,
             num_workers=self.workers,
             prefetch_factor=AHEAD if self.workers else None,
