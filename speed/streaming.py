@@ -75,8 +75,9 @@ def measure(options: Options) -> dict[str, Any]:
         {"what": what, "of": of, **{key: timing.summary([f[key] for f in some]) for key in some[0]}}
         for (what, of), some in found.items()
     ]
-    settings = {"pictures": PICTURES, "size": SIZE, "steps": steps, "repeats": repeats, "threads": options.threads}
-    return {"settings": settings, "packing_seconds": packing, "rows": rows, "targets": _targets(rows)}
+    facts = {"pictures": PICTURES, "sides": SIDES, "size": SIZE, "packing_seconds": packing}
+    settings = {"steps": steps, "repeats": repeats}
+    return {"settings": settings, **facts, "rows": rows, "targets": _targets(rows)}
 
 
 def _targets(rows: list[dict[str, Any]]) -> list[dict]:
@@ -256,13 +257,15 @@ def section(result: dict[str, Any]) -> Section:
         cells = [timing.text(alone[key], 0) for key in ("images_a_second", "images_a_cpu_second")]
         cells += [timing.text(beside[key], 0) for key in ("images_a_second", "turns_a_second")]
         rates.append((label, cells))
-    columns = ["pictures a second", "a CPU second of the worker", "a second, Python beside", "turns of Python a second"]
+    width, height = result["sides"]
+    columns = ["pictures a second", "a CPU second of its own", "a second, Python beside", "turns of Python a second"]
     return Section(
         "streaming: pictures that are decoded while a network trains",
         (
             timing.table("Largest memory by pictures, MiB", "Pictures", ["training job", "worker"], memory),
             timing.table("One worker", "Loader", columns, rates),
-            f"Packing {result['settings']['pictures']:,} pictures took {result['packing_seconds']:,.0f} s.",
+            f"Pictures of {width}x{height} pixels, read at {result['size']}. Packing {result['pictures']:,} of them took "
+            f"{result['packing_seconds']:,.0f} s.",
         ),
     )
 
