@@ -264,8 +264,8 @@ def section(result: dict[str, Any]) -> Section:
         (
             timing.table("Largest memory by pictures, MiB", "Pictures", ["training job", "worker"], memory),
             timing.table("One worker", "Loader", columns, rates),
-            f"Pictures of {width}x{height} pixels, read at {result['size']}. Packing {result['pictures']:,} of them took "
-            f"{result['packing_seconds']:,.0f} s.",
+            f"Pictures of {width}x{height} pixels, read at {result['size']}. "
+            f"Packing {result['pictures']:,} of them took {result['packing_seconds']:,.0f} s.",
         ),
     )
 
