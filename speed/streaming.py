@@ -49,7 +49,7 @@ AHEAD = 2
 
 def measure(options: Options) -> dict[str, Any]:
     """On a CPU whatever the device: what is measured happens there."""
-    steps, repeats = options.choose("steps", 100, 100), options.choose("repeats", 3, 3)
+    steps, repeats = options.choose("steps", 40, 40), options.choose("repeats", 3, 3)
     _write_pictures(options.work / "pictures", PICTURES)
     options.say(f"streaming: {PICTURES:,} pictures are written")
     started = time.perf_counter()
@@ -114,7 +114,7 @@ def _write_pictures(folder: Path, count: int) -> None:
 
 
 def _plan(pictures: int, steps: int, threads: int) -> Plan:
-    data = {"source": "jpegfolder", "folder": "pictures", "size": SIZE}
+    data = {"source": "jpegfolder", "folder": "pictures", "size": SIZE, "val_share": 0.01}
     if pictures < PICTURES:
         data |= {"limit": pictures - TEST, "test_limit": TEST}
     recipe = {"lr": 1.0e-3, "steps": steps, "batch_size": BATCH_SIZE}
