@@ -44,7 +44,7 @@ CROP = 0.35
 LOADERS = {"kdbench": "kdbench, a process", "threads": "kdbench, a thread", "timm": "timm's loader, a process"}
 CPU = torch.device("cpu")
 AHEAD = 2
-"""Batches that timm's loader reads beyond those that are asked for; the others stop at the last step."""
+"""Batches that each loader has read, or has under way, beyond those that it has given."""
 
 
 def measure(options: Options) -> dict[str, Any]:
@@ -163,7 +163,7 @@ def _train(work: Path, pictures: int, steps: int, threads: int) -> dict[str, flo
 def _load(work: Path, loader: str, steps: int, busy: bool) -> dict[str, float]:
     """Pictures a second over so many batches, the first left out; by the wall and by the worker's CPU time. busy: a
     loop of plain Python runs beside it in this process, as a training's own does; turns of it a second."""
-    recipe = _plan(PICTURES, steps + 1, 1).suite.recipes["recipe"]
+    recipe = _plan(PICTURES, steps + 1 + AHEAD, 1).suite.recipes["recipe"]
     pack = load_packed(_packed(work, PICTURES))
     own_cpu: list[float] = []
     make = {"kdbench": _kdbench, "threads": _threads, "timm": _timm}[loader]
@@ -183,7 +183,7 @@ def _load(work: Path, loader: str, steps: int, busy: bool) -> dict[str, float]:
     cpu = sum(own_cpu) or usage.ru_utime + usage.ru_stime
     return {
         "images_a_second": BATCH_SIZE * count / seconds,
-        "images_a_cpu_second": BATCH_SIZE * (count + 1 + (AHEAD if loader == "timm" else 0)) / cpu,
+        "images_a_cpu_second": BATCH_SIZE * (count + 1 + AHEAD) / cpu,
         "turns_a_second": turns[0] / seconds,
     }
 
