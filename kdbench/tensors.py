@@ -22,5 +22,6 @@ def planar(x: Tensor) -> Tensor:
 
 
 def to_device(numbers: Tensor, device: torch.device) -> Tensor:
-    """Numbers of the CPU on the device; through pinned memory, so that the host does not wait."""
-    return numbers if device.type == "cpu" else numbers.pin_memory().to(device, non_blocking=True)
+    """Numbers of the CPU on the device; through pinned memory, so that the host does not wait. Those that are there
+    already stay."""
+    return numbers if numbers.device.type == device.type else numbers.pin_memory().to(device, non_blocking=True)

@@ -106,6 +106,8 @@ class Recipe:
     resized_crop: float = 0.0
     """Smallest share of the area that a random crop of another shape keeps before it is stretched back; 0: off (images
     only, in place of `crop`)."""
+    interpolation: Literal["bilinear", "bicubic", "random"] = "bilinear"
+    """How `resized_crop` stretches; `random`: either of the two for each image, as timm does it."""
     rand_augment: int = 0
     """Magnitude 1..30 of torchvision's RandAugment, two operations an image; 0: off (images only)."""
     auto_augment: str = ""
@@ -174,6 +176,11 @@ class ModelSpec:
     `stem_width` channels where `args` give it (timm itself reads that for deep stems only), else timm's 64."""
     pos_std: float | None = None
     """Standard deviation of the position embedding at the start (timm: 0.02, too small on tiny inputs)."""
+    eval_crop: float | None = None
+    """Of pictures that are enlarged or decoded on their way: the share of the resized shorter side that it sees when it
+    is evaluated. By default what timm says of the network, else 0.875."""
+    eval_interpolation: Literal["bilinear", "bicubic"] | None = None
+    """How they are resized for that. By default what timm says of the network, else bicubic."""
     pretrained: bool = False
     """Start from timm's weights for the tag in `timm` (resnet18.a1_in1k)."""
     weights: str | None = None
@@ -371,6 +378,9 @@ class Suite:
     """`auto` (CUDA where there is one), `cpu` or `cuda`."""
     threads: int = 1
     """Threads a training job computes with; part of what a run is, since one and two threads differ in the last bit."""
+    workers: int = 2
+    """Processes beside a training job that decode its pictures, where these are stored as JPEG; 0: the job does it
+    itself. Results do not depend on it."""
     seeds_per_job: int = 1
     methods_per_job: int | None = None
     """None: all methods of a pair share one process."""

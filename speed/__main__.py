@@ -14,7 +14,7 @@ def run(argv: list[str] | None = None) -> int:
     """Measure, or print what was measured. Returns the exit code: 0, or after a sentence on stderr 2 or 130."""
     parser = argparse.ArgumentParser(prog="python -m speed", description=main.__doc__)
     parser.add_argument(
-        "part", help="field, accuracy, engine, roofline, scale, all, or `show`: print what was measured"
+        "part", help="field, accuracy, engine, roofline, scale, streaming, all, or `show`: print what was measured"
     )
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto")
     parser.add_argument("--threads", type=int, help="of a process; default all cores")

@@ -17,10 +17,17 @@ from kdbench.plan.paths import RESULTS
 from kdbench.report.page import Document, Section, markdown
 from kdbench.results import provenance
 from kdbench.types import KdbenchError
-from speed import accuracy, field, overhead, roofline, scale, timing
+from speed import accuracy, field, overhead, roofline, scale, streaming, timing
 from speed.setting import Options
 
-PARTS = {"field": field, "accuracy": accuracy, "engine": overhead, "roofline": roofline, "scale": scale}
+PARTS = {
+    "field": field,
+    "accuracy": accuracy,
+    "engine": overhead,
+    "roofline": roofline,
+    "scale": scale,
+    "streaming": streaming,
+}
 FOLDER, COMMITTED = RESULTS / "bench", RESULTS / "reference" / "bench"
 
 

@@ -19,8 +19,8 @@ from kdbench.report.page import Section
 from kdbench.tensors import planar, to_device
 from kdbench.train import networks
 from kdbench.train.augment import crop_and_flip
-from kdbench.train.batches import generator
 from kdbench.train.cohort import learning_rate
+from kdbench.train.order import generator
 from speed import setting, timing
 from speed.setting import INPUT, PAIRS, Options, Trial, left_out, precisions, tree
 
@@ -83,7 +83,7 @@ def bare(trial: Trial, before: dict[int, Callable[[], None]]) -> nn.Module:
     groups = [{"params": decay, "weight_decay": recipe.weight_decay}, {"params": rest, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, recipe.lr, fused=True)
     make = _maker(trial)
-    order = setting.Watched(cohort.batches, recipe.steps, {}).order(seed, 0)
+    order = setting.Watched(cohort.batches, recipe.steps, {}).order(seed, 0).to(cohort.device)
     for step in range(recipe.steps):
         if step in before:
             before[step]()
@@ -126,7 +126,7 @@ def _maker(trial: Trial) -> Callable[[Tensor, int], tuple[Tensor, Tensor]]:
 def _parts(trial: Trial, calls: int) -> dict[str, float]:
     """Milliseconds a step that the engine spends above the bare loop on the teacher's signals and on its batches."""
     cohort, recipe = trial.cohort, trial.cohort.recipe
-    index, make = cohort.batches.order(0, 0)[: recipe.batch_size], _maker(trial)
+    index, make = cohort.batches.order(0, 0)[: recipe.batch_size].to(cohort.device), _maker(trial)
     x, _ = make(index, 0)
 
     def milliseconds(call: Callable[[], Any]) -> float:

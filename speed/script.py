@@ -40,8 +40,8 @@ from kdbench.plan.registry import load_method
 from kdbench.plan.suite import load_suite
 from kdbench.signals import Reader
 from kdbench.train import networks as zoo
-from kdbench.train.batches import stream
 from kdbench.train.cohort import PREPARE_SAMPLES, learning_rate
+from kdbench.train.order import stream
 from kdbench.types import PairShapes, Recipe, Signals
 
 

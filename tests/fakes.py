@@ -1,10 +1,13 @@
-"""Results that nobody trained: for what only reads them."""
+"""Results that nobody trained, for what only reads them; and pictures that nobody took."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from conftest import tiny_plan
+from PIL import Image
 
 from kdbench.files import sha256_file
 from kdbench.plan.jobs import Plan, Run
@@ -67,3 +70,16 @@ def finish_all(plan: Plan) -> dict[tuple[str, str, int], float]:
     for key, test in given.items():
         finish(plan.runs()[key], test)
     return given
+
+
+def write_jpegs(folder: Path, train: int = 24, test: int = 8, classes: str = "ab", seed: int = 0) -> None:
+    """Small JPEGs of several sizes: FOLDER/train/CLASS/N.jpg, and FOLDER/test as many as said of each class."""
+    rng = np.random.default_rng(seed)
+    for split, count in (("train", train), ("test", test)):
+        for label in classes:
+            place = folder / split / label
+            place.mkdir(parents=True)
+            for i in range(count):
+                coarse = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8))
+                sides = rng.integers(20, 48, 2).tolist()
+                coarse.resize(sides, Image.Resampling.BICUBIC).save(place / f"{i}.jpg", quality=90)

@@ -15,7 +15,8 @@ import kdbench.torchvision_ops  # noqa: F401
 from kdbench.plan.suite import check_suite
 from kdbench.results.record import read_run
 from kdbench.train import augment
-from kdbench.train.batches import Batches, generator
+from kdbench.train.batches import Batches
+from kdbench.train.order import generator
 from kdbench.types import KdbenchError, Recipe
 
 # isort: split

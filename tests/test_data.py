@@ -17,7 +17,7 @@ from conftest import tiny_plan
 
 from kdbench.data import packed, prepare
 from kdbench.data.packed import load_packed
-from kdbench.data.prepare import _mean_std, prepare_data
+from kdbench.data.prepare import _histogram, _statistics, prepare_data
 from kdbench.data.raw import RawData, stratified_order
 from kdbench.data.shallow import anchors
 from kdbench.data.sources import digits, npz
@@ -118,7 +118,7 @@ def test_statistics_are_those_of_the_training_split():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 200, (2345, 5, 4, 3), np.uint8)
     images[..., 1] = 77
-    mean, std = _mean_std(images)
+    mean, std = _statistics(_histogram(images))
     scaled = images.astype(np.float64) / 255
     assert np.allclose(mean, scaled.mean(axis=(0, 1, 2)), rtol=1e-12)
     assert np.allclose([std[0], std[2]], scaled.std(axis=(0, 1, 2))[[0, 2]], rtol=1e-10)

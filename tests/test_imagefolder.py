@@ -237,7 +237,7 @@ def test_random_damage_never_ends_in_a_traceback(folder):
             content[rng.integers(0, len(whole), 3)] = rng.integers(0, 256, 3)
             path.write_bytes(content.tobytes())
             with contextlib.suppress(KdbenchError):
-                imagefolder._decode(path, "white")
+                imagefolder.decode(path, "white")
 
 
 def test_a_decompression_bomb_is_refused(folder):
@@ -470,5 +470,5 @@ def test_a_transparent_grey_level_is_transparent_at_every_depth(folder, bits):
     rows = zlib.compress((b"\0" + b"\xff" * (-(-12 * bits // 8))) * 12)
     content = header + chunk(b"tRNS", struct.pack(">H", full)) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
     (folder / "train/cat/0.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
-    picture, remarks = imagefolder._decode(folder / "train/cat/0.png", "black")
+    picture, remarks = imagefolder.decode(folder / "train/cat/0.png", "black")
     assert (np.asarray(picture) == 0).all() and any("transparent" in remark for remark in remarks)

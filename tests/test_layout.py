@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from kdbench.data.pictures import USUAL
 from kdbench.methods import fbt, pat
 from kdbench.signals import EVERYTHING, Reader
 from kdbench.tensors import planar
@@ -96,7 +97,7 @@ def test_every_convolution_reads_planes_in_training(channels, augmented):
 @pytest.mark.parametrize("channels", CHANNELS)
 def test_every_convolution_reads_planes_in_evaluation(channels):
     given = batches(channels)
-    Cohort(None, None, given, torch.device("cpu"), 0).logits(cnn(channels), "image", "test")
+    Cohort(None, None, given, torch.device("cpu"), 0)._logits([cnn(channels)], "image", "test", USUAL)
     assert SEEN and all(map(lies_in_planes, SEEN))
 
 

@@ -9,7 +9,7 @@ from kdbench.plan.suite import check_suite
 from kdbench.plan.timm_names import has_head_convolution
 from kdbench.signals import Reader, read_logits, stage_indices
 from kdbench.train import networks
-from kdbench.train.batches import crop_and_flip
+from kdbench.train.augment import crop_and_flip
 from kdbench.types import KdbenchError, ModelSpec
 
 

@@ -22,8 +22,9 @@ PAIRS = {
     "ofa-cifar100": """swin-t resnet18, vit-s resnet18, mixer-b16 resnet18, swin-t mobilenetv2, vit-s mobilenetv2,
         mixer-b16 mobilenetv2, convnext-t deit-t, mixer-b16 deit-t, convnext-t swin-p, mixer-b16 swin-p,
         convnext-t resmlp-s12, swin-t resmlp-s12""",
-    "ofa-imagenet": """deit-t resnet18, swin-t resnet18, mixer-b16 resnet18, deit-t mobilenetv2, swin-t mobilenetv2,
-        mixer-b16 mobilenetv2, resnet50 deit-t, convnext-t deit-t, mixer-b16 deit-t, resnet50 swin-n, convnext-t swin-n,
+    "ofa-imagenet": """deit-t-timm resnet18, swin-t resnet18, mixer-b16 resnet18,
+        deit-t-timm mobilenetv2, swin-t mobilenetv2, mixer-b16 mobilenetv2,
+        resnet50 deit-t, convnext-t deit-t, mixer-b16 deit-t, resnet50 swin-n, convnext-t swin-n,
         mixer-b16 swin-n, resnet50 resmlp-s12, convnext-t resmlp-s12, swin-t resmlp-s12""",
 }
 METHODS = ["scratch", "fitnet", "cc", "rkd", "crd", "kd", "dkd", "dist", "ofa"]
@@ -128,6 +129,7 @@ def test_the_recipes_have_every_knob_of_the_released_files(name, file):
         clip="together" if theirs["clip_grad"] else "apart",
         label_smoothing=theirs["smoothing"],
         resized_crop=0.08,
+        interpolation="random",  # train.py's --train-interpolation
         flip=True,
         auto_augment=theirs["aa"],
         color_jitter=0.0,  # timm leaves it out beside RandAugment
@@ -144,9 +146,23 @@ def test_teachers_have_the_recipe_of_the_fine_tuning():
     suite = load_suite("ofa-cifar100")
     recipe = suite.recipes["teacher"]
     assert (recipe.lr, recipe.min_lr, recipe.warmup_lr) == (5e-5, 1e-6, 5e-8)
-    assert {"swin-t", "vit-s", "mixer-b16", "convnext-t"} == {
-        m.name for m in suite.models.values() if m.recipe == "teacher"
-    }
+    given = {m.name: m.pretrained for m in suite.models.values() if m.recipe == "teacher"}
+    assert given == dict.fromkeys(["swin-t", "vit-s", "mixer-b16", "convnext-t"], True)
+
+
+EVALUATED = {"resnet18": (0.875, "bilinear"), "resnet50": (0.95, "bicubic")}
+EVALUATED |= dict.fromkeys(["mobilenetv2", "convnext-t", "mixer-b16", "resmlp-s12"], (0.875, "bicubic"))
+EVALUATED |= dict.fromkeys(["swin-t", "swin-n", "swin-p", "vit-s", "deit-t", "deit-t-timm"], (0.9, "bicubic"))
+"""Crop and interpolation of timm 0.6.5's configurations, and its defaults for networks without one (Swin-N, Swin-P)."""
+
+
+@pytest.mark.parametrize("name", ["ofa-cifar100", "ofa-cifar100-as-logged", "ofa-imagenet"])
+def test_networks_are_shown_224_px_as_timm_0_6_5_showed_them(name):
+    suite = load_suite(name)
+    assert {data.args["size"] for data in suite.data.values()} == {224}
+    for model in suite.models.values():
+        view = networks.view(model)
+        assert (view.crop, view.interpolation) == EVALUATED[model.name], model.name
 
 
 def test_what_was_logged_has_the_logged_rate_and_steps():
@@ -226,9 +242,13 @@ def test_a_recipe_of_each_kind_trains_at_224_px(tmp_path, monkeypatch):
     pictures(tmp_path / "imagenet", 4)
     tree = yaml.safe_load((REPOSITORY / "config/ofa-imagenet.yaml").read_text())
     tree["data"]["imagenet"]["val_share"] = 0.25
+    for name, family in {"deit-t-timm": "vit_mlp", "resnet50": "cnn"}.items():  # their weights are not here
+        model = tree["models"][name]
+        tree["models"][name] = {"timm": model["timm"].split(".")[0], "data": "imagenet", "recipe": family}
+    tree["workers"] = 1
     for recipe in tree["recipes"].values():
         recipe |= {"batch_size": 2, "accumulate": 2, "epochs": 2, "warmup_epochs": 1}
-    tree["blocks"]["main"] |= {"pairs": ["deit-t -> resnet18", "resnet50 -> deit-t"], "methods": ["kd", "ofa"]}
+    tree["blocks"]["main"] |= {"pairs": ["deit-t-timm -> resnet18", "resnet50 -> deit-t"], "methods": ["kd", "ofa"]}
     plan = make_plan(check_suite(tree, "small", "small.yaml"))
     for job in plan.of("data"):
         run_data(plan, job)

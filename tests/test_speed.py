@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader
 from kdbench.run import training
 from kdbench.train import engine, networks
 from kdbench.types import KdbenchError
-from speed import accuracy, field, main, overhead, roofline, scale, script, setting, timing
+from speed import accuracy, field, main, overhead, roofline, scale, script, setting, streaming, timing
 from speed.__main__ import run as measure
 from speed.setting import INPUT, METHODS, PRECISIONS, Options
 
@@ -218,8 +218,8 @@ def in_this_process(commands, at_once, folder, threads):
         os.chdir(folder)
         try:
             with contextlib.redirect_stdout(printed):
-                if module == "speed.scale":
-                    print(json.dumps(scale.child(json.loads(arguments[0]))))
+                if module in ("speed.scale", "speed.streaming"):
+                    print(json.dumps(importlib.import_module(module).child(json.loads(arguments[0]))))
                 else:
                     assert not importlib.import_module(module).main(arguments)
         finally:
@@ -237,6 +237,7 @@ SHOWN = {
         ["step_seconds", "operations", "operations_a_second", "matrix_rate", "share", "operations_by_time"],
     ),
     "scale": ("largest memory", ["members", "batch", "seeds", "step_seconds", "process_seconds", "memory_mb"]),
+    "streaming": ("pictures a second", ["what", "of"]),
 }
 
 
@@ -252,6 +253,8 @@ def test_a_part_prints_its_table_and_writes_all_it_measured(part, options, monke
         monkeypatch.setattr(place, "slow_bf16", lambda: None)
     monkeypatch.setattr(roofline, "precisions", lambda device: ("bf16",))
     monkeypatch.setattr(scale, "_POINTS", {"members": [(3, 64, 1)], "batch": [(1, 1024, 1)], "seeds": [(1, 64, 2)]})
+    for name, fewer in {"PICTURES": 400, "TENTH": 300, "TEST": 100, "CLASSES": 4}.items():
+        monkeypatch.setattr(streaming, name, fewer)
     monkeypatch.setattr(script, "DataLoader", lambda *args, num_workers=0, **more: DataLoader(*args, **more))
     heading, keys = SHOWN[part]
     repeats = "2" if part == "accuracy" else "1"

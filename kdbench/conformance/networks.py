@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kdbench.data.pictures import View
 from kdbench.train import networks
 from kdbench.train.cohort import Cohort, load_teacher
 from kdbench.types import ModelSpec, Recipe
@@ -58,7 +59,7 @@ class Noise:
         target = self._labels[index]
         return {"image": self._x[index]}, 0.7 * F.one_hot(target, CLASSES) + 0.1 if step % 2 else target
 
-    def evaluation(self, modality: str, split: str, batch_size: int, limit: int) -> Iterator[Tensor]:
+    def evaluation(self, modality: str, split: str, batch_size: int, limit: int, view: View) -> Iterator[Tensor]:
         """In three batches, since a method that prepares itself may see several."""
         yield from self._x.split(10)
 

@@ -94,8 +94,8 @@ def split(found: Labelled, limit: int | None, test_limit: int | None, val_share:
             notes.append(f"no {words} image of class {missing}")
     images = {name: found.images[source][parts[name]] for name, source in origin.items()}
     if found.faults:
-        raise KdbenchError(f"{found.where}: {_list_faults(found.faults)}")
-    notes += [f"{what}: {len(some):,} (such as {min(some)})" for what, some in found.remarks.items()]
+        raise KdbenchError(f"{found.where}: {list_faults(found.faults)}")
+    notes += list_remarks(found.remarks)
     return RawData(
         modalities={"image": images},
         kinds={"image": "image"},
@@ -106,7 +106,12 @@ def split(found: Labelled, limit: int | None, test_limit: int | None, val_share:
     )
 
 
-def _list_faults(faults: dict[str, list[str]]) -> str:
+def list_remarks(remarks: dict[str, list[str]]) -> list[str]:
+    """A note on each thing that was done to some of the images."""
+    return [f"{what}: {len(names):,} (such as {min(names)})" for what, names in remarks.items()]
+
+
+def list_faults(faults: dict[str, list[str]]) -> str:
     """The images that cannot be used, NAMED of them by name, and why."""
     left, listed = NAMED, []
     for what, names in faults.items():

@@ -6,10 +6,16 @@ that can draw other training and validation samples for the same test set has an
 that reads files also has `source_files(args, data_dir) -> list[Path]`, which raises SourceMissing where they are not
 there. `prepare` turns what it built into a folder:
 
-    MODALITY-SPLIT.npy     uint8 (N, H, W, C), one for each modality and split
-    labels-SPLIT.npy       int64 (N,)
-    groups-test.npy        int64 (N,), where the source says which test samples belong together
-    meta.json              what is in the folder, with statistics and hashes
+    MODALITY-SPLIT.npy           uint8 (N, H, W, C), one for each modality and split
+    labels-SPLIT.npy             int64 (N,)
+    groups-test.npy              int64 (N,), where the source says which test samples belong together
+    meta.json                    what is in the folder, with statistics and hashes
+
+or, where a source has a constant DECODER and its pictures stay JPEG (shards.py), of these modalities
+
+    MODALITY-SPLIT.npy           where each picture lies
+    MODALITY-SPLIT-00000.jpegs   pictures, and MODALITY-SPLIT-00000.json, what they were made of
+    source_files.jsonl           all files that were read
 
 meta.json is removed before anything is written and is put back last, so it is the commit: a folder without it is no
 data set, whatever a killed process has left in it.
@@ -21,6 +27,8 @@ import hashlib
 import importlib
 import json
 import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,8 +36,11 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 
-from kdbench.data.packed import FORMAT, SPLITS, Packed, array_sha256, load_packed
-from kdbench.data.raw import FEWEST_TEST, RawData, SourceMissing
+from kdbench.data.labelled import list_remarks
+from kdbench.data.packed import FORMAT, SOURCE_FILES, SPLITS, Packed, array_sha256, load_packed
+from kdbench.data.pictures import Pictures
+from kdbench.data.raw import FEWEST_TEST, Files, RawData, SourceMissing
+from kdbench.data.shards import sweep, write_shards
 from kdbench.errors import unknown
 from kdbench.files import sha256_file
 from kdbench.plan.keys import version_of
@@ -37,13 +48,16 @@ from kdbench.plan.registry import changed_args, source_names
 from kdbench.types import DataSpec, KdbenchError
 
 
-def prepare_data(spec: DataSpec, folder: Path, data_dir: Path | None = None) -> Packed:
+def prepare_data(
+    spec: DataSpec, folder: Path, data_dir: Path | None = None, say: Callable[..., None] = lambda *_, **__: None
+) -> Packed:
     """Build a data set and write it to `folder`, or return what is there if it is what would be built.
 
     "What would be built" means: same name, source and arguments, same code of the source, same source files (by path,
     and by size and modification time or else by content). Where the source files are not on this machine, what is there
-    is taken as it is if the rest is the same. Two processes that ask at once build once. Raises KdbenchError if the
-    source is unknown, its files are missing or faulty, or the folder cannot be written.
+    is taken as it is if the rest is the same. Two processes that ask at once build once. say: called with a line for
+    people where packing takes its time. Raises KdbenchError if the source is unknown, its files are missing or faulty,
+    or the folder cannot be written.
     """
     module = _source(spec.source)
     files = source_files(spec, folder, data_dir)
@@ -62,10 +76,12 @@ def prepare_data(spec: DataSpec, folder: Path, data_dir: Path | None = None) -> 
         with FileLock(folder / ".lock"):
             if packed := _current(folder, identity, files):
                 return packed
-            seen = [_file_state(name, path) | {"sha256": sha256_file(path)} for name, path in files.items()]
+            seen = {path: _file_state(name, path) for name, path in files.items()}
+            if not hasattr(module, "DECODER"):  # such a source reads its files when they are packed
+                seen = {path: state | {"sha256": sha256_file(path)} for path, state in seen.items()}
             raw = module.build(**spec.args, data_dir=data_dir)
             _check(spec, raw)
-            _write(folder, raw, identity, seen)
+            _write(spec, folder, raw, identity, seen, say)
     except OSError as error:
         place = error.filename or folder
         raise KdbenchError(
@@ -92,43 +108,127 @@ def source_files(spec: DataSpec, folder: Path, data_dir: Path | None) -> dict[st
 
 
 def source_state(spec: DataSpec, folder: Path, data_dir: Path | None) -> list[dict[str, Any]]:
-    """[{file, size, mtime_ns, ctime_ns}] of what a data set is built from, not read. Raises as `source_files`."""
+    """[{file, size, mtime_ns, ctime_ns}] of what a data set is built from, not read; of the source's `source_marks`
+    instead, where it has that. Raises as `source_files`."""
+    marks = getattr(_source(spec.source), "source_marks", None)
     try:
+        if marks:
+            return [_file_state(path.as_posix(), path) for path in marks(spec.args, data_dir)]
         return [_file_state(name, path) for name, path in source_files(spec, folder, data_dir).items()]
+    except SourceMissing:
+        if (folder / "meta.json").exists():
+            return []
+        raise
     except OSError as error:
         raise KdbenchError(f"data set {spec.name!r}: cannot read {error.filename}: {error.strerror}") from error
 
 
-def _write(folder: Path, raw: RawData, identity: dict[str, Any], seen: list[dict[str, Any]]) -> None:
-    # Here, since anchors.py uses this file and scikit-learn takes its time.
+@dataclass(frozen=True)
+class _Stored:
+    """One modality as it was written."""
+
+    images: dict[str, np.ndarray | Pictures]
+    """{split: what gives its images at an array of positions}."""
+    files: dict[str, dict[str, Any]]
+    histogram: np.ndarray
+    """(C, 256): how often each value occurs in training images."""
+    digests: dict[str, list[bytes]]
+    """{split: one of each sample}."""
+    notes: list[str] = field(default_factory=list)
+    sources: dict[Path, str] = field(default_factory=dict)
+    """{file that was read: its sha256}."""
+
+
+def _write(
+    spec: DataSpec,
+    folder: Path,
+    raw: RawData,
+    identity: dict[str, Any],
+    seen: dict[Path, dict[str, Any]],
+    say: Callable[..., None],
+) -> None:
+    # Here, since shallow.py uses this file and scikit-learn takes its time.
     from kdbench.data.shallow import anchors
 
-    arrays = {f"labels-{split}.npy": raw.labels[split].astype("<i8") for split in SPLITS}
-    arrays |= {f"{name}-{split}.npy": raw.modalities[name][split] for name in raw.modalities for split in SPLITS}
     (folder / "meta.json").unlink(missing_ok=True)
-    for file, array in arrays.items():
-        _replace(folder / file, lambda stream, array=array: np.save(stream, array, allow_pickle=False))
-    files = {file: {"sha256": array_sha256(array), "shape": list(array.shape)} for file, array in arrays.items()}
-
-    modalities = {}
+    files = _write_arrays(folder, "labels", {split: raw.labels[split].astype("<i8") for split in SPLITS})
+    stored, modalities = {}, {}
     for name, splits in raw.modalities.items():
-        mean, std = _mean_std(splits["train"])
-        shape = list(splits["train"].shape[1:])
-        modalities[name] = {"kind": raw.kinds[name], "shape": shape, "mean": mean, "std": std}
+        pictures = isinstance(splits["train"], Files)
+        try:
+            found = (_write_pictures if pictures else _write_images)(folder, name, splits, say)
+        except KdbenchError as error:
+            raise KdbenchError(f"data set {spec.name!r}: {error}") from None
+        stored[name], (height, width, channels) = found, splits["train"].shape[1:]
+        mean, std = _statistics(found.histogram)
+        shape = [raw.sizes.get(name, height), raw.sizes.get(name, width), channels]
+        facts = {"kind": raw.kinds[name], "shape": shape, "mean": mean, "std": std}
+        modalities[name] = facts | ({"stored": "jpeg"} if pictures else {})
+        files |= found.files
+    sweep(folder, files)
     hashes = "".join(f"{file} {files[file]['sha256']}\n" for file in sorted(files))
+    sums = {path: sha256 for found in stored.values() for path, sha256 in found.sources.items()}
+    for path, state in seen.items():
+        if "sha256" not in state:
+            state["sha256"] = sums.get(path) or sha256_file(path)
+    if sums:
+        lines = "".join(json.dumps(state, ensure_ascii=False) + "\n" for state in seen.values())
+        _replace(folder / SOURCE_FILES, lambda stream: stream.write(lines.encode("utf-8")))
+    else:
+        identity = identity | {"source_files": list(seen.values())}
     meta = identity | {
-        "source_files": seen,
         "sha256": hashlib.sha256(hashes.encode()).hexdigest(),
         "class_names": raw.class_names,
         "counts": {split: len(raw.labels[split]) for split in SPLITS},
         "modalities": modalities,
-        "notes": raw.notes + _likeness(raw),
-        "anchors": anchors(raw.modalities, raw.labels),
+        "notes": [
+            *raw.notes,
+            *(note for found in stored.values() for note in found.notes),
+            *_likeness(raw, {name: found.digests for name, found in stored.items()}),
+        ],
+        "anchors": anchors({name: found.images for name, found in stored.items()}, raw.labels),
         "files": files,
         **_write_groups(folder, raw),
     }
     text = json.dumps(meta, indent=1, ensure_ascii=False) + "\n"
     _replace(folder / "meta.json", lambda stream: stream.write(text.encode("utf-8")))
+
+
+def _write_arrays(folder: Path, stem: str, splits: dict[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+    """{file: {sha256, shape}} of an array for each split."""
+    files = {}
+    for split, array in splits.items():
+        file = f"{stem}-{split}.npy"
+        _replace(folder / file, lambda stream, array=array: np.save(stream, array, allow_pickle=False))
+        files[file] = {"sha256": array_sha256(array), "shape": list(array.shape)}
+    return files
+
+
+def _write_images(folder: Path, name: str, splits: dict[str, np.ndarray], say: Callable[..., None]) -> _Stored:
+    digests = {
+        split: [hashlib.blake2b(sample.tobytes(), digest_size=16).digest() for sample in splits[split]]
+        for split in SPLITS
+    }
+    return _Stored(splits, _write_arrays(folder, name, splits), _histogram(splits["train"]), digests)
+
+
+def _write_pictures(folder: Path, name: str, splits: dict[str, Files], say: Callable[..., None]) -> _Stored:
+    found = {split: write_shards(folder, f"{name}-{split}", splits[split], say) for split in SPLITS}
+    indices = {split: written.index for split, written in found.items()}
+    files = _write_arrays(folder, name, indices)
+    remarks: dict[str, list[str]] = {}
+    for written in found.values():
+        files |= written.files
+        for what, names in written.remarks.items():
+            remarks.setdefault(what, []).extend(names)
+    return _Stored(
+        images={s: Pictures(folder, f"{name}-{s}", index, splits[s].size) for s, index in indices.items()},
+        files=files,
+        histogram=found["train"].histogram,
+        digests={split: written.digests for split, written in found.items()},
+        notes=list_remarks(remarks),
+        sources={path: sha256 for written in found.values() for path, sha256 in written.sources.items()},
+    )
 
 
 def _write_groups(folder: Path, raw: RawData) -> dict[str, Any]:
@@ -173,7 +273,10 @@ def _current(folder: Path, identity: dict[str, Any], files: dict[str, Path]) -> 
     if any(packed.meta.get(key) != value for key, value in identity.items()):
         return None
     # Without files, because the source has none or because they are on another machine, there is nothing to hold it to.
-    seen = packed.meta.get("source_files", []) if files else []
+    try:
+        seen = list(packed.source_files()) if files else []
+    except KdbenchError:
+        return None
     same = [entry["file"] for entry in seen] == list(files)
     return packed if same and all(_same_file(entry, files[entry["file"]]) for entry in seen) else None
 
@@ -192,28 +295,27 @@ def _file_state(name: str, path: Path) -> dict[str, Any]:
     return {"file": name, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "ctime_ns": stat.st_ctime_ns}
 
 
-def _mean_std(images: np.ndarray) -> tuple[list[float], list[float]]:
-    """Of each channel, in units of 0..1; exact whatever the number of images, since it counts the 256 values."""
+def _histogram(images: np.ndarray) -> np.ndarray:
+    """(C, 256): how often each value occurs in images (N, H, W, C)."""
     counts = np.zeros((images.shape[-1], 256), dtype=np.int64)
     for start in range(0, len(images), 1000):
         for channel, values in enumerate(np.moveaxis(images[start : start + 1000], -1, 0)):
             counts[channel] += np.bincount(values.ravel(), minlength=256)
-    share = counts / counts.sum(axis=1, keepdims=True)
+    return counts
+
+
+def _statistics(histogram: np.ndarray) -> tuple[list[float], list[float]]:
+    """Mean and deviation of each channel, in units of 0..1; exact whatever the number of images."""
+    share = histogram / histogram.sum(axis=1, keepdims=True)
     values = np.arange(256) / 255
     mean = share @ values
     std = np.sqrt((share * (values - mean[:, None]) ** 2).sum(axis=1))
     return mean.tolist(), np.where(std > 1e-9, std, 1.0).tolist()
 
 
-def _likeness(raw: RawData) -> list[str]:
-    """Notes on a modality that is the same in all samples of a split, and on samples that are there twice."""
-    digests = {
-        name: {
-            split: [hashlib.blake2b(sample.tobytes(), digest_size=16).digest() for sample in splits[split]]
-            for split in SPLITS
-        }
-        for name, splits in raw.modalities.items()
-    }
+def _likeness(raw: RawData, digests: dict[str, dict[str, list[bytes]]]) -> list[str]:
+    """Notes on a modality that is the same in all samples of a split, and on samples that are there twice; digests:
+    {modality: {split: one of each sample}}."""
     notes = [
         f"{name} is the same in all {len(found[split]):,} {split} samples"
         for name, found in digests.items()
@@ -262,7 +364,8 @@ def _check(spec: DataSpec, raw: RawData) -> None:
         for name, splits in raw.modalities.items():
             array, shape = splits[split], splits["train"].shape[1:]
             require(name not in ("labels", "groups") and "-" not in name, f"{name!r} cannot be a modality's name")
-            require(array.dtype == np.uint8 and array.ndim == 4, f"{name} {split}: {array.dtype} {array.shape}")
+            if not isinstance(array, Files):
+                require(array.dtype == np.uint8 and array.ndim == 4, f"{name} {split}: {array.dtype} {array.shape}")
             require(array.shape[1:] == shape, f"{name} {split}: {array.shape[1:]}, but train {shape}")
             require(len(array) == len(labels), f"{name} {split}: {len(array)} samples for {len(labels)} labels")
             require(raw.kinds[name] in ("image", "sequence"), f"{name}: kind {raw.kinds[name]!r}")

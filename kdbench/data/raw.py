@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -16,12 +17,38 @@ class SourceMissing(KdbenchError):
     """The files of a source are not on this machine, as opposed to being there and faulty."""
 
 
+@dataclass(frozen=True)
+class Files:
+    """Picture files of one split, which are decoded when they are packed; indexed by positions (n,): these of them."""
+
+    paths: Sequence[Path]
+    names: Sequence[str]
+    size: int
+    """Side in pixels at which networks will see them."""
+    short_side: int | None
+    """Pictures with a longer one are resized to it (bicubic); None: none is."""
+    ground: str
+    """Colour on which transparent pictures are laid."""
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return (len(self.paths), self.size, self.size, 3)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: np.ndarray) -> Files:
+        chosen = ([some[i] for i in index] for some in (self.paths, self.names))
+        return Files(*chosen, self.size, self.short_side, self.ground)
+
+
 @dataclass
 class RawData:
     """What a source builds. Samples of one index are the same instance in every modality."""
 
-    modalities: dict[str, dict[str, np.ndarray]]
-    """Modality -> split -> uint8 (N, H, W, C); a sequence of L points with C channels is (N, 1, L, C)."""
+    modalities: dict[str, dict[str, np.ndarray | Files]]
+    """Modality -> split -> uint8 (N, H, W, C); a sequence of L points with C channels is (N, 1, L, C). Or the files of
+    pictures that are packed as JPEG."""
     kinds: dict[str, str]
     """Modality -> `image` or `sequence`."""
     labels: dict[str, np.ndarray]
@@ -34,6 +61,8 @@ class RawData:
     groups: tuple[str, Sequence[str]] | None = None
     """Which test samples belong together, where the source knows: what a group is, in the plural ("faces", "speakers"),
     and the name of each test sample's group (N,). In no checksum, since no network sees it."""
+    sizes: dict[str, int] = field(default_factory=dict)
+    """Modality -> side in pixels to which its images are enlarged where networks read them; by default none is."""
 
 
 def stratified_order(labels: np.ndarray, seed: int = 0) -> np.ndarray:

@@ -14,7 +14,7 @@ from typing import Any
 from kdbench.errors import unknown
 from kdbench.plan.keys import hash_of, version_of, versions_of_run, without_defaults
 from kdbench.plan.paths import data_folder, home, of_budget, owner_of, runs_folder, tuned_file
-from kdbench.plan.registry import method_info
+from kdbench.plan.registry import method_info, source_constant
 from kdbench.plan.suite import tuning_pair
 from kdbench.types import Block, KdbenchError, MethodSpec, Pair, Suite, Tune
 
@@ -310,6 +310,8 @@ def _config(suite: Suite, pair: Pair, method: MethodSpec, data: str, budget: flo
     }
     if student.recipe:
         config["recipe"] = dataclasses.asdict(suite.recipes[student.recipe].times(budget))
+    if decoder := source_constant(spec.source, "DECODER"):
+        config["data"]["decoder"] = decoder
     if suite.edition != 1:
         config["edition"] = suite.edition
     if pair.teacher:

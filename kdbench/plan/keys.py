@@ -12,12 +12,30 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kdbench.plan.registry import PACKAGE, changed_args, method_info, method_names, parsed, source_names
+from kdbench.plan.registry import (
+    PACKAGE,
+    changed_args,
+    method_info,
+    method_names,
+    parsed,
+    source_constant,
+    source_names,
+)
 from kdbench.plan.timm_names import has_head_convolution
-from kdbench.types import MethodSpec, ModelSpec, Pair, Recipe, Suite
+from kdbench.types import DataSpec, MethodSpec, ModelSpec, Pair, Recipe, Suite
 
 VERSIONS = PACKAGE / "versions.json"
-WHOLE_PARTS = ("engine", "head-convolution", "frequency", "similarity", "tune", "tables", "figures")
+WHOLE_PARTS = (
+    "engine",
+    "head-convolution",
+    "streaming",
+    "enlarging",
+    "frequency",
+    "similarity",
+    "tune",
+    "tables",
+    "figures",
+)
 AUGMENTATIONS = (
     "crop",
     "flip",
@@ -147,15 +165,17 @@ def _imported(node: ast.AST, file: Path) -> list[str]:
 
 def versions_of_run(suite: Suite, pair: Pair, method: MethodSpec, data: str) -> dict[str, str]:
     """Versions of the parts of the package that a run computes with; the teacher's own are in the teacher's key."""
-    recipe = suite.recipes.get(suite.models[pair.student].recipe)
+    recipe, spec = suite.recipes.get(suite.models[pair.student].recipe), suite.data[data]
     networks = {suite.models[name].timm for name in (pair.teacher, pair.student) if name}
     parts = [
         "engine",
-        f"source {suite.data[data].source}",
+        f"source {spec.source}",
         *(f"augmentation {key}" for key in AUGMENTATIONS if recipe and getattr(recipe, key) != _defaults(Recipe)[key]),
         *(f"step {key}" for key in STEPS if recipe and getattr(recipe, key) != _defaults(Recipe)[key]),
         *(f"network {name}" for name in sorted(networks & set(own_networks()))),
         *(["head-convolution"] if any(has_head_convolution(name) for name in networks) else []),
+        *(["streaming"] if source_constant(spec.source, "DECODER") else []),
+        *(["enlarging"] if (recipe and recipe.interpolation != "bilinear") or enlarged(spec) else []),
     ]
     named = [method.method, *([method.compute_of.method] if method.compute_of else [])]
     return {part: version_of(part) for part in parts} | {k: v for name in named for k, v in method_code(name).items()}
@@ -163,6 +183,11 @@ def versions_of_run(suite: Suite, pair: Pair, method: MethodSpec, data: str) -> 
 
 _NO_NUMBERS = ("weights", "accuracy", "tolerance")
 """Keys of a model that move none: where the weights lie, which go by their sha256, and what a teacher must show."""
+
+
+def enlarged(data: DataSpec) -> bool:
+    """Whether networks read images larger than they are packed."""
+    return source_constant(data.source, "ENLARGED") in changed_args(data.source, data.args)
 
 
 def without_defaults(config: dict[str, Any]) -> dict[str, Any]:

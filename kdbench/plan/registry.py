@@ -312,6 +312,14 @@ def source_params(name: str) -> dict[str, Parameter]:
     }
 
 
+def source_constant(source: str, name: str, otherwise: Any = None) -> Any:
+    """A constant of a data source's file, where it has that."""
+    for node in parsed(SOURCES / f"{source}.py").body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == name:
+            return ast.literal_eval(node.value)
+    return otherwise
+
+
 def changed_args(source: str, args: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a data source that are not at their defaults: what identifies its data."""
     return {key: value for key, value in args.items() if value != source_params(source)[key].default}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import difflib
 import functools
@@ -19,12 +18,11 @@ from kdbench.plan import yamlfile
 from kdbench.plan.keys import own_networks
 from kdbench.plan.registry import (
     PACKAGE,
-    SOURCES,
     Parameter,
     check_params,
     method_info,
     method_names,
-    parsed,
+    source_constant,
     source_names,
     source_params,
 )
@@ -220,8 +218,9 @@ def check_suite(tree: Any, name: str, where: str) -> Suite:
     trained = (*seeds, *(tune.seeds if tune else ()))
     if min(suite.seeds_per_job, len(trained)) * (len(str(max(trained))) + 1) > 150:
         raise KdbenchError(f"{where}: seeds_per_job: {suite.seeds_per_job} such seeds do not fit into a file's name")
-    if suite.checkpoint_seconds < 0:
-        raise KdbenchError(f"{where}: checkpoint_seconds: must not be negative")
+    for key in ("checkpoint_seconds", "workers"):
+        if getattr(suite, key) < 0:
+            raise KdbenchError(f"{where}: {key}: must not be negative")
     return suite
 
 
@@ -276,6 +275,8 @@ def _recipe(name: str, tree: Any, where: str) -> Recipe:
             f"{where}: warmup_epochs: must lie in [0, epochs), in a recipe of epochs, got {recipe.warmup_epochs}"
         )
     _check_auto_augment(recipe, where)
+    if recipe.interpolation != "bilinear" and not recipe.resized_crop:
+        raise KdbenchError(f"{where}: interpolation: says how resized_crop stretches, which is off")
     if recipe.crop and recipe.resized_crop:
         raise KdbenchError(f"{where}: give one of crop and resized_crop")
     if (recipe.mixup or recipe.cutmix) and recipe.batch_size < 2:
@@ -303,7 +304,7 @@ def _check_fit(recipe: Recipe, data: DataSpec, where: str) -> None:
     Sources call the side of their images `size`; their training samples are `train`, or counted in COUNTS.
     """
     known = {key: p.default for key, p in source_params(data.source).items()} | data.args
-    side, train = known.get("size"), known.get("train", _constant(data.source, "COUNTS", {}).get("train"))
+    side, train = known.get("size"), known.get("train", source_constant(data.source, "COUNTS", {}).get("train"))
     if side is not None and recipe.crop >= side:
         raise KdbenchError(f"{where}.crop: must be below {side}, the size of data {data.name}, got {recipe.crop}")
     if train is not None and recipe.global_batch > train:
@@ -316,6 +317,8 @@ def _check_fit(recipe: Recipe, data: DataSpec, where: str) -> None:
 
 def _model(name: str, tree: Any, data: dict, recipes: dict, where: str) -> ModelSpec:
     model = _dataclass(ModelSpec, _mapping(tree, where), where, name=name)
+    if model.eval_crop is not None and not 0 < model.eval_crop <= 1:
+        raise KdbenchError(f"{where}.eval_crop: must lie in (0, 1], got {model.eval_crop}")
     if name == "none" or "--" in name:
         raise KdbenchError(f"{where}: a model's name must not be 'none' nor hold '--'")
     if model.data not in data:
@@ -838,13 +841,4 @@ def _dataclass(cls: type, tree: dict, where: str, **fixed: Any) -> Any:
 
 def source_modalities(source: str) -> tuple[str, ...]:
     """Names of the arrays that a data source gives for every sample: its constant MODALITIES."""
-    return _constant(source, "MODALITIES", ("image",))
-
-
-def _constant(source: str, name: str, otherwise: Any) -> Any:
-    """A constant of a data source's file, where it has that."""
-    tree = parsed(SOURCES / f"{source}.py")
-    for node in tree.body:
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", None) == name:
-            return ast.literal_eval(node.value)
-    return otherwise
+    return source_constant(source, "MODALITIES", ("image",))

@@ -72,7 +72,15 @@ def source_state(suite: Suite, job: Job) -> str:
 
 def report_text(suite: Suite) -> str:
     """Short hash of all that a suite says but for how its jobs run: a reason to print and draw it again."""
-    execution = {"device", "seeds_per_job", "methods_per_job", "checkpoint_seconds", "memory_mb", "minutes_per_job"}
+    execution = {
+        "device",
+        "workers",
+        "seeds_per_job",
+        "methods_per_job",
+        "checkpoint_seconds",
+        "memory_mb",
+        "minutes_per_job",
+    }
     said = dataclasses.asdict(suite)
     return hash_of({k: v for k, v in said.items() if k not in execution | {"jobs_per_gpu", "path"}})[:16]
 

@@ -6,7 +6,7 @@ from kdbench.data.prepare import prepare_data, source_files
 from kdbench.plan.jobs import Job, Plan
 from kdbench.plan.paths import data_dir
 from kdbench.plan.registry import reads_files
-from kdbench.run.progress import say
+from kdbench.run.progress import Progress, say
 from kdbench.types import KdbenchError
 
 
@@ -17,13 +17,13 @@ def run_data(plan: Plan, job: Job) -> None:
     spec = plan.suite.data[job.data].drawn(job.seed)
     place = spec, job.output.parent, data_dir() if reads_files(spec.source) else None
     try:
-        pack = prepare_data(*place)
+        pack = prepare_data(*place, Progress(f"data {job.data}"))
     except MemoryError as error:
         raise KdbenchError(f"data set {job.data!r} takes more memory than there is: {error}") from error
     fit.check(plan, pack, fit.pairs_of(plan, job.data))
     counts = ", ".join(f"{n:,} {split}" for split, n in pack.meta["counts"].items())
     say(f"data {job.data}: {counts} samples of {len(pack.meta['class_names'])} classes")
-    if pack.meta["source_files"] and not source_files(*place):
+    if next(pack.source_files(), None) and not source_files(*place):
         say(f"data {job.data}: packed already; the files that they were made of are not on this machine")
     for note in pack.meta["notes"]:
         say(f"data {job.data}: {note}")

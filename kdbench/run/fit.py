@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from kdbench.data.packed import Packed
 from kdbench.plan.jobs import Plan
 from kdbench.train import networks
-from kdbench.train.batches import check_recipe, full_batches
+from kdbench.train.batches import check_recipe
+from kdbench.train.order import full_batches
 from kdbench.types import KdbenchError, Pair
 
 

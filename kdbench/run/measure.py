@@ -113,7 +113,7 @@ def _batches(plan: Plan, job: Job, seed: int) -> Batches:
     """The test samples, which all seeds share, normalised as the networks of this seed know it from training."""
     pack = load_packed(data_folder(plan.suite, job.data, seed))
     modalities = {plan.suite.models[m].input for m in (job.pair.teacher, job.pair.student)}
-    return Batches(pack, modalities, torch.device("cpu"))
+    return Batches(pack, modalities, torch.device("cpu"), plan.suite.workers)
 
 
 def _trained_teacher(today: Today, model: str, seed: int) -> Run:
@@ -128,7 +128,8 @@ def _read(plan: Plan, name: str, weights: dict[str, Tensor] | None, batches: Bat
     spec: ModelSpec = plan.suite.models[name]
     reader = networks.reader(spec, batches.shape[spec.input], batches.classes, seed, weights=weights)
     reader.model.eval()
-    signals = [reader(x) for x in batches.evaluation(spec.input, "test", batch_size=SAMPLES, limit=SAMPLES)]
+    shown = batches.evaluation(spec.input, "test", SAMPLES, SAMPLES, networks.view(spec))
+    signals = [reader(x) for x in shown]
     return {
         "stages": tuple(torch.cat(maps) for maps in zip(*(s.stages or () for s in signals), strict=True)),
         "pooled": torch.cat([s.pooled for s in signals]),

@@ -63,7 +63,7 @@ def run_training(
                     if job.kind == "teacher":
                         # Another suite may have packed these data.
                         fit.check(plan, pack, fit.pairs_of(plan, job.data, job.pair.student))
-                    batches = Batches(pack, modalities, _device(plan.suite))
+                    batches = Batches(pack, modalities, _device(plan.suite), plan.suite.workers)
                 _train_seed(today, job, seed, todo, batches, state_file)
             checkpoint.remove(state_file)
             if job.kind == "teacher":
@@ -138,12 +138,14 @@ def write_manifest(job: Job) -> None:
 
 
 def _train_seed(today: Today, job: Job, seed: int, todo: list[Run], batches: Batches, state_file: Path) -> None:
+    from kdbench.train import networks
     from kdbench.train.cohort import Cohort, load_teacher
     from kdbench.train.engine import Outcome, train_cohort
     from kdbench.train.equal_compute import equal_compute
     from kdbench.train.given import as_it_is, given_weights
 
     suite, device = today.plan.suite, batches.device
+    models = suite.models
     teacher = untrained = accuracy = None
     if job.pair.teacher:
         spec = suite.models[job.pair.teacher]
@@ -158,6 +160,10 @@ def _train_seed(today: Today, job: Job, seed: int, todo: list[Run], batches: Bat
         "versions": provenance.versions(),
         "hardware": provenance.hardware(device, suite.threads),
     }
+    names = {"student": job.pair.student} | ({"teacher": job.pair.teacher} if job.pair.teacher else {})
+    shown = {role: batches.shown(models[name].input, networks.view(models[name])) for role, name in names.items()}
+    if any(shown.values()):
+        common["evaluation"] = shown
     say = Progress(f"{job.pair.student if job.kind == 'teacher' else job.pair.id}{of_budget(job.budget)} seed {seed}")
     student, start = suite.models[job.pair.student], None
     if student.is_given:

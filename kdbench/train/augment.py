@@ -49,16 +49,26 @@ def crop_and_flip(pixels: Tensor, shift: Tensor, flip: Tensor | None, crop: int)
     return planar(moved)
 
 
-def draw_resized_crop(batch: int, height: int, width: int, smallest: float, rng: torch.Generator) -> Tensor:
+def draw_resized_crop(
+    batch: int, height: int | Tensor, width: int | Tensor, smallest: float, rng: torch.Generator
+) -> Tensor:
     """Boxes (4, B) int64: top, left, height, width, as torchvision's RandomResizedCrop(scale=(smallest, 1)) draws them.
 
-    Area shares are uniform, ratios width / height log-uniform in 3/4..4/3. Of ten boxes the first that fits counts; if
-    none does, the largest in the middle with a ratio in that range.
+    height, width: of all images, or of each (B,). Area shares are uniform, ratios width / height log-uniform in
+    3/4..4/3. Of ten boxes the first that fits counts; if none does, the largest in the middle with a ratio in that
+    range.
     """
     boxes, fits = _draw_boxes(batch, height, width, (height, width), (smallest, 1.0), 4 / 3, rng)
-    high, wide = min(height, round(width / (3 / 4))), min(width, round(height * (4 / 3)))
-    middle = torch.tensor([(height - high) // 2, (width - wide) // 2, high, wide])
-    return torch.where(fits, boxes, middle.unsqueeze(1))
+    high, wide = (torch.as_tensor(n).expand(batch).double() for n in (height, width))
+    size = torch.stack([torch.minimum(high, (wide / (3 / 4)).round()), torch.minimum(wide, (high * (4 / 3)).round())])
+    middle = torch.cat([(torch.stack([high, wide]) - size).div(2, rounding_mode="floor"), size]).long()
+    return torch.where(fits, boxes, middle)
+
+
+def draw_cubic(batch: int, interpolation: str, rng: torch.Generator) -> Tensor:
+    """Which images (B,) are stretched bicubically, the others bilinearly; `random`: each with probability 1/2, as timm
+    chooses."""
+    return torch.rand(batch, generator=rng) < {"bilinear": 0.0, "random": 0.5, "bicubic": 1.0}[interpolation]
 
 
 def resized_crop(pixels: Tensor, boxes: Tensor) -> Tensor:
@@ -84,16 +94,57 @@ def resized_crop(pixels: Tensor, boxes: Tensor) -> Tensor:
     return pixels
 
 
+def stretched(pixels: Tensor, boxes: Tensor, size: tuple[int, int], cubic: Tensor) -> Tensor:
+    """The part boxes (4, B) of each image (B, C, h, w) uint8, enlarged to size (H, W), bicubically where cubic (B,).
+
+    As PIL resizes what was cut out, bit for bit: nothing beyond the box counts, and grey levels are rounded after the
+    rows and once more after the columns. No side of a box may be longer than its side of `size`: PIL would use a wider
+    kernel.
+    """
+    rows, columns = (
+        enlarging_weights(boxes[i], boxes[i + 2], pixels.shape[i + 2], size[i], cubic).unsqueeze(1) for i in (0, 1)
+    )
+    return enlarge(pixels, rows, columns)
+
+
+def enlarge(pixels: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Images (B, C, h, w) uint8 with the weights of their rows (..., H, h) and columns (..., W, w): (B, C, H, W)."""
+    wide = _rounded(pixels.double() @ columns.mT)
+    return _rounded(rows @ wide).to(torch.uint8)
+
+
+def _rounded(levels: Tensor) -> Tensor:
+    return (levels + 0.5).floor().clamp(0, 255)
+
+
+def enlarging_weights(start: Tensor, length: Tensor, source: int, target: int, cubic: Tensor) -> Tensor:
+    """(B, target, source) float64: what each of `source` pixels counts for each of `target` to which the `length` (B,)
+    pixels from `start` (B,) are stretched; PIL's triangle and, where cubic (B,), its cubic with a = -0.5.
+
+    Multiples of 2^-22, as in PIL, so that sums of them and grey levels are exact on every device.
+    """
+    start, length = (n.double().view(-1, 1, 1) for n in (start, length))
+    inside = torch.arange(source, device=cubic.device, dtype=torch.float64) - start
+    centre = (torch.arange(target, device=cubic.device, dtype=torch.float64).view(-1, 1) + 0.5) * (length / target)
+    far = (inside + 0.5 - centre).abs()
+    bicubic = torch.where(far < 1, (1.5 * far - 2.5) * far * far + 1, ((-0.5 * far + 2.5) * far - 4) * far + 2)
+    weights = torch.where(cubic.view(-1, 1, 1), bicubic * (far < 2), (1 - far).clamp(min=0))
+    weights = weights * ((inside >= 0) & (inside < length))
+    share = weights / weights.sum(dim=-1, keepdim=True) * 2**22
+    return (share + share.sign() * 0.5).trunc() / 2**22
+
+
 def _draw_boxes(
     batch: int,
-    height: int,
-    width: int,
-    largest: tuple[int, int],
+    height: int | Tensor,
+    width: int | Tensor,
+    largest: tuple[int | Tensor, int | Tensor],
     area: tuple[float, float],
     ratio: float,
     rng: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
-    """Boxes (4, B) in images of height x width pixels, and whether one of ten was not empty and fitted, (B,).
+    """Boxes (4, B) in images of height x width pixels, all or each (B,), and whether one of ten was not empty and
+    fitted, (B,).
 
     Their share of the area is uniform, width / height log-uniform in 1 / ratio..ratio, before both are rounded.
     largest: the height and width that fit.

@@ -1,13 +1,12 @@
-"""The data set on the device, and the batches that every method of a cohort sees alike.
+"""The batches that every method of a cohort sees alike.
 
 The order depends on (seed, epoch) and the augmentation on (seed, epoch, step), nothing else: scratch, all methods of a
 pair and all pairs of a seed walk through the same samples in the same way. Random numbers are drawn on the CPU, so that
-they are the same on every device.
+they are the same on every device. pixels.py says where the images come from; from the device on, all is the same.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,8 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kdbench.data.packed import Packed
-from kdbench.tensors import planar, to_device
+from kdbench.data.packed import SPLITS, Packed
+from kdbench.data.pictures import USUAL, View
+from kdbench.tensors import to_device
 from kdbench.train.augment import (
     COLOR_JITTER,
     RAND_AUGMENT,
@@ -27,30 +27,14 @@ from kdbench.train.augment import (
     draw_erasing,
     draw_mixing,
     draw_rand_augment,
-    draw_resized_crop,
     draw_timm_rand_augment,
     erase,
     mix,
-    resized_crop,
     timm_rand_augment,
 )
+from kdbench.train.order import epoch_order, full_batches, generator, stream
+from kdbench.train.pixels import Pixels, Resident, Streamed
 from kdbench.types import AUTO_AUGMENT, KdbenchError, Recipe
-
-
-def stream(*names: object) -> int:
-    """A seed that belongs to these names alone: independent streams for weights, order, augmentation and methods."""
-    return int.from_bytes(hashlib.sha256("/".join(map(str, names)).encode()).digest()[:8], "big") >> 1
-
-
-def generator(*names: object) -> torch.Generator:
-    return torch.Generator().manual_seed(stream(*names))
-
-
-def full_batches(train_size: int, batch_size: int) -> int:
-    """Of one epoch. Raises KdbenchError when there is not one."""
-    if train_size < batch_size:
-        raise KdbenchError(f"a batch of {batch_size} is larger than the training set of {train_size}")
-    return train_size // batch_size
 
 
 def check_recipe(recipe: Recipe, modalities: Mapping[str, Mapping[str, Any]]) -> None:
@@ -73,9 +57,9 @@ def check_recipe(recipe: Recipe, modalities: Mapping[str, Mapping[str, Any]]) ->
 
 
 class Batches:
-    """One data set on one device as uint8, for the modalities that a cohort reads."""
+    """One data set for the modalities that a cohort reads, each resident on the device or streamed to it."""
 
-    def __init__(self, packed: Packed, modalities: set[str], device: torch.device) -> None:
+    def __init__(self, packed: Packed, modalities: set[str], device: torch.device, workers: int = 0) -> None:
         self.device = device
         self.classes = len(packed.meta["class_names"])
         self._facts = {m: packed.meta["modalities"][m] for m in modalities}
@@ -85,12 +69,11 @@ class Batches:
             m: [torch.tensor(packed.meta["modalities"][m][s], device=device).view(1, -1, 1, 1) for s in ("mean", "std")]
             for m in modalities
         }
-        self._pixels = {
-            (m, split): planar(torch.from_numpy(packed.array(m, split).copy()).permute(0, 3, 1, 2)).to(device)
-            for m in modalities
-            for split in ("train", "val", "test")
+        self._pixels: dict[str, Pixels] = {
+            m: Streamed(packed, m, device, workers) if facts.get("stored") == "jpeg" else Resident(packed, m, device)
+            for m, facts in self._facts.items()
         }
-        self._labels = {s: torch.from_numpy(packed.labels(s).copy()).to(device) for s in ("train", "val", "test")}
+        self._labels = {s: torch.from_numpy(packed.labels(s).copy()).to(device) for s in SPLITS}
 
     def size(self, split: str) -> int:
         return len(self._labels[split])
@@ -104,19 +87,21 @@ class Batches:
         return full_batches(self.size("train"), batch_size)
 
     def order(self, seed: int, epoch: int) -> Tensor:
-        """(N,) positions of the training samples, shuffled by (seed, epoch)."""
-        return torch.randperm(self.size("train"), generator=generator(seed, "order", epoch)).to(self.device)
+        """(N,) positions of the training samples, shuffled by (seed, epoch), on the CPU."""
+        return epoch_order(self.size("train"), seed, epoch)
 
     def train(self, index: Tensor, recipe: Recipe, seed: int, step: int) -> tuple[dict[str, Tensor], Tensor]:
         """One augmented batch: {modality: (B, C, H, W) float32, normalised}, target (B,) or (B, classes).
 
+        index: (B,) positions, on the CPU. step: number of the batch in the whole training; an optimizer's step takes
+        recipe.accumulate of them. Streamed pictures are read ahead where index is the order's for this batch.
         Each kind of augmentation has a stream of its own, from which all modalities draw the same. Raises KdbenchError
         when the recipe does not fit the modalities.
         """
         check_recipe(recipe, self._facts)
         inputs = {}
         for modality in self.shape:
-            x = self._pixels[modality, "train"][index]
+            x = self._pixels[modality].training(index, recipe, seed, step)
             if self._is_image[modality]:
                 x = self._augmented(x, modality, recipe, seed, step)
             x = self._normalised(modality, x)
@@ -124,7 +109,7 @@ class Batches:
                 rng = generator(seed, "augmentation", step, "erasing")
                 x = erase(x, *(to_device(n, self.device) for n in draw_erasing(x.shape, recipe.erasing, rng)))
             inputs[modality] = x
-        target = self._labels["train"][index]
+        target = self._labels["train"][to_device(index, self.device)]
         mixing = recipe.mixup or recipe.cutmix
         if recipe.label_smoothing or mixing:
             target = (
@@ -140,15 +125,12 @@ class Batches:
         return inputs, target
 
     def _augmented(self, pixels: Tensor, modality: str, recipe: Recipe, seed: int, step: int) -> Tensor:
-        """Images (B, C, H, W) uint8, augmented up to the normalisation."""
+        """Images (B, C, H, W) uint8, augmented from after the random box up to the normalisation."""
         batch, _, height, width = pixels.shape
 
         def rng(*operation: str) -> torch.Generator:
             return generator(seed, "augmentation", step, *operation)
 
-        if recipe.resized_crop:
-            boxes = draw_resized_crop(batch, height, width, recipe.resized_crop, rng("resized_crop"))
-            pixels = resized_crop(pixels, to_device(boxes, self.device))
         if recipe.crop or recipe.flip:
             draws = rng()
             shift = torch.randint(-recipe.crop, recipe.crop + 1, (2, batch), generator=draws)
@@ -170,13 +152,30 @@ class Batches:
         return pixels
 
     def evaluation(
-        self, modality: str, split: str, batch_size: int | None = None, limit: int | None = None
+        self,
+        modality: str,
+        split: str,
+        batch_size: int | None = None,
+        limit: int | None = None,
+        view: View = USUAL,
     ) -> Iterator[Tensor]:
-        """The split (its first `limit` samples) in its own order, un-augmented: batches (B, C, H, W), normalised."""
+        """The split (its first `limit` samples) in its own order, un-augmented: batches (B, C, H, W), normalised.
+
+        view: what the network that will read it is shown of pictures that are decoded or enlarged on their way.
+        """
         # A CPU is no faster with more, and their maps would be most of a job's memory.
         batch_size = batch_size or (128 if self.device.type == "cpu" else 1024)
-        for pixels in self._pixels[modality, split][:limit].split(batch_size):
+        for pixels in self._pixels[modality].evaluation(split, view, batch_size, limit):
             yield self._normalised(modality, pixels)
+
+    def decoder(self, modality: str) -> str | None:
+        """What decodes its pictures here, since another one gives other bits; None where none is needed."""
+        return self._pixels[modality].decoder
+
+    def shown(self, modality: str, view: View) -> dict[str, Any] | None:
+        """What to record of how a network is shown this modality when it is evaluated; None where images are shown as
+        they are packed."""
+        return self._pixels[modality].shown(view)
 
     def _normalised(self, modality: str, pixels: Tensor) -> Tensor:
         mean, std = self._statistics[modality]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from kdbench.data.pictures import USUAL, View
 from kdbench.signals import Reader, read_logits
+from kdbench.tensors import to_device
 from kdbench.train import networks
 from kdbench.train.batches import Batches
 from kdbench.train.operations import forward_operations
@@ -33,6 +35,8 @@ class Teacher:
     modality: str
     copy: Callable[[], Reader]
     """Makes another one with the same weights, for a method that adopts it."""
+    view: View = USUAL
+    """What it is shown of a picture where it is evaluated."""
 
 
 @dataclass(frozen=True)
@@ -100,13 +104,19 @@ class Cohort:
         shape = self.batches.shape[self.teacher.modality]
         return self.recipe.global_batch * forward_operations(self.teacher.reader.model, shape)
 
+    def last_bits(self) -> dict[str, Any]:
+        """What the last bits of all numbers depend on, beside the code."""
+        decoder = self.batches.decoder(self.student.input)
+        return {"threads": torch.get_num_threads(), "device": self.device.type, "decoder": decoder}
+
     def autocast(self) -> contextlib.AbstractContextManager:
         if self.precision == "fp32":
             return contextlib.nullcontext()  # to enter an autocast that is off costs as much as one that is on
         return torch.autocast(self.device.type, torch.bfloat16)
 
     def step_batches(self, index: Tensor, step: int) -> Iterator[Batch]:
-        """The batches of step number `step` (0-based): the training samples at positions index (global batch,)."""
+        """The batches of step number `step` (0-based): the training samples at positions index (global batch,), on the
+        CPU."""
         for part, some in enumerate(index.split(self.recipe.batch_size)):
             yield self.batch(some, step, part)
 
@@ -114,6 +124,7 @@ class Cohort:
         """One of them, of the samples at positions index (B,), augmented and mixed with random numbers of its own."""
         drawn = step * self.recipe.accumulate + part
         inputs, target = self.batches.train(index, self.recipe, self.seed, drawn)
+        index = to_device(index, self.device)
         shown = []
         for teacher in (self.teacher, self.untrained):
             with torch.no_grad(), self.autocast():
@@ -131,25 +142,41 @@ class Cohort:
     @torch.no_grad()
     def teacher_pass(self, teacher: Teacher) -> Iterator[Signals]:
         """A teacher's signals over the first PREPARE_SAMPLES of the un-augmented training set, in its own order."""
-        for x in self.batches.evaluation(teacher.modality, "train", batch_size=256, limit=PREPARE_SAMPLES):
+        batches = self.batches.evaluation(teacher.modality, "train", 256, PREPARE_SAMPLES, teacher.view)
+        for x in batches:
             with self.autocast():
                 yield teacher.reader(x)
 
-    @torch.no_grad()
-    def logits(self, model: nn.Module, modality: str, split: str) -> Tensor:
-        """(N, classes) float32 of a whole split, in its own order, computed in evaluation mode."""
-        training = model.training
-        model.eval()
-        with self.autocast():
-            found = torch.cat([read_logits(model, x).float() for x in self.batches.evaluation(modality, split)])
-        model.train(training)
-        return found
+    def logits(self, students: Sequence[nn.Module], split: str) -> list[Tensor]:
+        """Of each student, in evaluation mode, (N, classes) float32 of a whole split in its own order. Every image is
+        read once for all of them."""
+        return self._logits(students, self.student.input, split, networks.view(self.student)) if students else []
 
-    def scores(self, student: nn.Module, split: str) -> tuple[Tensor, dict[str, float]]:
-        """Logits (N, classes) of a split, and {"SPLIT_accuracy" (percent), "SPLIT_nll"}."""
-        logits, labels = self.logits(student, self.student.input, split), self.batches.labels(split)
-        nll = F.cross_entropy(logits, labels).item()
-        return logits, {f"{split}_accuracy": accuracy(logits, labels), f"{split}_nll": nll}
+    def teacher_logits(self, split: str) -> Tensor:
+        """(N, classes), as of a student."""
+        return self._logits([self.teacher.reader.model], self.teacher.modality, split, self.teacher.view)[0]
+
+    @torch.no_grad()
+    def _logits(self, models: Sequence[nn.Module], modality: str, split: str, view: View) -> list[Tensor]:
+        training = [model.training for model in models]
+        for model in models:
+            model.eval()
+        with self.autocast():
+            found = [
+                [read_logits(model, x).float() for model in models]
+                for x in self.batches.evaluation(modality, split, view=view)
+            ]
+        for model, mode in zip(models, training, strict=True):
+            model.train(mode)
+        return [torch.cat(parts) for parts in zip(*found, strict=True)]
+
+    def scores(self, students: Sequence[nn.Module], split: str) -> list[tuple[Tensor, dict[str, float]]]:
+        """Of each student its logits of a split, and {"SPLIT_accuracy" (percent), "SPLIT_nll"}."""
+        labels = self.batches.labels(split)
+        return [
+            (x, {f"{split}_accuracy": accuracy(x, labels), f"{split}_nll": F.cross_entropy(x, labels).item()})
+            for x in self.logits(students, split)
+        ]
 
 
 def load_teacher(
@@ -165,7 +192,7 @@ def load_teacher(
         reader.model.requires_grad_(False).eval().to(device)
         return reader
 
-    return Teacher(load(), spec.input, load)
+    return Teacher(load(), spec.input, load, networks.view(spec))
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:

@@ -26,11 +26,11 @@ from kdbench import checkpoint, supervise
 from kdbench.cpu import keep_memory
 from kdbench.plan.jobs import Run
 from kdbench.plan.registry import load_method
-from kdbench.train.batches import stream
 from kdbench.train.cohort import Batch, Cohort, accuracy
 from kdbench.train.first_step import gradient_shares
 from kdbench.train.member import Member, new_member
 from kdbench.train.networks import parameter_count
+from kdbench.train.order import stream
 from kdbench.types import KdbenchError
 
 LAYOUT = 2
@@ -115,11 +115,9 @@ def _train(
 
         finished = step + 1 == total
         if position + 1 == steps_per_epoch or finished:
-            for member in list(members):
-                outcome = _end_of_epoch(cohort, member, step, epoch, position + 1)
-                if outcome:
-                    members.remove(member)
-                    done(outcome)
+            for member, outcome in _end_of_epoch(cohort, members, step, epoch, position + 1):
+                members.remove(member)
+                done(outcome)
             accuracies = " ".join(f"{m.run.method.id} {m.history[-1]['val_accuracy']:.1f}" for m in members)
             say(f"step {step + 1} of {total}, validation: {accuracies}", final=finished)
         if not members:
@@ -132,8 +130,7 @@ def _train(
     elapsed = seconds_before + time.monotonic() - started
     teacher_logits = {}
     if cohort.teacher and members:
-        network, modality = cohort.teacher.reader.model, cohort.teacher.modality
-        teacher_logits = {split: cohort.logits(network, modality, split) for split in ("val", "test")}
+        teacher_logits = {split: cohort.teacher_logits(split) for split in ("val", "test")}
     for member in members:
         with _failing_alone(member.run, failures):
             done(_outcome(cohort, member, teacher_logits, elapsed))
@@ -165,24 +162,33 @@ def _step(cohort: Cohort, member: Member, batch: Batch) -> None:
         member.values.append(torch.stack([t.detach().float() for t in terms.values()]))
 
 
-def _end_of_epoch(cohort: Cohort, member: Member, last: int, epoch: int, steps: int) -> Outcome | None:
-    """Log an epoch of `steps` steps up to the step `last`; an Outcome only for a member that has diverged."""
-    bad = (~torch.stack(member.values).isfinite()).nonzero().tolist()
-    if bad:
-        (after, term), first = bad[0], last + 2 - steps
-        reason = f"the term {member.terms[term]!r} was not finite at step {first + after // cohort.recipe.accumulate}"
-        return Outcome(member.run, {"status": "diverged", "reason": reason, **_costs(cohort, member)})
-    scores = {}
+def _end_of_epoch(
+    cohort: Cohort, members: list[Member], last: int, epoch: int, steps: int
+) -> list[tuple[Member, Outcome]]:
+    """Log an epoch of `steps` steps up to the step `last`; the Outcomes of those members that have diverged."""
+    diverged, sound = [], []
+    for member in members:
+        if bad := member.first_not_finite():
+            first = last + 2 - steps + bad[0] // cohort.recipe.accumulate
+            record = {"status": "diverged", "reason": f"the term {bad[1]!r} was not finite at step {first}"}
+            diverged.append((member, Outcome(member.run, record | _costs(cohort, member))))
+        else:
+            sound.append(member)
+    averaged = [member for member in sound if member.average]
+    scores: dict[str, dict[str, float]] = {member.run.method.id: {} for member in sound}
     for split in ("val", "test"):
-        member.logits[split], found = cohort.scores(member.model, split)
-        scores |= found
-        if member.average:
-            scores |= {f"ema_{name}": value for name, value in cohort.scores(member.average.module, split)[1].items()}
-    losses = dict(zip(member.terms, (sum(member.values) / len(member.values)).tolist(), strict=True))
-    rate = cohort.rate(last)
-    member.history.append({"epoch": epoch + 1, "step": last + 1, "lr": rate, "losses": losses, **scores})
-    member.values.clear()
-    return None
+        found = cohort.scores([*(m.model for m in sound), *(m.average.module for m in averaged)], split)
+        for member, (logits, of_model) in zip(sound, found, strict=False):
+            member.logits[split] = logits
+            scores[member.run.method.id] |= of_model
+        for member, (_, of_average) in zip(averaged, found[len(sound) :], strict=True):
+            scores[member.run.method.id] |= {f"ema_{name}": value for name, value in of_average.items()}
+    for member in sound:
+        losses = dict(zip(member.terms, (sum(member.values) / len(member.values)).tolist(), strict=True))
+        entry = {"epoch": epoch + 1, "step": last + 1, "lr": cohort.rate(last), "losses": losses}
+        member.history.append(entry | scores[member.run.method.id])
+        member.values.clear()
+    return diverged
 
 
 def _outcome(cohort: Cohort, member: Member, teacher_logits: dict[str, Tensor], elapsed: float) -> Outcome:
@@ -236,14 +242,12 @@ def _cohort_state(cohort: Cohort, members: list[Member], step: int, seconds: flo
         "members": {m.run.method.id: m.state() for m in members},
         "step": step,
         "seconds": seconds,
-        "threads": torch.get_num_threads(),
-        "device": cohort.device.type,
+        **cohort.last_bits(),
     }
 
 
 def _check_resume(saved: dict[str, Any], cohort: Cohort, state_file: Path) -> None:
-    here = {"threads": torch.get_num_threads(), "device": cohort.device.type}
-    for name, value in here.items():
+    for name, value in cohort.last_bits().items():
         if saved.get(name) != value:
             raise KdbenchError(
                 f"{state_file} was made with {name} {saved.get(name)} and cannot go on with {name} {value}: the last "

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from kdbench.files import fetch, is_url, sha256_file
 from kdbench.plan.jobs import Run
@@ -22,7 +21,7 @@ from kdbench.plan.paths import weights_file
 from kdbench.signals import classifiers
 from kdbench.train import networks
 from kdbench.train.cohort import Cohort
-from kdbench.train.engine import Outcome, accuracy, peak_memory_mb
+from kdbench.train.engine import Outcome, peak_memory_mb
 from kdbench.types import KdbenchError, ModelSpec
 
 
@@ -127,13 +126,19 @@ def as_it_is(cohort: Cohort, run: Run) -> Outcome:
     spec, batches = cohort.student, cohort.batches
     reader = networks.reader(spec, batches.shape[spec.input], batches.classes, cohort.seed, weights=cohort.start)
     model = reader.model.to(cohort.device)
-    logits = {split: cohort.logits(model, spec.input, split) for split in ("val", "test")}
-    found = {split: accuracy(logits[split], batches.labels(split)) for split in logits}
+    found, logits = {}, {}
+    for split in ("val", "test"):
+        [(logits[split], scores)] = cohort.scores([model], split)
+        found |= scores
     record = {
         "status": "finished",
         "reason": None,
-        "accuracy": {**found, "best_test": found["test"], "best_test_epoch": 0},
-        "nll": {split: F.cross_entropy(logits[split], batches.labels(split)).item() for split in logits},
+        "accuracy": {
+            **{split: found[f"{split}_accuracy"] for split in logits},
+            "best_test": found["test_accuracy"],
+            "best_test_epoch": 0,
+        },
+        "nll": {split: found[f"{split}_nll"] for split in logits},
         "agreement": None,
         "history": [],
         "cost": {

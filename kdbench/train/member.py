@@ -88,6 +88,11 @@ class Member:
         if self.average:
             self.average.update(self.model)
 
+    def first_not_finite(self) -> tuple[int, str] | None:
+        """Of this epoch's loss terms: its batch in the epoch (0-based), and its name. Waits for the device."""
+        bad = (~torch.stack(self.values).isfinite()).nonzero().tolist()
+        return (bad[0][0], self.terms[bad[0][1]]) if bad else None
+
     @contextlib.contextmanager
     def own_rng(self) -> Iterator[None]:
         """Torch's global RNG goes on from where this member left it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 from typing import Any
 
@@ -16,9 +17,10 @@ from torch._subclasses.fake_tensor import (
 )
 
 import kdbench.torchvision_ops  # noqa: F401
+from kdbench.data.pictures import USUAL, View
 from kdbench.signals import EVERYTHING, Reader
-from kdbench.train.batches import stream
 from kdbench.train.cifar_networks import NETWORKS
+from kdbench.train.order import stream
 from kdbench.types import KdbenchError, ModelSpec
 
 
@@ -90,6 +92,21 @@ def reader(
         except RuntimeError as error:
             raise KdbenchError(f"the stored weights do not fit the model {spec.name}: {error}") from None
     return Reader(model, shape, spec.family, needs)
+
+
+@functools.cache
+def _timm_view(name: str) -> View:
+    """What timm's configuration of a network says of its evaluation, its default weights' where there are several."""
+    import timm
+
+    known = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    return View(known.crop_pct, known.interpolation) if known else USUAL
+
+
+def view(spec: ModelSpec) -> View:
+    """What a network is shown of a picture where it is evaluated: what the suite says, else timm."""
+    usual = _timm_view(spec.timm)
+    return View(spec.eval_crop or usual.crop, spec.eval_interpolation or usual.interpolation)
 
 
 def try_out(spec: ModelSpec, shape: tuple[int, int, int], classes: int, batch_size: int) -> None:

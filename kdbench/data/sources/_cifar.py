@@ -32,13 +32,22 @@ SECONDS = 60
 
 
 def build(
-    name: str, classes: int, limit: int | None, test_limit: int | None, val_share: float, data_dir: Path | None
+    name: str,
+    classes: int,
+    size: int,
+    limit: int | None,
+    test_limit: int | None,
+    val_share: float,
+    data_dir: Path | None,
 ) -> RawData:
     """Modality `image`, uint8 (N, 32, 32, 3); the arguments are those of the sources.
 
-    A part of the images is taken for what it is, and the notes then say of how many. Raises KdbenchError for images of
-    another shape, another number of classes, more images than there are, and a download that failed.
+    A part of the images is taken for what it is, and the notes then say of how many. Raises KdbenchError for a size
+    below 32, images of another shape, another number of classes, more images than there are, and a download that
+    failed.
     """
+    if size < SHAPE[0]:
+        raise KdbenchError(f"{name}: size is {size}; images of {SHAPE[0]} pixels can only be enlarged")
     found = _find(name, data_dir)
     if len(found.class_names) != classes:
         raise KdbenchError(f"{found.where} has {len(found.class_names)} classes; {name} has {classes}")
@@ -52,7 +61,11 @@ def build(
             raise KdbenchError(f"{found.where} has {count:,} {part} images; {name} has {total:,}")
         if count < total:
             found.notes.append(f"a part of {name}: {count:,} of its {total:,} {part} images")
-    return split(found, limit, test_limit, val_share)
+    raw = split(found, limit, test_limit, val_share)
+    if size > SHAPE[0]:
+        raw.sizes["image"] = size
+        raw.notes.append(f"images of {SHAPE[0]} pixels are enlarged to {size}, by each batch")
+    return raw
 
 
 def source_files(name: str, data_dir: Path | None) -> list[Path]:

@@ -11,9 +11,13 @@ from pathlib import Path
 from kdbench.data.raw import RawData
 from kdbench.data.sources import _cifar as cifar
 
+ENLARGED = "size"
+"""The argument that has networks read images larger than they are packed."""
+
 
 def build(
     *,
+    size: int = 32,
     limit: int | None = None,
     test_limit: int | None = None,
     val_share: float = 0.1,
@@ -21,11 +25,12 @@ def build(
 ) -> RawData:
     """Modality `image`, uint8 (N, 32, 32, 3), shuffled and stratified in a fixed way.
 
-    limit: take this many training images, before the validation images are split off them. test_limit: take this many
-    test images. val_share: share of the training images that become validation images. Raises KdbenchError for a file
+    size: side in pixels at which networks see the images; what is packed has 32. limit: take this many training images,
+    before the validation images are split off them. test_limit: take this many test images. val_share: share of the
+    training images that become validation images. Raises KdbenchError for a file
     that is not CIFAR-10 and for a download that failed.
     """
-    return cifar.build("cifar10", 10, limit, test_limit, val_share, data_dir)
+    return cifar.build("cifar10", 10, size, limit, test_limit, val_share, data_dir)
 
 
 def source_files(args: dict, data_dir: Path | None) -> list[Path]:

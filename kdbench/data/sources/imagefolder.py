@@ -114,7 +114,7 @@ def _pictures(place: Path, folder: Path, links: bool, unread: dict[str, list[Pat
         else:
             others.setdefault(_kind(entry, "folder in the folder of a class"), []).append(Path(entry))
     if not pictures:
-        there = f"; it has {_list_unread(others, place)}" if others else ""
+        there = f"; it has {list_unread(others, place)}" if others else ""
         raise KdbenchError(f"imagefolder: {place} holds no picture ({', '.join(SUFFIXES)}){there}")
     for kind, paths in others.items():
         unread.setdefault(kind, []).extend(paths)
@@ -131,7 +131,7 @@ def _kind(entry: os.DirEntry, folder: str) -> str:
     return "picture outside the folders of classes" if suffix in SUFFIXES else f"{suffix or 'other'} file"
 
 
-def _list_unread(unread: dict[str, list[Path]], folder: Path) -> str:
+def list_unread(unread: dict[str, list[Path]], folder: Path) -> str:
     """'3 x .webp file (such as train/cat/a.webp), ...'"""
     return ", ".join(
         f"{len(paths):,} x {kind} (such as {paths[0].relative_to(folder)})" for kind, paths in sorted(unread.items())
@@ -140,7 +140,7 @@ def _list_unread(unread: dict[str, list[Path]], folder: Path) -> str:
 
 def read(folder: Path, size: int, ground: str = "white", links: bool = False, resize: bool = True) -> Labelled:
     """The pictures of a folder, decoded when they are asked for; `resize=False` refuses those of another size."""
-    if not _is_colour(ground):
+    if not is_colour(ground):
         raise KdbenchError(f"imagefolder: ground {ground!r} is not a colour; expected a name or '#rrggbb'")
     scanned, unread = scan(folder, links)
     names = list(scanned["train"])
@@ -154,7 +154,7 @@ def read(folder: Path, size: int, ground: str = "white", links: bool = False, re
     if resize:
         notes.append(f"pictures are cut to a square about the centre and resized to {size}x{size} (bicubic)")
     if unread:
-        notes.append(f"not read in {folder.name}: {_list_unread(unread, folder)}")
+        notes.append(f"not read in {folder.name}: {list_unread(unread, folder)}")
     found = Labelled(f"imagefolder: {folder}", {}, labels, names, notes)
     for name, some in paths.items():
         found.images[name] = Pictures(found, name, some, size, ground, resize)
@@ -183,7 +183,7 @@ class Pictures:
         for image, i in zip(images, index, strict=True):
             name = self.found.names[self.split][i]
             try:
-                picture, remarks = _decode(self.paths[i], self.ground)
+                picture, remarks = decode(self.paths[i], self.ground)
                 image[:] = self._fit(picture)
             except KdbenchError as error:
                 self.found.faults.setdefault(str(error), []).append(name)
@@ -202,7 +202,7 @@ class Pictures:
         return np.asarray(square.resize((self.size, self.size), Image.Resampling.BICUBIC))
 
 
-def _decode(path: Path, ground: str) -> tuple[Image.Image, list[str]]:
+def decode(path: Path, ground: str) -> tuple[Image.Image, list[str]]:
     """The upright RGB picture, and what was done to it. Raises KdbenchError that says what is wrong with it."""
     remarks = []
     try:
@@ -245,7 +245,7 @@ def _decode(path: Path, ground: str) -> tuple[Image.Image, list[str]]:
     return picture, remarks + [f"read, though Pillow warns: {sentence}" for sentence in sorted(said)]
 
 
-def _is_colour(text: str) -> bool:
+def is_colour(text: str) -> bool:
     try:
         return len(ImageColor.getrgb(text)) == 3
     except ValueError:
