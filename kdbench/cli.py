@@ -20,7 +20,7 @@ from kdbench.cpu import slow_bf16
 from kdbench.errors import unknown
 from kdbench.plan.jobs import Job, Plan, jobs_of_pair, jobs_of_teacher, make_plan
 from kdbench.plan.paths import claim, home
-from kdbench.plan.suite import load_suite
+from kdbench.plan.suite import load_suite, origin
 from kdbench.types import KdbenchError
 
 FOR_YOU, FOR_THE_WORKFLOW, FOR_KEEPERS = "for you", "for the workflow", "for keepers of results"
@@ -45,6 +45,12 @@ VERBS: dict[str, Verb] = {}
 
 def argument(*names: str, **options: Any) -> tuple[tuple[str, ...], dict[str, Any]]:
     return names, options
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"a whole number from 1 up, not {text!r}")
+    return int(text)
 
 
 SUITE = argument("suite", help="name of a file in config/, or a path to a .yaml")
@@ -152,7 +158,8 @@ def _plan(args: argparse.Namespace) -> None:
     for job in plan.jobs:
         done = sum(today.has(run) is not None for run in job.runs)
         state = f"{done} of {len(job.runs)} runs" if job.runs else ("done" if job.output.exists() else "to do")
-        print(f"{job.kind:10} {job.id:44} {state}")
+        given = origin(plan.suite.models[job.pair.student]) if job.kind == "teacher" else None
+        print(f"{job.kind:10} {job.id:44} {state}{f'; {given}' if given else ''}")
     print(f"{len(plan.jobs)} jobs, {sum(len(job.runs) for job in plan.jobs)} runs; then the table and the figures")
     if plan.suite.precision == "bf16" and plan.suite.device != "cuda" and (why := slow_bf16()):
         print(f"precision: bf16, but {why}; this suite trains on a GPU only")
@@ -295,7 +302,7 @@ TRAINING = (
     FOR_THE_WORKFLOW, "teacher quick cnn-t", SUITE, argument("name", help="the teacher's model"), *TRAINING, trains=True
 )
 def _teacher(args: argparse.Namespace) -> None:
-    """Train a teacher."""
+    """Train a teacher, or measure one whose weights are given."""
     plan = _load_to_write(args)
     _train(plan, jobs_of_teacher(plan, args.name), args)
 
@@ -388,6 +395,7 @@ def _table(args: argparse.Namespace) -> None:
     SUITE,
     REFERENCE,
     argument("--out", type=Path, help="folder; default results/SUITE/figures, or results/SUITE/reference-figures"),
+    argument("--processes", type=_positive, default=1, help="that draw side by side; default 1"),
 )
 def _figure(args: argparse.Namespace) -> None:
     """Draw the figures of a suite."""
@@ -395,9 +403,9 @@ def _figure(args: argparse.Namespace) -> None:
 
     plan = _load_to_write(args)
     if args.reference:
-        _wrote(reference_figures(plan, args.out or home(plan.suite) / "reference-figures"))
+        _wrote(reference_figures(plan, args.out or home(plan.suite) / "reference-figures", args.processes))
     else:
-        _wrote(run_figures(plan, args.out or home(plan.suite) / "figures"))
+        _wrote(run_figures(plan, args.out or home(plan.suite) / "figures", args.processes))
 
 
 @verb(FOR_KEEPERS, "reference mine", SUITE)
@@ -427,12 +435,12 @@ def _import(args: argparse.Namespace) -> None:
     import_runs(_load_to_write(args), args.folder)
 
 
-@verb(FOR_KEEPERS, "findings glyphs > docs/results-glyphs.md", SUITE)
+@verb(FOR_KEEPERS, "findings glyphs", SUITE)
 def _findings(args: argparse.Namespace) -> None:
-    """Print what a suite found, from its reference alone."""
+    """Write docs/results-SUITE.md: what a suite found, from its reference alone. The abstract there stays."""
     from kdbench.terminal import findings
 
-    print(findings.reference_page(_load(args).suite), end="")
+    _wrote([findings.write_page(_load(args).suite)])
 
 
 @verb(FOR_KEEPERS, "published anchors-32", SUITE)

@@ -9,6 +9,7 @@ import glob
 import hashlib
 import json
 import os
+import shlex
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,6 +19,8 @@ from kdbench.types import KdbenchError
 
 _HALF = ".half"
 AGAIN = "delete it and run again"
+PATIENCE = 60
+"""Seconds without a byte after which a download is given up."""
 SEAL = "file_sha256"
 """Key of a JSON file's own checksum."""
 
@@ -110,6 +113,47 @@ def read_json(path: Path, *needed: str) -> dict[str, Any]:
 
 def _seal(value: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def is_url(place: str) -> bool:
+    """Whether a place is to be downloaded from, rather than a path."""
+    return place.startswith(("http://", "https://"))
+
+
+def fetch(url: str, path: Path, sha256: str) -> None:
+    """Download a file, unless `path` holds it already.
+
+    Raises KdbenchError for a server that does not answer, a download that was cut, and a file of another sha256;
+    nothing of it is then kept.
+    """
+    if path.is_file() and sha256_file(path) == sha256:
+        return
+    digest = hashlib.sha256()
+    with atomic(path) as file:
+        for chunk in _downloaded(url, path):
+            file.write(chunk)
+            digest.update(chunk)
+        if digest.hexdigest() != sha256:
+            raise KdbenchError(f"{url} has the sha256 {digest.hexdigest()}, not {sha256}; nothing was kept")
+
+
+def _downloaded(url: str, path: Path) -> Iterator[bytes]:
+    import http.client
+    import urllib.request
+
+    try:
+        with urllib.request.urlopen(url, timeout=PATIENCE) as answer:
+            length, got = answer.headers.get("Content-Length"), 0
+            while chunk := answer.read(1 << 20):
+                yield chunk
+                got += len(chunk)
+            if length is not None and got < int(length):
+                raise ConnectionError(f"cut after {got:,} of {int(length):,} bytes")
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise KdbenchError(
+            f"cannot download {url}: {error}; nothing was kept. On a machine with a network: "
+            f"curl -L -o {shlex.quote(str(path))} {shlex.quote(url)}"
+        ) from error
 
 
 def sha256_file(path: Path) -> str:

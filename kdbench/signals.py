@@ -52,7 +52,7 @@ class Reader:
         self._prefix = bool(getattr(model, "num_prefix_tokens", 0)) and _takes_prefix(model)
         self._preact: Tensor | None = None
         self._read: list[Tensor] = []
-        hooks = [c.register_forward_pre_hook(self._keep_read) for c in _classifiers(model)]
+        hooks = [c.register_forward_pre_hook(self._keep_read) for c in classifiers(model)]
         self.side, last_activation = self._probe(shape, family)
         if not needs & {"stages", "prefix"}:
             self._stages = []
@@ -137,7 +137,7 @@ def _after_head_convolution(final: Any, last: Any) -> bool:
     return final.ndim == 4 and final.shape[-2:] == last.shape[-2:] and final.shape[1] != last.shape[1]
 
 
-def _classifiers(model: nn.Module) -> list[nn.Module]:
+def classifiers(model: nn.Module) -> list[nn.Module]:
     """The layers that give logits; what timm calls the classifier may hold a pooling or a norm besides."""
     found = model.get_classifier()
     return [

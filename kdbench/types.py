@@ -10,6 +10,7 @@ Nothing here imports torch, so that the Snakefile can be parsed in a second.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 
 class KdbenchError(Exception):
     """A mistake that a person can mend: printed as one sentence without a traceback, exit code 2."""
+
+
+AUTO_AUGMENT = re.compile(r"rand-m(\d+)-mstd(\d+(?:\.\d+)?)-inc1")
+"""What timm's RandAugment may be called: a magnitude 0..10 and its standard deviation."""
 
 
 # ---------------------------------------------------------------------------------------------------- what is compared
@@ -51,6 +56,10 @@ class Recipe:
 
     name: str
     lr: float
+    """The highest learning rate, which follows the warm-up; where `lr_per` is given, that for so many samples a step.
+    """
+    lr_per: int | None = None
+    """Samples of a step that `lr` is meant for: the highest rate is in proportion to the global batch."""
     optimizer: str = "adamw"
     """`adamw`, or `sgd`."""
     min_lr: float = 0.0
@@ -68,12 +77,22 @@ class Recipe:
     decay_embeddings: bool = False
     """Apply it to class tokens and position embeddings too, as OFA's harness does."""
     batch_size: int = 64
+    accumulate: int = 1
+    """Batches of a step, which follows the mean of their gradients."""
     epochs: int | None = None
     """Passes over the training set. Exactly one of `epochs` and `steps` is given."""
     steps: int | None = None
     """Optimizer steps."""
     warmup: float = 0.1
     """Share of all steps over which the learning rate rises linearly from 0."""
+    warmup_epochs: float | None = None
+    """In place of `warmup`: epochs over which it rises from `warmup_lr`, and timm's schedule. That keeps one rate for a
+    whole epoch, and counts the cosine or the milestones from the first epoch, warm-up included."""
+    warmup_lr: float = 0.0
+    """Rate of the first of the `warmup_epochs`."""
+    ema_decay: float = 0.0
+    """Share that a moving average of the student's weights and statistics keeps at each step; 0: there is none. It is
+    evaluated beside the student and decides nothing."""
     clip_grad: float | None = None
     """Largest gradient norm."""
     clip: Literal["apart", "together"] = "apart"
@@ -91,6 +110,8 @@ class Recipe:
     """How `resized_crop` stretches; `random`: either of the two for each image, as timm does it."""
     rand_augment: int = 0
     """Magnitude 1..30 of torchvision's RandAugment, two operations an image; 0: off (images only)."""
+    auto_augment: str = ""
+    """In its place timm's RandAugment, in timm's words: rand-m9-mstd0.5-inc1 (images only)."""
     color_jitter: float = 0.0
     """Brightness, contrast and saturation change by factors of 1 less to 1 plus this; 0: off (images only)."""
     erasing: float = 0.0
@@ -98,7 +119,21 @@ class Recipe:
     mixup: float = 0.0
     """Alpha of mixup; 0: off. Mixes every modality and the labels, which become soft."""
     cutmix: float = 0.0
-    """Alpha of CutMix; 0: off (images only). With `mixup`, each has half of the batches."""
+    """Alpha of CutMix; 0: off (images only). With `mixup`, each has a share of the batches."""
+    mixup_prob: float = 1.0
+    """Share of the batches that are mixed at all."""
+    mixup_switch_prob: float = 0.5
+    """Share of these that CutMix has where `mixup` is given too."""
+
+    @property
+    def global_batch(self) -> int:
+        """Samples of a step."""
+        return self.batch_size * self.accumulate
+
+    @property
+    def peak_lr(self) -> float:
+        """The highest learning rate at the recipe's own global batch."""
+        return self.lr * self.global_batch / self.lr_per if self.lr_per else self.lr
 
     def times(self, budget: float) -> Recipe:
         """The recipe of a training that is `budget` times as long, its schedule stretched over all of it.
@@ -112,20 +147,24 @@ class Recipe:
                 f"{budget:g} times the {getattr(self, unit)} {unit} of recipe {self.name} is {longer:g}, "
                 f"no whole number of {unit}"
             )
-        return replace(self, **{unit: round(longer)})
+        warmup = self.warmup_epochs and self.warmup_epochs * budget
+        return replace(self, **{unit: round(longer)}, warmup_epochs=warmup)
 
 
 @dataclass(frozen=True)
 class ModelSpec:
     """One network. `timm` is a registered timm name (resnet18), one of timm's classes (ResNet, MlpMixer), or one of the
-    CIFAR networks that timm lacks (cifar_resnet8x4; kdbench/train/cifar_networks.py)."""
+    CIFAR networks that timm lacks (cifar_resnet8x4; kdbench/train/cifar_networks.py).
+
+    Its weights come from the seed. Those of a teacher may be given instead, by `pretrained` or by `weights`; it is then
+    fine-tuned by its recipe or, without one, taken as it is."""
 
     name: str
     timm: str
     data: str
     """Name of the data set that it reads."""
-    recipe: str
-    """Name of the recipe that trains it, as a teacher or as a student."""
+    recipe: str | None = None
+    """Name of the recipe that trains it, as a teacher or as a student; None: a teacher that is taken as it is."""
     input: str = "image"
     """Name of the modality of the data set that it reads."""
     args: dict[str, Any] = field(default_factory=dict)
@@ -142,6 +181,21 @@ class ModelSpec:
     is evaluated. By default what timm says of the network, else 0.875."""
     eval_interpolation: Literal["bilinear", "bicubic"] | None = None
     """How they are resized for that. By default what timm says of the network, else bicubic."""
+    pretrained: bool = False
+    """Start from timm's weights for the tag in `timm` (resnet18.a1_in1k)."""
+    weights: str | None = None
+    """Start from the weights in this file: a path, or a URL."""
+    sha256: str | None = None
+    """Of that file: what its results are known by. Must be given for a URL."""
+    accuracy: float | None = None
+    """Test accuracy (percent) that a teacher with given weights must show before any student learns from it."""
+    tolerance: float = 0.5
+    """Points by which the accuracy found may differ from that."""
+
+    @property
+    def is_given(self) -> bool:
+        """Whether its weights come from elsewhere than from the seed."""
+        return self.pretrained or self.weights is not None
 
 
 Guide = Literal["trained", "untrained", "shuffled"]
@@ -218,6 +272,8 @@ class Block:
     """Multiples of the steps or epochs of each student's recipe: all of this is trained once for each."""
     budget: float = 1
     """The one of them that tables, figures and similarities show."""
+    scratch_budgets: tuple[float, ...] = ()
+    """Further budgets at which Scratch alone is trained: how far a student gets with more compute and no teacher."""
     readings: tuple[tuple[MethodSpec, tuple[MethodSpec, ...]], ...] = ()
     """Reconstructed methods with all their readings, of which the table shows the range."""
     baselines: tuple[str, ...] = ("scratch", "kd", "kd-tuned")
@@ -238,6 +294,12 @@ class Block:
     def trained(self) -> tuple[MethodSpec, ...]:
         """All that is trained for this table: its rows and the readings."""
         return self.methods + tuple(reading for _, readings in self.readings for reading in readings)
+
+    @property
+    def lengths(self) -> dict[float, tuple[MethodSpec, ...]]:
+        """Budget -> what is trained at it."""
+        alone = tuple(m for m in self.methods if m.id == "scratch")
+        return {**dict.fromkeys(self.budgets, self.trained), **dict.fromkeys(self.scratch_budgets, alone)}
 
     def row_of(self, method: str) -> str:
         """The id under which a method stands in this block: its own, or its twin's where only that is trained."""

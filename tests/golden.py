@@ -105,15 +105,7 @@ def _engine() -> Numbers:
     found: Numbers = {}
     for family, (name, recipe) in itertools.product(tiny.FAMILIES, recipes.items()):
         spec = tiny.MODELS[f"student-{family}"]
-        method = MethodSpec("scratch", "scratch", {"teacher": False}, "Scratch", "reference")
-        run = Run(Pair(None, spec.name), method, 0, "d", False, {}, "", Path())
-        batches = Batches(Noise(), {"image"}, torch.device("cpu"))
-        cohort = Cohort(spec, recipe, batches, torch.device("cpu"), 0)
-        outcomes: list[engine.Outcome] = []
-        with tempfile.TemporaryDirectory() as folder:
-            state = Path(folder, "checkpoint")
-            engine.train_cohort(cohort, [run], state, outcomes.append, lambda *_, **__: None)
-        (outcome,) = outcomes
+        outcome = _trained(spec, recipe)
         last = outcome.record["history"][-1]
         found[f"{family} {name}"] = [*numbers(outcome.logits["test"]), last["losses"]["ce"], last["lr"]]
         found[f"{family} {name} weights"] = [
@@ -121,6 +113,28 @@ def _engine() -> Numbers:
         ]
         found[f"{family} stages"] = [float(n) for shape in _side(spec).stages for n in shape]
     return found
+
+
+def _trained(spec: ModelSpec, recipe: Recipe) -> engine.Outcome:
+    method = MethodSpec("scratch", "scratch", {"teacher": False}, "Scratch", "reference")
+    run = Run(Pair(None, spec.name), method, 0, "d", False, {}, "", Path())
+    batches = Batches(Noise(), {"image"}, torch.device("cpu"))
+    cohort = Cohort(spec, recipe, batches, torch.device("cpu"), 0)
+    outcomes: list[engine.Outcome] = []
+    with tempfile.TemporaryDirectory() as folder:
+        engine.train_cohort(cohort, [run], Path(folder, "checkpoint"), outcomes.append, lambda *_, **__: None)
+    (outcome,) = outcomes
+    return outcome
+
+
+def _step(key: str) -> Numbers:
+    """Two epochs of three steps (of one, where it accumulates) of scratch, the first of them warm-up."""
+    value = {"lr_per": 16, "accumulate": 3, "warmup_epochs": 1, "ema_decay": 0.5}[key]
+    recipe = Recipe("r", lr=1e-1, optimizer="sgd", epochs=2, batch_size=8, **{key: value})
+    outcome = _trained(tiny.MODELS["student-vit"], recipe)
+    names = ("lr", "test_nll", "ema_test_nll")
+    history = [[epoch[name] for name in names if name in epoch] for epoch in outcome.record["history"]]
+    return {"logits": numbers(outcome.logits["test"]), "history": list(itertools.chain(*history))}
 
 
 def _side(spec: ModelSpec) -> Any:
@@ -211,8 +225,9 @@ def _files(name: str, folder: Path) -> dict[str, Any]:
 
 
 def _augmentation(key: str) -> Numbers:
-    value = {"crop": 2, "flip": True, "rand_augment": 9}.get(key, 0.4)
-    recipe = Recipe("r", lr=0.1, steps=1, batch_size=8, **{key: value})
+    special = {"crop": 2, "flip": True, "rand_augment": 9, "auto_augment": "rand-m9-mstd0.5-inc1"}
+    beside = {"mixup": 0.4, "cutmix": 0.4} if key.startswith("mixup_") else {}
+    recipe = Recipe("r", lr=0.1, steps=1, batch_size=8, **beside, **{key: special.get(key, 0.4)})
     batches = Batches(Noise(), {"image"}, torch.device("cpu"))
     found: Numbers = {}
     for step in (0, 1):
@@ -354,6 +369,7 @@ KINDS: dict[str, Callable[[str], Numbers]] = {
     "method": _method,
     "source": _source,
     "augmentation": _augmentation,
+    "step": _step,
     "network": _network,
 }
 

@@ -1,10 +1,13 @@
 """Recompute what the tables of a reference print, from its runs alone and with nothing of kdbench.
 
-    python tests/recompute.py quick tuned glyphs        from the root of the repository
+    python tests/recompute.py quick tuned glyphs-edition-1        from the root of the repository
 
 Reads results/reference/SUITE/runs.csv, works out every number of tables/reference/SUITE.csv, and holds each number that
 tables/reference/SUITE.md prints against them: a table of accuracies, of differences or of verdicts is recognised by its
 title, a cell by its row and column, in either layout. Written for being read beside a textbook, not for speed.
+
+Where verdicts have an interval over groups of test samples, about.json says how many samples a group has; a bootstrap
+with draws of its own must put each end at its percentile but for the error of 10,000 draws.
 
 Not recomputed: bootstrap intervals over test samples ({...}), which need the samples; on the page, what tuning chose.
 config/SUITE.yaml says which modality a student reads.
@@ -13,6 +16,7 @@ config/SUITE.yaml says which modality a student reads.
 from __future__ import annotations
 
 import functools
+import json
 import math
 import re
 import sys
@@ -41,23 +45,30 @@ COSTS = {
 }
 NO_NUMBERS = {"suite", "edition", "block", "line", "baseline", "pair", "teacher", "student", "method", "label", "group"}
 NO_NUMBERS |= {"kind", "status", "bold", "notes", "gradient_shares", "harness", "collapsed"}
+NOT_FROM_RUNS = {"verdict_reason", "verdict_groups_low", "verdict_groups_high"}
+"""What verdicts hold and `Block.verdict` does not."""
 
 
 def recompute(suite: str, root: Path = Path()) -> tuple[int, list[str]]:
     """How many numbers of a suite's tables were recomputed, and a line for each that is another."""
     texts = pd.read_csv(root / f"results/reference/{suite}/runs.csv", dtype=str, keep_default_na=False)
     table = pd.read_csv(root / f"tables/reference/{suite}.csv", keep_default_na=False, na_values=[""])
-    known = {column: texts[column] for column in ("block", "pair", "method", "status")}
+    known = {
+        column: texts[column] for column in ("block", "pair", "method", "status", "test_by_group") if column in texts
+    }
     numbers = {c: pd.to_numeric(texts[c], errors="coerce") for c in texts if c not in known}
     runs = pd.DataFrame({**known, **numbers})
     runs = runs.assign(budget=runs.get("budget", 1.0))
     models = yaml.safe_load((root / f"config/{suite}.yaml").read_text(encoding="utf-8")).get("models", {})
     reads = {name: model.get("input", "image") for name, model in models.items()}
+    about = root / f"results/reference/{suite}/about.json"
+    facts = json.loads(about.read_text(encoding="utf-8"))["blocks"] if about.exists() else {}
     blocks = {}
     for name, lines in table.groupby("block", sort=False):
         own = runs[runs["block"] == name]
         # Tables show the largest budget unless a suite says otherwise; none of ours does.
-        blocks[name] = Block(own[own["budget"] == own["budget"].max()], lines, reads)
+        sizes = facts.get(name, {}).get("groups", {}).get("sizes", {})
+        blocks[name] = Block(own[own["budget"] == own["budget"].max()], lines, reads, sizes)
     checked = Checked()
     for block in blocks.values():
         block.check_lines(checked)
@@ -82,6 +93,14 @@ class Checked:
         self.count += 1
         if ours != theirs:
             self.wrong.append(f"{where}: {theirs!r}, and the runs give {ours!r}")
+
+    def percentile(self, where: str, points: np.ndarray, share: float, theirs: float) -> None:
+        """A percentile of 10,000 bootstrap points lies among ours where it must, but for five standard errors."""
+        self.count += 1
+        error = 5 * math.sqrt(share * (1 - share) * (1 / 10_000 + 1 / len(points)))
+        below, not_above = (points < theirs - 1e-9).mean(), (points <= theirs + 1e-9).mean()
+        if not below - error <= share <= not_above + error:
+            self.wrong.append(f"{where}: {theirs!r}, and a bootstrap has {below:.1%} of its points below it")
 
     def printed(self, where: str, text: str, *ours: float | None) -> None:
         """The numbers that a cell prints: as many as we have, each right in all its digits."""
@@ -159,14 +178,20 @@ def pooled(samples: list[np.ndarray]) -> tuple[float, int]:
     return math.sqrt(sum((len(x) - 1) * x.var(ddof=1) for x in samples) / freedom), freedom
 
 
+def resampled(differences: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Forty thousand bootstrap points of the mean over samples, whose groups are drawn whole."""
+    drawn = np.random.default_rng(7).integers(len(sizes), size=(40_000, len(sizes)))
+    return (differences[drawn] * sizes[drawn]).sum(axis=1) / sizes[drawn].sum(axis=1)
+
+
 # --------------------------------------------------------------------------------------------------------------- block
 
 
 class Block:
     """The runs of a block and the lines of the CSV about it."""
 
-    def __init__(self, runs: pd.DataFrame, lines: pd.DataFrame, reads: dict[str, str]) -> None:
-        self.runs, self.lines, self.reads = runs, lines, reads
+    def __init__(self, runs: pd.DataFrame, lines: pd.DataFrame, reads: dict[str, str], sizes: dict[str, int]) -> None:
+        self.runs, self.lines, self.reads, self.sizes = runs, lines, reads, sizes
         self.cells = lines[lines["line"] == "cell"]
         self.pairs = list(dict.fromkeys(self.cells["pair"]))
         self.methods = list(dict.fromkeys(self.cells["method"]))
@@ -288,6 +313,29 @@ class Block:
             "without_high": max(others),
         }
 
+    def by_group(self, method: str, baseline: str) -> np.ndarray | None:
+        """The difference of a verdict in each group of test samples; None where its interval has no meaning."""
+        texts = self.runs.set_index(["pair", "method", "seed"])["test_by_group"]
+        grid = self.grid(method, baseline)
+        found = [(texts[pair, method, seed], texts[pair, baseline, seed]) for pair in grid for seed in grid.index]
+        if len(self.sizes) < 3 or not found or any("" in both for both in found):
+            return None
+        read = [(json.loads(own), json.loads(base)) for own, base in found]
+        means = np.mean([[own[group] - base[group] for group in self.sizes] for own, base in read], axis=0)
+        return means if np.ptp(means) > 1e-9 else None
+
+    def check_groups(self, where: str, line: dict, checked: Checked) -> None:
+        """The interval over groups of a line of verdicts. What stands there then is what the page must print."""
+        differences = self.by_group(line["method"], line["baseline"])
+        points = None if differences is None else resampled(differences, np.array(list(self.sizes.values())))
+        for end, share in (("low", 0.025), ("high", 0.975)):
+            name = f"verdict_groups_{end}"
+            if points is None:
+                checked.number(f"{where}: {name}", math.nan, line[name])
+            else:
+                checked.percentile(f"{where}: {name}", points, share, line[name])
+            self.verdict(line["baseline"])[line["method"]][f"groups_{end}"] = line[name]
+
     def claim(self, label: str) -> dict:
         """Of "A minus B", or "A minus B, students that read M": such directions are not pooled."""
         names, _, read = label.partition(", students that read ")
@@ -318,7 +366,9 @@ class Block:
             ours = self.verdict(baseline)
             for line in lines.to_dict("records"):
                 row, where = ours[line["method"]], f"{line['block']}, {line['method']} against {baseline}"
-                for name in (n for n in line if n.startswith("verdict_") and n != "verdict_reason"):
+                if "verdict_groups_low" in line:
+                    self.check_groups(where, line, checked)
+                for name in (n for n in line if n.startswith("verdict_") and n not in NOT_FROM_RUNS):
                     own, theirs = row[name.removeprefix("verdict_")], line[name]
                     if isinstance(own, str | bool):
                         checked.same(f"{where}: {name}", own, own if own == "" and pd.isna(theirs) else theirs)
@@ -445,10 +495,11 @@ def bare(text: str) -> str:
 
 def check_verdict(where: str, head: str, text: str, v: dict, checked: Checked) -> None:
     columns = {
+        r"\[95 % bootstrap": ("groups_low", "groups_high"),
         "difference": ("difference", "low", "high"),
         "± error": ("pooled",),
         "with any one pair": ("without_low", "without_high"),
-        "better / worse": ("pairs_better", "pairs_worse", "pairs"),
+        "better / worse": ("pairs_better", "pairs_worse", "headline"),
         "complete": ("n", "seeds"),
         "headline": ("pairs", "headline"),
     }

@@ -22,6 +22,8 @@ from kdbench.types import KdbenchError, Recipe
 # isort: split
 import timm.data.mixup
 from packaging.version import Version
+from PIL import Image
+from timm.data import auto_augment
 from timm.data.random_erasing import RandomErasing
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as transforms
@@ -36,6 +38,8 @@ EVERYTHING = {
     "mixup": 0.8,
     "cutmix": 1.0,
 }
+TIMMS = {"rand_augment": 0, "auto_augment": "rand-m9-mstd0.5-inc1"}
+"""In its place."""
 
 
 def images(batch: int, channels: int, height: int, width: int) -> torch.Tensor:
@@ -152,6 +156,100 @@ def test_color_jitter_draws_torchvisions_factors_and_orders(strength):
     assert (orders > 0).sum() == 6 and (orders[orders > 0] / 5000 - 1).abs().max() < 0.1
 
 
+# --------------------------------------------------------------------------------------------------- timm's RandAugment
+
+FILL = (129, 124, 112)
+FACTORS = ("ColorIncreasing", "ContrastIncreasing", "BrightnessIncreasing", "SharpnessIncreasing")
+PLAIN = ("AutoContrast", "Equalize", "Invert", "PosterizeIncreasing", "SolarizeIncreasing", "SolarizeAdd", *FACTORS)
+MOVES = ("Rotate", "ShearX", "ShearY", "TranslateXRel", "TranslateYRel")
+NAMES = (None, *PLAIN, *MOVES, *MOVES)
+"""Of the operations, in our order: the moves bilinear, then bicubic."""
+
+
+@pytest.mark.parametrize("shape", [(3, 32, 32), (3, 20, 28), (1, 8, 8)])
+@pytest.mark.parametrize("level", [2.0, 8.3, 9.0, 10.0])
+def test_each_operation_is_timms_within_a_grey_level(monkeypatch, shape, level):
+    pixels = images(6, *shape)
+    mode = {"fillcolor": FILL if shape[0] == 3 else FILL[0]}
+    operations = augment.timm_rand_augment(torch.tensor(FILL[: shape[0]]).view(1, -1, 1, 1).float())
+    assert len(operations) == len(NAMES) and set(NAMES[1:]) == set(auto_augment._RAND_INCREASING_TRANSFORMS)
+    for position, name in list(enumerate(NAMES))[1:]:
+        if name == "PosterizeIncreasing" and level == 10:
+            continue  # no bit is left; newer versions of Pillow refuse that
+        mode["resample"] = Image.Resampling.BICUBIC if position > len(PLAIN) + len(MOVES) else Image.Resampling.BILINEAR
+        for sign in (0.1, 0.9):
+            monkeypatch.setattr(auto_augment.random, "random", lambda sign=sign: sign)
+            level_to_argument = auto_augment.LEVEL_TO_ARG[name]
+            arguments = level_to_argument(level, {}) if level_to_argument else ()
+            monkeypatch.undo()
+            theirs = []
+            for image in pixels:
+                source = Image.fromarray(
+                    image.permute(1, 2, 0).squeeze(2).numpy() if shape[0] == 1 else to_numpy(image)
+                )
+                theirs.append(np.asarray(auto_augment.NAME_TO_OP[name](source, *arguments, **mode)))
+            expected = torch.from_numpy(np.stack(theirs)).view(6, *shape[1:], shape[0]).permute(0, 3, 1, 2)
+            value = (arguments[0] if arguments else 0) - (name in FACTORS)
+            magnitude = torch.full((6, 1, 1, 1), float(value), dtype=torch.float64)
+            got = operations[position](pixels, magnitude)
+            assert got.dtype == torch.uint8 and (got.int() - expected.int()).abs().max() <= 1, name
+
+
+def to_numpy(image: torch.Tensor) -> np.ndarray:
+    return image.permute(1, 2, 0).numpy()
+
+
+def test_operations_levels_and_kernels_are_drawn_as_timm_draws_them(monkeypatch):
+    drawn: list[tuple] = []
+    theirs = auto_augment.rand_augment_transform(TIMMS["auto_augment"], {"img_mean": FILL})
+    for operation in theirs.ops:
+        operation.aug_fn = lambda image, *arguments, name=operation.name, **mode: drawn.append(
+            (name, arguments[0] if arguments else 0.0, auto_augment._interpolation(dict(mode)))
+        )
+    random.seed(0)
+    np.random.seed(0)
+    count = 12000
+    for _ in range(count):
+        theirs(None)
+    rounds = augment.draw_timm_rand_augment(count, 9.0, 0.5, seeded())
+    choice, value = (torch.cat(parts) for parts in zip(*rounds, strict=True))
+    assert not torch.equal(rounds[0][0], rounds[1][0])
+    assert abs((choice == 0).double().mean() - 0.5) < 0.01 and abs(len(drawn) / count - 1) < 0.02
+    for name in NAMES[1:]:
+        positions = torch.tensor([i for i, n in enumerate(NAMES) if n == name])
+        ours = value[torch.isin(choice, positions)] + (name in FACTORS)
+        other = torch.tensor([float(argument) for n, argument, _ in drawn if n == name], dtype=torch.float64)
+        assert abs(len(ours) / len(other) - 1) < 0.15
+        alike(ours, other, 0.08)
+        if name in MOVES:
+            share = (choice == positions[1]).sum() / len(ours)
+            bicubic = [kernel == Image.Resampling.BICUBIC for n, _, kernel in drawn if n == name]
+            assert abs(share - 0.5) < 0.08 and abs(np.mean(bicubic) - 0.5) < 0.08
+
+
+def test_whole_images_are_alike_after_it():
+    """Grey levels of one picture after timm's pipeline and after ours."""
+    picture = images(2, 3, 16, 16)[0]
+    theirs = auto_augment.rand_augment_transform(TIMMS["auto_augment"], {"img_mean": FILL})
+    random.seed(0)
+    np.random.seed(0)
+    expected = []
+    while len(expected) < 2500:
+        try:
+            expected.append(np.asarray(theirs(Image.fromarray(to_numpy(picture)))))
+        except ValueError:  # Pillow, of a posterised image without a bit
+            expected.append(np.zeros((16, 16, 3), np.uint8))
+    got = picture.expand(2500, -1, -1, -1)
+    operations = augment.timm_rand_augment(torch.tensor(FILL).view(1, 3, 1, 1).float())
+    for choice, magnitude in augment.draw_timm_rand_augment(2500, 9.0, 0.5, seeded()):
+        got = augment.apply_each(got, operations, choice, magnitude)
+    other = torch.from_numpy(np.stack(expected)).permute(0, 3, 1, 2)
+    for channel in range(3):
+        for row, column in ((0, 0), (5, 9), (15, 8)):
+            alike(got[:, channel, row, column].double(), other[:, channel, row, column].double(), 0.06)
+    alike(got.double().mean((1, 2, 3)), other.double().mean((1, 2, 3)), 0.06)
+
+
 # ------------------------------------------------------------------------------------------------------------- erasing
 
 
@@ -215,6 +313,29 @@ def test_mixing_is_timms(monkeypatch, mixup, cutmix):
     ]
 
 
+@pytest.mark.parametrize(("chance", "switch"), [(0.3, 0.5), (1.0, 0.2), (0.6, 0.9)])
+def test_batches_are_mixed_as_often_as_timm_mixes_them(monkeypatch, chance, switch):
+    """The same draws: timm asks first whether to mix, then how."""
+    mixed = boxes = 0
+    for seed in range(400):
+        rng = np.random.default_rng(seed)
+        whether = [0.0] if chance == 1 else []
+        same = SimpleNamespace(
+            rand=lambda rng=rng, whether=whether: whether.pop() if whether else rng.random(),
+            beta=rng.beta,
+            randint=lambda low, high, size, rng=rng: rng.integers(low, high),
+        )
+        monkeypatch.setattr(timm.data.mixup.np, "random", same)
+        mixer = timm.data.mixup.Mixup(0.8, 1.0, prob=chance, switch_prob=switch, num_classes=5)
+        share, is_cut = mixer._params_per_batch()
+        monkeypatch.undo()
+        ours, box = augment.draw_mixing(0.8, 1.0, 32, 32, np.random.default_rng(seed), chance, switch)
+        assert (box is not None) == is_cut and (box is not None or ours == share)
+        mixed += ours != 1
+        boxes += box is not None
+    assert abs(mixed / 400 - chance) < 0.08 and abs(boxes / 400 - chance * switch) < 0.08
+
+
 # ------------------------------------------------------------------------------------------------------------- batches
 
 
@@ -268,10 +389,11 @@ def test_without_new_augmentation_batches_are_what_they_were():
         assert torch.equal(target, INDEX % 5)
 
 
-@pytest.mark.parametrize("key", [*EVERYTHING, "crop", "everything"])
+@pytest.mark.parametrize("key", [*EVERYTHING, "crop", "auto_augment", "everything"])
 def test_batches_are_determined_by_seed_and_step(key):
     batches = batches_of("large")
-    chosen = recipe(**(EVERYTHING if key == "everything" else {"crop": 2} if key == "crop" else {key: EVERYTHING[key]}))
+    some = EVERYTHING | {"crop": 2} | TIMMS
+    chosen = recipe(**EVERYTHING) if key == "everything" else recipe(**{key: (some | EVERYTHING)[key]})
     inputs, target = batches.train(INDEX, chosen, 0, 0)
     again, target_again = batches.train(INDEX, chosen, 0, 0)
     assert torch.equal(inputs["large"], again["large"]) and torch.equal(target, target_again)
@@ -310,6 +432,14 @@ def test_a_sequence_is_only_mixed():
     assert any(torch.allclose(mixed["pen"], e, atol=1e-5) for e in expected)
 
 
+def test_a_batch_that_is_not_mixed_is_what_it_was_and_its_labels_are_soft():
+    batches = batches_of("large")
+    plain, classes = batches.train(INDEX, recipe(), 0, 0)
+    unmixed, soft = batches.train(INDEX, recipe(mixup=0.8, mixup_prob=0.0), 0, 0)
+    assert torch.equal(unmixed["large"], plain["large"])
+    assert torch.equal(soft, torch.nn.functional.one_hot(classes, 5).float())
+
+
 @pytest.mark.parametrize("modalities", [("pen",), ("large", "pen"), ("large", "small")])
 def test_cutmix_is_refused_where_there_is_no_common_box(modalities):
     with pytest.raises(KdbenchError, match="cutmix is for images of one size"):
@@ -323,8 +453,9 @@ def test_colours_are_refused_where_there_are_none(monkeypatch):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-def test_on_cuda_nothing_waits_and_draws_are_the_same():
-    chosen = recipe(**EVERYTHING)
+@pytest.mark.parametrize("changes", [{}, TIMMS])
+def test_on_cuda_nothing_waits_and_draws_are_the_same(changes):
+    chosen = recipe(**EVERYTHING | changes)
     expected, soft = batches_of("large").train(INDEX, chosen, 0, 0)
     batches, index = batches_of("large", device="cuda"), INDEX.cuda()
     batches.train(index, chosen, 0, 0)

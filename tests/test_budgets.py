@@ -176,7 +176,7 @@ def test_a_damaged_run_of_a_budget_says_how_to_train_it_anew():
 def test_tables_and_figures_show_one_budget_and_say_which(finished):
     (report,) = block_reports(Today(finished))
     assert set(report.frame["budget"]) == {2} and report.records["cnn-t--vit-s", "kd"]["test_mean"] == 81.5
-    told = "Budget 2: students train for 2 times the steps of their recipes. Trained too, but not shown: budget 1."
+    told = "Budget 2: students train for 2 times the steps of their recipes. Also trained: budget 1."
     assert told in markdown(describe(finished.suite, [report]))
     assert told in write_report(finished, Path("page.html")).read_text(encoding="utf-8")
     footnote = kinds()["verdict"].draw(report).get_supxlabel()

@@ -283,10 +283,15 @@ def test_hints_name_a_suite_as_it_can_be_typed(tmp_path, monkeypatch, capsys):
 
 ENVIRONMENTS = [
     {"PYTHONIOENCODING": "latin-1"},
-    {"PYTHONIOENCODING": "ascii:strict"},
-    {"PYTHONIOENCODING": "cp437"},
-    {"LC_ALL": "C"},
-    {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+    *(
+        pytest.param(environment, marks=pytest.mark.slow)
+        for environment in (
+            {"PYTHONIOENCODING": "ascii:strict"},
+            {"PYTHONIOENCODING": "cp437"},
+            {"LC_ALL": "C"},
+            {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
+        )
+    ),
 ]
 
 

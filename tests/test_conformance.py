@@ -26,8 +26,8 @@ GROUP = "logits"
 ONE_PAIR = [(MODELS["teacher-cnn"], MODELS["student-vit"])]
 
 
-ON_EVERY_RUN = ("kd", "rld", "uhkd", "fdcmkd")
-"""Methods of every kind; the other ones take minutes together and are slow tests."""
+ON_EVERY_RUN = ("kd", "uhkd")
+"""One that reads logits, one that reads features; the other ones take minutes together and are slow tests."""
 EVERY_METHOD = [pytest.param(name, marks=() if name in ON_EVERY_RUN else pytest.mark.slow) for name in method_names()]
 
 

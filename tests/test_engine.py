@@ -412,10 +412,9 @@ def test_a_finished_run_is_not_trained_again_but_a_lost_weight_file_is(trained, 
     plan = plan_for(["kd"], seeds=[0])
     run_jobs(plan, "cohort")
     expected, run = weights_of(plan), plan.runs()["cnn-t--vit-s", "kd", 0]
-    monkeypatch.setattr(engine, "_step", None)
-    run_jobs(plan, "cohort")
-    monkeypatch.undo()
-    os.chdir(trained)
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "_step", None)
+        run_jobs(plan, "cohort")
     run.stem.with_suffix(".safetensors").unlink()
     run_jobs(plan, "cohort")
     assert weights_of(plan) == expected

@@ -200,6 +200,7 @@ def remount(place: Path, options: str) -> None:
     subprocess.run(["mount", "-o", f"remount,{options}", place], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("seconds", "file"), [(0, "/checkpoint"), (1000, "/kd/seed0.")])
 def test_a_disk_that_fills_up_and_one_that_may_not_be_written(trained, seconds, file):
     """The disk grows bit by bit until all fits; it is full at checkpoints, or without them at results. Then it is

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from matplotlib.text import Text
 from test_tables import HOSTILE, METHODS, change, make
+from test_worth import block_of, lengths
 
 from kdbench.plan.registry import method_names
 from kdbench.report import figures, stats
@@ -82,6 +83,8 @@ def curves(block, seeds=2):
 def report(suite, block, frame=None, **changes):
     """All that a figure may read of a made-up block."""
     measured = {"stages": stages(block), "channels": channels(block), "curves": curves(block)}
+    if frame is not None:
+        measured["lengths"] = lengths(frame, (1, 2, 4), (8,))
     return BlockReport(suite, block, frame, **{**measured, **changes})
 
 
@@ -187,6 +190,7 @@ def test_all_files_with_their_labels_and_the_same_bytes_again(kind, labels, tmp_
 
 
 KINDS = ("stages", "similarity", "spectra", "channels", "treatments", "verdict", "accuracy", "cost", "learning")
+KINDS += ("compute",)
 
 
 @pytest.mark.parametrize(
@@ -322,14 +326,47 @@ def test_views_of_the_stages_show_one_pair_or_one_method_in_one_band():
 def test_every_figure_that_has_its_numbers_is_written(tmp_path):
     suite, block, frame = make(pairs=1, methods=("scratch", "kd"))
     short = curves(block).query("step < 500")
-    measured = {"stages": [{**d, "spectra": []} for d in stages(block)], "channels": (), "curves": short}
-    paths = figures.write_figures(report(suite, block, frame, **measured), tmp_path)
+    measured = {"stages": [{**d, "spectra": []} for d in stages(block)], "channels": (), "curves": short, "lengths": ()}
+    paths = figures.write_figures([report(suite, block, frame, **measured)], tmp_path)
     assert sorted(paths) == sorted(path for path in tmp_path.rglob("*") if path.is_file())
     names = {path.relative_to(tmp_path).as_posix() for path in paths}
     stems = {"supplement/main-stages", *(f"main-{kind}" for kind in ("similarity", "verdict", "accuracy", "cost"))}
     views = itertools.product(("by-pair/cnn-t--cnn-s", "by-method/scratch", "by-method/kd"), ("low", "high"))
     expected = {f"{stem}.{end}" for stem in stems for end in ("svg", "png", "pdf")}
     assert names == expected | {f"main/{view}-{band}.svg" for view, band in views}
+
+
+def test_compute_shows_every_budget_the_teacher_and_scratch_beyond():
+    suite, block, frame = make(3, ("scratch", "kd"))
+    block = block_of(block, (1, 2, 4), (8,))
+    figure = draw("compute", suite, block, frame)
+    text = said(figure)
+    assert "a point a budget (1, 2, 4, 8 times the student's recipe)" in text and "teacher" in text
+    for axes in (axes for axes in figure.axes if axes.get_visible()):
+        lines = [line for line in axes.lines if len(line.get_xdata()) > 2]
+        assert sorted(len(line.get_xdata()) for line in lines) == [3, 4]
+        scratch, kd = sorted(lines, key=lambda line: -len(line.get_xdata()))
+        assert list(np.array(kd.get_xdata()) / np.array(scratch.get_xdata())[:3]) == pytest.approx([2, 2, 2])
+        assert any(line.get_linestyle() == "--" and line.get_ydata()[0] == pytest.approx(96.1) for line in axes.lines)
+    unknown = draw("compute", suite, block, frame, lengths=lengths(frame, (1, 2)).assign(steps=np.nan))
+    assert "no result that holds its operations" in said(unknown)
+
+
+@pytest.mark.slow
+def test_figures_drawn_side_by_side_are_the_same_files(tmp_path):
+    suite, block, frame = make(pairs=1, methods=("scratch", "kd"))
+    one, two = tmp_path / "one", tmp_path / "two"
+    written = [figures.write_figures([report(suite, block, frame)], folder, n) for folder, n in ((one, 1), (two, 2))]
+    assert [path.relative_to(one) for path in written[0]] == [path.relative_to(two) for path in written[1]]
+    assert all(a.read_bytes() == b.read_bytes() for a, b in zip(*written, strict=True))
+
+
+@pytest.mark.slow
+def test_a_figure_that_can_not_be_drawn_says_so_from_a_process_of_its_own(tmp_path):
+    suite, block, frame = make(pairs=1, methods=("scratch", "kd"))
+    (tmp_path / "main-verdict.svg").mkdir()
+    with pytest.raises(KdbenchError, match="main-verdict"):
+        figures.write_figures([report(suite, block, frame)], tmp_path, 2)
 
 
 def test_a_figure_is_one_file_with_a_caption():

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 
+import pytest
 import setuptools
 import yaml
 from conftest import REPOSITORY
@@ -22,7 +23,8 @@ PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 CONSTRAINTS = [line for line in (REPOSITORY / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
 REQUIREMENTS = [
     Requirement(text)
-    for text in PYPROJECT["project"]["dependencies"] + PYPROJECT["project"]["optional-dependencies"]["dev"]
+    for texts in (PYPROJECT["project"]["dependencies"], *PYPROJECT["project"]["optional-dependencies"].values())
+    for text in texts
 ]
 
 
@@ -87,7 +89,8 @@ def test_the_package_list_is_whole():
 def test_every_number_that_the_readme_found_stands_in_a_file_of_the_product():
     readme = (REPOSITORY / "README.md").read_text()
     found = " ".join(readme[readme.index("## What we found") : readme.index("## How to read")].split())
-    written = "".join((REPOSITORY / f).read_text() for f in ("tables/reference/glyphs.md", "docs/results-glyphs.md"))
+    pages = ("tables/reference/glyphs-edition-1.md", "docs/results-glyphs-edition-1.md")
+    written = "".join((REPOSITORY / page).read_text() for page in pages)
     written = written.replace("\\", "")
     numbers = re.findall(r"[+−]\d+\.\d \[[+−]\d+\.\d, [+−]\d+\.\d\]", found)
     assert len(numbers) == 9
@@ -95,16 +98,31 @@ def test_every_number_that_the_readme_found_stands_in_a_file_of_the_product():
         assert number in written, number
     (least,) = re.findall(r"verdict could find is (\d\.\d) points", found)
     assert f"{least} points in this verdict (Holm's first step over 7 methods, n = 5)" in written
-    recipes = load_suite("glyphs").recipes
+    recipes = load_suite("glyphs-edition-1").recipes
     steps = {11750 // recipes[name].batch_size * recipes[name].epochs for name in ("cnn-s", "vit-s", "mlp-s")}
     assert f"for {min(steps)} or {max(steps)} steps" in found
 
 
-def test_the_readme_is_a_page_and_its_links_lead_somewhere():
-    readme = (REPOSITORY / "README.md").read_text()
-    assert len(readme.encode()) < 7000
-    for link in re.findall(r"\]\(([^)#]+)\)", readme):
-        assert (REPOSITORY / link).exists(), f"README.md points to {link}, which is not there"
+def test_the_readme_is_a_page():
+    assert len((REPOSITORY / "README.md").read_bytes()) < 7000
+
+
+PAGES = [REPOSITORY / "README.md", *sorted(REPOSITORY.glob("docs/*.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_somewhere(page):
+    """To a file that is there and, after a #, to a heading in it as GitHub writes its address."""
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if "://" in link:
+            continue
+        name, _, heading = link.partition("#")
+        target = page.parent / name if name else page
+        assert target.exists(), f"{page.name} points to {link}, which is not there"
+        if heading:
+            titles = re.findall(r"^#+ (.*)$", target.read_text(), re.M)
+            anchors = [re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles]
+            assert heading in anchors, f"{page.name} points to {link}: {target.name} has no such heading"
 
 
 def test_the_list_of_methods_is_the_methods_own_text():
@@ -145,7 +163,7 @@ def test_the_page_on_reliability_quotes_the_one_channel_numbers():
     page = " ".join((REPOSITORY / "docs/reliability.md").read_text().split())
     for new, old, students in (
         ("reliability/quick-avx2.csv", "reliability/quick-intel.csv", ("--cnn-s", "--raster-s")),
-        ("reliability/glyphs-cnn-avx2.csv", "glyphs/runs.csv", None),
+        ("reliability/glyphs-cnn-avx2.csv", "glyphs-edition-1/runs.csv", None),
     ):
         judged = compare.judge(*(compare.read_runs(folder / file) for file in (new, old)))
         judged = judged[judged["a"].map(lambda cell: cell.n > 0)]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from conftest import run_jobs, tiny_plan
-from test_augment import EVERYTHING
+from test_augment import EVERYTHING, TIMMS
 from torch import nn
 
 import kdbench.torchvision_ops  # noqa: F401
@@ -46,8 +46,8 @@ NARROW = {"pat": {"width": 32}, "crd": {"width": 16}}
 # ------------------------------------------------------------------------------------------------------------- methods
 
 
-OFTEN = ("scratch", "kd", "uhkd", "fdcmkd")
-"""Of the methods, most of those of `quick`; the others are slow tests."""
+OFTEN = ("kd", "uhkd")
+"""One that reads logits, one that reads features; the others are slow tests."""
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_kdbench_check_rehearses(monkeypatch, capsys, reason, code, says):
 
 
 @pytest.mark.parametrize("mixing", ["mixup", "cutmix"])
-@pytest.mark.parametrize("geometry", [{"crop": 1}, {"resized_crop": 0.3}], ids=str)
+@pytest.mark.parametrize("geometry", [{"crop": 1}, {"resized_crop": 0.3}, TIMMS], ids=str)
 def test_augmented_batches_do_not_wait_and_are_those_of_the_cpu(trained, geometry, mixing):
     changes = {**EVERYTHING, "resized_crop": 0.0, "mixup": 0.0, "cutmix": 0.0, mixing: 0.8, **geometry}
     recipe = Recipe("all", lr=0.1, batch_size=40, steps=1, **changes)
@@ -245,7 +245,8 @@ def test_augmented_batches_do_not_wait_and_are_those_of_the_cpu(trained, geometr
 def test_a_whole_job_ends_as_it_does_on_the_cpu(trained, monkeypatch):
     """Teacher read in, every step, evaluation, a checkpoint after each step, one resumed from it, results written."""
     methods = ["scratch", "crd", "uhkd"]
-    plan = tiny_plan(checkpoint_seconds=0.0, blocks__main__methods=methods, seeds=[0], recipes__student__steps=3)
+    student = {"lr": 5.0e-3, "steps": 3, "batch_size": 50, "accumulate": 2, "ema_decay": 0.9, "clip_grad": 5.0}
+    plan = tiny_plan(checkpoint_seconds=0.0, blocks__main__methods=methods, seeds=[0], recipes__student=student)
 
     def accuracies():
         return {m: read_run(run.result)["history"] for (_, m, _), run in plan.runs().items()}

@@ -11,14 +11,17 @@ import re
 
 import pytest
 from browser import ENTER, ESCAPE, browser, needs_browser
-from conftest import write_tiny
+from conftest import REPOSITORY, write_tiny
 from fakes import block, fake_plan, finish, finish_all
 
 from kdbench import cli
+from kdbench.plan.jobs import make_plan
 from kdbench.plan.paths import home
+from kdbench.plan.suite import load_suite
 from kdbench.report import html as report
 from kdbench.report import tables
 from kdbench.report.block import block_reports
+from kdbench.report.figures.style import method_styles
 from kdbench.results.today import Today
 from kdbench.run.data import run_data
 
@@ -67,16 +70,63 @@ def test_the_verdict_comes_from_the_table_of_verdicts(plan):
     finish_all(plan)
     _, data = written(plan)
     first = data["blocks"][0]["verdicts"][0]
-    sentence = next(
-        p["text"] for s in data["blocks"][0]["sections"] for p in s["parts"] if p.get("text", "").startswith("Better")
-    )
-    lists = {one["kind"]: "; ".join(one["methods"]) for one in first["lists"]}
-    for kind, words in (("better", "Better than Scratch"), ("worse", "Worse"), ("not separated", "Not separated")):
-        assert f"{words}: {lists.get(kind, 'none')}." in sentence
+    texts = [p["text"] for s in data["blocks"][0]["sections"] for p in s["parts"] if "text" in p]
+    lists = {one["kind"]: one["methods"] for one in first["lists"]}
+    words = {"better": "Better than", "worse": "Worse than", "not separated": "Not separated from"}
+    found = (f"{words[kind]} Scratch: {'; '.join(m['label'] for m in methods)}." for kind, methods in lists.items())
+    assert " ".join(found) in texts
+    table = next(t for t in (t for p in places(data, -1) for t in p) if t["title"] == first["title"])
+    told = {method["label"]: method["points"] for methods in lists.values() for method in methods}
+    assert told == {row["cells"][0]["text"]: row["cells"][1]["text"] for row in table["rows"]} and len(told) == 3
     assert first["title"].startswith("Verdict against Scratch") and first["detectable"].startswith(
         "Minimum detectable difference"
     )
     assert lists
+
+
+def svg_of(picture):
+    media, _, content = picture["source"].partition(";base64,")
+    assert media == "data:image/svg+xml"
+    return base64.b64decode(content).decode()
+
+
+def test_the_page_opens_on_the_verdict_and_its_figure(plan):
+    """Of today, whether or not any figure was drawn."""
+    text, data = written(plan)
+    assert "no complete seed" in svg_of(data["blocks"][0]["main"])
+    finish_all(plan)
+    _, data = written(plan)
+    found = svg_of(data["blocks"][0]["main"])
+    assert "no complete seed" not in found and all(f">{label}<" in found for label in ("KD", "DKD", "UHKD†"))
+    order = [text.index(what) for what in ("judged.map(opening)", "data.how", "data.blocks.map(section)")]
+    assert order == sorted(order), "before any table"
+    plan = fake_plan(blocks={"main": block(("dkd", "uhkd"))})
+    _, data = written(plan)
+    assert data["blocks"][0]["main"] is None and data["blocks"][0]["verdicts"] == []
+
+
+def test_the_page_of_a_reference_opens_on_its_verdict_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    page = report.write_reference_report(make_plan(load_suite("quick")), tmp_path / "page.html").read_text()
+    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1])
+    table = (REPOSITORY / "tables/reference/quick.md").read_text().replace("\\", "")
+    assert len(data["blocks"]) == 2
+    for one in data["blocks"]:
+        assert "accuracy − Scratch" in " ".join(re.findall(r">([^<]+)</text>", svg_of(one["main"])))
+        methods = [method for kind in one["verdicts"][0]["lists"] for method in kind["methods"]]
+        assert len(methods) > 3 and one["verdicts"][0]["title"].startswith("Verdict against Scratch")
+        assert all(f"| {method['label']} | {method['points']} |" in table for method in methods)
+        assert "Mean paired difference of each method" not in [figure["title"] for figure in one["figures"]], "once"
+
+
+def test_learning_curves_have_the_colour_that_figures_give_their_method(plan):
+    finish_all(plan)
+    _, data = written(plan)
+    styles = method_styles(plan.suite)
+    for key, detail in data["details"].items():
+        assert detail["colour"] == styles[key.split("/")[-1]]["color"], key
+    assert len({detail["colour"] for detail in data["details"].values()}) == 4
+    assert styles["uhkd"]["color"].lower() in svg_of(data["blocks"][0]["main"]).lower()
 
 
 def test_a_cell_opens_its_own_seeds_curves_and_config(plan):
@@ -204,7 +254,7 @@ def test_figures_are_embedded_and_tell_their_age(tmp_path, monkeypatch):
     finish_all(plan)
     folder = home(plan.suite) / "figures"
     folder.mkdir()
-    for name in ("main-accuracy", "main-new kind", "main-2-stages"):
+    for name in ("main-accuracy", "main-new kind", "main-2-stages", "main-verdict"):
         (folder / f"{name}.svg").write_text(f"<svg>{name}</svg>")
     (folder / "main-learning.svg").write_bytes(b"x" * (report.MAX_SVG + 1))
     (folder / "main-learning.png").write_bytes(b"png")
@@ -317,7 +367,10 @@ def test_a_cell_opens_closes_and_gives_the_focus_back(finished, tab):
     tab.press(cell, ENTER)
     shown = tab.run("return document.querySelector('dialog[open]').innerText")
     assert "UHKD†: cnn-t → cnn-s" in shown and "no result yet for seed 2" in shown and '"lr": 0.005' in shown
-    assert tab.run("return document.querySelectorAll('dialog svg path.test').length") == 2
+    strokes = "return [...document.querySelectorAll('dialog svg path.test')].map((path) => path.getAttribute('stroke'))"
+    assert tab.run(strokes) == [method_styles(fake_plan().suite)["uhkd"]["color"]] * 2
+    labels = "return [...document.querySelectorAll('dialog svg text')].map((text) => text.textContent)"
+    assert {"seed 0", "seed 1"} <= set(tab.run(labels)) and "seed 2" not in tab.run(labels)
     assert tab.run("return document.querySelectorAll('dialog tbody tr').length") == 3
     assert tab.run("return document.activeElement.textContent") == "Close"
     tab.press("dialog header button", ESCAPE)
@@ -349,7 +402,8 @@ def test_names_are_shown_and_never_run(hostile, tab):
     opened = tab.run("return document.querySelector('dialog').textContent.replace(/\\s+/g, ' ')")
     assert opened.count(shown) == 3, "in its heading, its reason and its note"
     elements = "return [...document.querySelectorAll('script, img, iframe, link')].map((e) => e.id || e.tagName)"
-    assert tab.run(elements) == ["data", "SCRIPT"]
+    assert tab.run(elements) == ["IMG", "data", "SCRIPT"], "the figure of its verdict, and the page's own"
+    assert tab.run("return document.querySelector('img').naturalWidth") > 100, "whose SVG is well formed"
 
 
 @needs_browser
@@ -358,7 +412,11 @@ def test_no_request_leaves_and_none_could(finished, tab):
     tab.open(finished[0])
     tab.click("td button")
     assert {url.split(":")[0] for url in tab.requests()} == {"file", "data"}
-    assert tab.run("return document.querySelector('img').naturalWidth") == 9
+    widths = tab.run("return [...document.querySelectorAll('img')].map((picture) => picture.naturalWidth)")
+    assert len(widths) == 2 and widths[0] > 100 and widths[1] == 9
+    first = """const [picture, table] = ["img", "table"].map((name) => document.querySelector(name));
+      return !!(picture.compareDocumentPosition(table) & Node.DOCUMENT_POSITION_FOLLOWING)"""
+    assert tab.run(first), "the figure of the verdict stands before any table"
     refused = """return (async () => {
       const told = new Promise((tell) => addEventListener("securitypolicyviolation", tell));
       new Image().src = "http://127.0.0.1:9/x.png";

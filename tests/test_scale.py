@@ -92,6 +92,7 @@ def test_a_figure_of_many_methods_is_cut_and_says_so(kind, monkeypatch):
     assert f"Shown: the first 3 of {of} methods; all are in " in said(figure) and "FD-CMKD" not in said(figure)
 
 
+@pytest.mark.slow
 def test_views_by_method_are_drawn_where_they_show_all_pairs():
     for pairs, expected in ((limits.PANELS, {"by-pair", "by-method"}), (MANY, {"by-pair"})):
         suite, block, frame = huge(pairs, ("scratch", "kd"), seeds=1)

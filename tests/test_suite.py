@@ -62,6 +62,7 @@ def complaint(**changes) -> str:
                 ("weights", "IMAGENET1K_V1"),
             )
             if (place, key) != ("blocks__main", "weights")  # there it says which loss weights are trained
+            and (place, key) not in (("models__vit-s", "pretrained"), ("models__vit-s", "weights"))
         ),
         ({"pretrained": True}, ["tiny.yaml: pretrained: networks start at random here"]),
         ({"methods": {"kd": {"pretrained": True}}}, ["methods.kd: pretrained: networks start at random here"]),

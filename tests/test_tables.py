@@ -11,12 +11,13 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import REPOSITORY
 from fakes import fake_plan, finish, finish_all
 from scipy import stats as st
 
 from kdbench.files import read_json, write_json
 from kdbench.report import pair_tables, stats, tables
-from kdbench.report.block import BlockReport, block_reports
+from kdbench.report.block import BlockReport, Reading, block_reports
 from kdbench.report.cells import cells
 from kdbench.report.page import html, markdown
 from kdbench.report.paper import fragments
@@ -24,7 +25,7 @@ from kdbench.report.text import note_letters
 from kdbench.report.verdicts import claim_results
 from kdbench.results.frames import all_runs
 from kdbench.results.today import Today
-from kdbench.types import Block, Claim, KdbenchError, MethodSpec, ModelSpec, Pair, Paper, Suite
+from kdbench.types import Block, Claim, KdbenchError, MethodSpec, ModelSpec, Pair, Paper, Recipe, Suite
 
 METHODS = {
     "scratch": ("Scratch", "reference", None),
@@ -57,9 +58,8 @@ def make(pairs=3, methods=tuple(METHODS), seeds=3, names=None, layout="methods")
         specs.append(MethodSpec(id, METHOD_OF.get(id, id), {}, (names or {}).get(id, label), group, footnote))
     models = {m: ModelSpec(m, "ResNet", "digits", "r", family=m[:3]) for m in (*teachers, *students)}
     block = Block("main", "Main block", "digits", grid, tuple(specs), tuple(range(seeds)), layout=layout)
-    suite = Suite(
-        "tiny", (block,), tuple(range(seeds)), {}, {}, models, title="Tiny suite", banner="Too small to rank."
-    )
+    recipes, texts = {"r": Recipe("r", lr=0.1, steps=1)}, {"title": "Tiny suite", "banner": "Too small to rank."}
+    suite = Suite("tiny", (block,), tuple(range(seeds)), {}, recipes, models, **texts)
     rng, rows = np.random.default_rng(0), []
     for i, pair in enumerate(grid):
         for seed in range(seeds):
@@ -135,8 +135,8 @@ def test_page_says_what_a_reader_needs():
     assert "540 test samples" in text and re.search(r"standard error of 1\.\d points", text)
     assert "image: nearest neighbour 95.2 %, logistic regression 91.3 % (on 1,000 train and 540 test samples)" in text
     assert (
-        "Minimum detectable difference (paired t test, 5 %, 80 % power)" in text
-        and "Holm's first step over 5 methods, n = 3" in text
+        "Minimum detectable differences: paired t test, 5 %, 80 % power" in text
+        and "points in this verdict (Holm's first step over 5 methods, n = 3)" in text
     )
     assert "CNN → CNN<br>cnn-t →<br>cnn-s" in text
     assert text.count("our reading of the paper") == 1 and text.count("known from a transcription") == 1
@@ -350,8 +350,15 @@ def balanced(tex):
 @pytest.mark.parametrize("layout", ["pairs", "methods"])
 def test_fragments_are_whole_tables_with_the_cells_of_the_page(layout):
     suite, block, frame = make(pairs=3, layout=layout)
-    found = paper(suite, block, frame)
-    assert list(found) == ["main", "main-verdict"]
+    assert list(paper(suite, block, frame)) == ["main", "main-verdict"], "a suite without claims"
+    found = paper(dataclasses.replace(suite, claims=CLAIMS), block, frame)
+    assert list(found) == ["main", "main-verdict", "main-claims"]
+    claims = found.pop("main-claims")
+    assert balanced(claims) and r"\label{tab:tiny-main-claims}" in claims and "n = 3" in claims
+    (shown,) = (cells for cells in cells_of(claims) if " minus " in cells[0])
+    told = row(page(dataclasses.replace(suite, claims=CLAIMS), block, frame), "UHKD† minus UHKD† (C0)", "### Claims")
+    told = [re.sub(r"\\([\[\]])", r"{\1}", cell).replace("−", "$-$") for cell in told]
+    assert shown == [r"UHKD\textdagger{} minus UHKD\textdagger{} (C0)", *told]
     for name, tex in found.items():
         assert balanced(tex) and tex.startswith(r"\begin{table*}") and tex.count(r"\begin{tabular}") == 1
         width = len(re.search(r"\\begin\{tabular\}\{@\{\}(\w+)@\{\}\}", tex)[1])
@@ -371,15 +378,57 @@ def test_fragments_are_whole_tables_with_the_cells_of_the_page(layout):
     assert ["Scratch" in title for title in against] == [True, False] and "Against KD" in against[1]
 
 
+CLAIMS = (Claim("spectrum", "uhkd", "uhkd-c0", "?"), Claim("teacher", "fdcmkd", "fd-heads", "?"))
+
+
+def test_claims_are_a_fragment_only_where_they_can_be_told():
+    suite, block, frame = make(pairs=1, seeds=1)
+    assert list(paper(dataclasses.replace(suite, claims=CLAIMS), block, frame)) == ["main"], "one seed tests nothing"
+    suite, block, frame = make(pairs=1)
+    hidden = dataclasses.replace(suite, claims=CLAIMS, paper=Paper(rows=("scratch", "kd", "uhkd")))
+    assert "main-claims" not in paper(hidden, block, frame), "its control is hidden"
+
+
+@pytest.mark.parametrize("layout", ["pairs", "methods"])
+def test_the_names_of_a_paper_reach_every_label(layout):
+    """Summary rows, footnotes, claims and captions too."""
+    methods = ("scratch", "kd", "uhkd", "uhkd-c0", "fdcmkd")
+    suite, block, frame = make(pairs=3, methods=methods, layout=layout)
+    first, _, third = (p.id for p in block.pairs)
+    for seed in range(3):
+        frame = change(frame, first, "kd", seed, test=30.0 + seed)
+    frame.loc[(frame["pair"] == third) & (frame["method"] != "scratch"), "teacher_val"] = 83.0
+    names = {"scratch": "alone", "kd": "Hinton", "uhkd": "spectral", "uhkd-c0": "spatial"}
+    names |= {"cnn-t": "big CNN", "mlp-t": "Mixer", "cnn-s": "small CNN"}
+    suite = dataclasses.replace(suite, claims=CLAIMS, paper=Paper(names=names))
+    readings = tuple(MethodSpec(f"r{i}", "uhkd", {}, f"reading {i}", "frequency") for i in range(2))
+    read = pd.concat([frame[frame["method"] == "uhkd"].assign(method=r.id) for r in readings])
+    report = BlockReport(suite, block, frame, readings=[Reading(block.methods[2], readings, read)], **FACTS)
+    found = fragments(report)
+    assert set(found) == {"main", "main-verdict", "main-claims"}
+    for tex in found.values():
+        own = re.sub(r"\\(label|cite)\{.*?\}", "", tex)
+        assert not re.search(r"Scratch|\bKD\b|UHKD|C0|cnn-|mlp-t", own), "a name that the paper has another for"
+    assert "collapsed: below half of scratch's accuracy on big CNN $\\rightarrow$ small CNN" in found["main-verdict"]
+    assert "spectral minus spatial" in found["main-claims"] and "Against Hinton" in found["main-verdict"]
+    assert "Left out" in found["main"] and r"Mixer $\rightarrow$ small CNN" in found["main"]
+    assert "our reading of the paper" in found["main"], "which the dagger said before"
+    assert "reading 0" in found["main"] and ("spectral: 2" in found["main"])
+    if layout == "pairs":
+        assert "pairs better / worse than alone" in found["main"] and "verdict against alone" in found["main"]
+
+
 def test_the_preview_inputs_the_fragments_and_the_bibliography_has_what_they_cite(tmp_path):
     suite, block, frame = make(pairs=1)
     second = dataclasses.replace(block, name="second")
-    suite = dataclasses.replace(suite, blocks=(block, second))
+    suite = dataclasses.replace(suite, blocks=(block, second), claims=CLAIMS)
     paths = tables.write_tables(suite, [BlockReport(suite, b, frame, **FACTS) for b in suite.blocks], tmp_path)
     preview, bib = ((tmp_path / f"tiny.{suffix}").read_text() for suffix in ("tex", "bib"))
+    head = [preview.index(part) for part in (r"\suppressfloats[t]", "Tiny suite", "Too small to rank", r"\input")]
+    assert head == sorted(head), "warnings stand above everything else"
     assert balanced(preview) and r"\usepackage{booktabs,graphicx}" in preview and r"\bibliography{tiny}" in preview
     inputs = re.findall(r"\\input\{(.*)\}", preview)
-    assert [tmp_path / name for name in inputs] == [p for p in paths if p.parent.name == "tiny"] and len(inputs) == 4
+    assert [tmp_path / name for name in inputs] == [p for p in paths if p.parent.name == "tiny"] and len(inputs) == 6
     cited = {key for name in inputs for key in re.findall(r"\\cite\{(.*?)\}", (tmp_path / name).read_text())}
     assert cited == set(re.findall(r"^@\w+\{(.*),$", bib, re.M)) and len(cited) == 4
 
@@ -520,6 +569,7 @@ def test_what_is_known_of_data_stands_once():
         "nearest neighbour 95.2 %",
         "Cost: seconds cover",
         "Bold: ",
+        "80 % power",
     ):
         assert text.count(once) == 1, once
     other = dataclasses.replace(second, data="letters")
@@ -547,8 +597,7 @@ def test_a_teacher_without_a_gap_on_test_has_a_footnote():
 
 def test_claims_stand_below_the_verdict_with_an_unadjusted_test():
     suite, block, frame = make()
-    claims = (Claim("spectrum", "uhkd", "uhkd-c0", "?"), Claim("teacher", "fdcmkd", "fd-heads", "?"))
-    text = page(dataclasses.replace(suite, claims=claims), block, frame)
+    text = page(dataclasses.replace(suite, claims=CLAIMS), block, frame)
     assert "FD-CMKD‡ minus" not in text and "Claims and" not in page(suite, block, frame)
     tests = frame.pivot_table(index="seed", columns="method", values="test")  # the same pairs in every seed
     test = st.ttest_rel(tests["uhkd"], tests["uhkd-c0"])
@@ -566,7 +615,7 @@ def test_claims_stand_below_the_verdict_with_an_unadjusted_test():
     ]
     frame = change(frame, block.pairs[0].id, "uhkd", 0, status="missing")
     frame = change(frame, block.pairs[0].id, "uhkd", 1, status="missing")
-    text = page(dataclasses.replace(suite, claims=claims), block, frame)
+    text = page(dataclasses.replace(suite, claims=CLAIMS), block, frame)
     cells = row(text, "UHKD† minus UHKD† (C0)", "### Claims and their controls")
     assert cells[2:] == ["0 / 3 of 3", "— <sup>c</sup>"] and "1 complete seed, two are needed" in text
     assert "<sup>b</sup> 1 of 3 seeds complete<br>" in text
@@ -602,6 +651,23 @@ def test_claims_are_not_pooled_over_what_students_read():
 
 
 # ------------------------------------------------------------------------------------------------ what it was made with
+
+
+def test_what_quick_repeats_stands_once():
+    """In the committed tables, of which every run has finished."""
+    text = (REPOSITORY / "tables/reference/quick.md").read_text()
+    lines = text.splitlines()
+    for line in (line for line in lines if line.startswith("| ")):
+        assert not re.search(r" \(\d+\)", line), f"a cell with the n of its block: {line}"
+    told = [line for line in lines if line and not line.startswith(("|", "#", "<sup>", "n = "))]
+    assert len(told) > 15 and len(set(told)) == len(told)
+    sentences = [sentence for line in told for sentence in re.split(r"(?<=\D\.) ", line) if len(sentence) > 40]
+    assert len(set(sentences)) == len(sentences)
+    fragments = sorted((REPOSITORY / "tables/reference/quick").glob("*.tex"))
+    assert len(fragments) == 6
+    for path in fragments:
+        tex = path.read_text()
+        assert tex.count("n = 3") == 1 and not any(re.search(r" \(3\)", cell) for row in cells_of(tex) for cell in row)
 
 
 @pytest.fixture

@@ -439,6 +439,7 @@ def test_a_method_with_one_reading_is_refused():
         tiny_plan(blocks__main__readings=["kd"])
 
 
+@pytest.mark.slow
 def test_variants_draw_the_random_numbers_of_their_method(trained):
     """The reading that is the default, and a twin whose chosen weight is the default, end as their method does."""
     changes = {"recipes__student__steps": 3, "blocks__main__methods": ["uhkd"], "blocks__main__readings": ["uhkd"]}

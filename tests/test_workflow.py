@@ -6,13 +6,14 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from browser import browser, needs_browser
-from conftest import REPOSITORY, tiny_plan, write_tiny
+from conftest import REPOSITORY, TINY, tiny_plan, write_tiny
 from fakes import block, fake_plan, finish_all
 from test_figures import stages
 
@@ -23,9 +24,10 @@ from kdbench.run.outputs import run_figures, run_table
 from kdbench.run.training import write_manifest
 
 PAIRS, METHODS = ["cnn-t -> vit-s", "cnn-t -> mlp-s"], ("scratch", "kd", "uhkd")
-KINDS = {"accuracy", "channels", "cost", "learning", "similarity", "spectra", "stages", "treatments", "verdict"}
-DRAWN = KINDS - {"channels", "treatments", "learning"}
-"""Those of a suite of one modality whose students train for fewer than five epochs."""
+KINDS = {"accuracy", "channels", "compute", "cost", "learning", "similarity", "spectra", "stages", "treatments"}
+KINDS |= {"verdict"}
+DRAWN = KINDS - {"channels", "compute", "treatments", "learning"}
+"""Those of a suite of one modality and budget whose students train for fewer than five epochs."""
 
 
 def snakemake(folder: Path, *words: str, ok: bool = True) -> str:
@@ -66,6 +68,28 @@ def test_a_suite_runs_rests_and_grows(trained):
     snakemake(trained, "--config", "suite=tiny")
     assert all((trained / path).stat().st_mtime_ns == t for path, t in kept.items())
     assert "OFA" in (trained / "tables/tiny.md").read_text()
+
+
+@pytest.mark.slow
+def test_no_student_starts_below_a_teacher_of_another_accuracy(trained):
+    """A file whose stated accuracy is wrong stops its pair before a student; stated right, the suite goes on."""
+    weights = trained / "results/tiny/teachers/cnn-t/seed0.safetensors"
+    weights.rename(trained / "own.safetensors")
+    found = json.loads(weights.with_suffix(".json").read_text())["accuracy"]["test"]
+    shutil.rmtree(trained / "results/tiny")
+    teacher = {k: v for k, v in TINY["models"]["cnn-t"].items() if k != "recipe"} | {"weights": "own.safetensors"}
+    write_tiny(trained, **{"models__cnn-t": teacher | {"accuracy": found - 2}})
+    output = snakemake(trained, "--keep-going", "--config", "suite=tiny", ok=False)
+    assert f"test accuracy of {found:.2f} %, but the suite states {found - 2:.2f} % within 0.5" in output
+    assert not (trained / "results/tiny/runs/cnn-t--vit-s").exists()
+    assert (trained / "results/tiny/runs/none--vit-s/scratch/seed1.json").exists(), "it needs no teacher"
+
+    write_tiny(trained, **{"models__cnn-t": teacher | {"accuracy": found}})
+    snakemake(trained, "--config", "suite=tiny")
+    assert "Nothing to be done" in snakemake(trained, "--config", "suite=tiny")
+    write_tiny(trained, **{"models__cnn-t": teacher | {"accuracy": found + 2}})
+    snakemake(trained, "--config", "suite=tiny", ok=False)
+    assert not (trained / "results/tiny/teachers/cnn-t/seeds-0.json").exists()
 
 
 MADE_BY = {
@@ -161,6 +185,7 @@ def report(tmp_path_factory):
     return folder / "report.html"
 
 
+@pytest.mark.slow
 def test_the_report_tells_its_figures_apart(report):
     results, categories, runtimes = (
         json.loads(re.search(rf"<script id.*>\s*var {name} = (.*);", report.read_text())[1])
@@ -193,6 +218,7 @@ STATISTICS = """return (async () => {
 })()"""
 
 
+@pytest.mark.slow
 @needs_browser
 def test_the_report_opens_and_is_clicked_through(report):
     shown = "return document.querySelector('div.p-3 > img')"

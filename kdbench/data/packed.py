@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,21 @@ SPLITS = ("train", "val", "test")
 SOURCE_FILES = "source_files.jsonl"
 
 
+class Groups(NamedTuple):
+    """Which test samples belong together."""
+
+    word: str
+    """What a group is, in the plural: "faces"."""
+    names: list[str]
+    codes: np.ndarray
+    """int64 (N,), the position of each test sample's group in `names`."""
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Test samples of each group."""
+        return dict(zip(self.names, np.bincount(self.codes).tolist(), strict=True))
+
+
 @dataclass(frozen=True)
 class Packed:
     """A data set on disk. Arrays are read-only memory maps: opening them costs nothing, jobs on one machine share them.
@@ -28,9 +43,11 @@ class Packed:
     std [C]}} with mean and std of the training split in units of 0..1 (a constant channel has std 1), and `stored:
     jpeg` where its arrays are indices of pictures (kdbench/data/pictures.py); notes; anchors (kdbench/data/shallow.py);
     files {file: {sha256, shape}}, of shards {sha256, size}; sha256, the identity of the data; source_version, of the
-    source's code; source_files, for sources that read files, a list of {file, size, mtime_ns, ctime_ns, sha256}, where
-    `file` is the path below the folder that holds them all: for pictures it says split, class and name. Of pictures
-    that stay JPEG it stands in a file of its own, one a line, since there may be a million.
+    source's code; groups {word, names, sha256, shape}, where the source says which test samples belong together, with
+    the checksum of an array that is no part of that identity; source_files, for sources that read files, a list of
+    {file, size, mtime_ns, ctime_ns, sha256}, where `file` is the path below the folder that holds them all: for
+    pictures it says split, class and name. Of pictures that stay JPEG it stands in a file of its own, one a line, since
+    there may be a million.
 
     The shape is what networks read. Arrays may hold smaller images, which are enlarged to it on their way there.
     """
@@ -73,6 +90,11 @@ class Packed:
         """int64 (N,). Raises KdbenchError for a split that is not there."""
         return self._open("labels", split)
 
+    def groups(self) -> Groups | None:
+        """None where the source does not tell them, or did not when the data were packed."""
+        known = self.meta.get("groups")
+        return Groups(known["word"], known["names"], self._open("groups", "test")) if known else None
+
     def _open(self, stem: str, split: str) -> np.ndarray:
         if split not in SPLITS:
             raise unknown("split", split, SPLITS, self.meta["name"])
@@ -94,6 +116,7 @@ def load_packed(folder: Path, verify: bool = False) -> Packed:
         meta = json.loads(meta_path.read_text(encoding="utf-8"))
         names = [(stem, split) for stem in ("labels", *meta["modalities"]) for split in SPLITS]
         expected = [(meta["files"][f"{stem}-{split}.npy"], stem, split) for stem, split in names]
+        expected += [(meta["groups"], "groups", "test")] if "groups" in meta else []
         shards = {file: entry["size"] for file, entry in meta["files"].items() if file.endswith(".jpegs")}
         dtypes = {m: INDEX if "stored" in facts else np.dtype(np.uint8) for m, facts in meta["modalities"].items()}
     except FileNotFoundError:

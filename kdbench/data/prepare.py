@@ -8,6 +8,7 @@ there. `prepare` turns what it built into a folder:
 
     MODALITY-SPLIT.npy           uint8 (N, H, W, C), one for each modality and split
     labels-SPLIT.npy             int64 (N,)
+    groups-test.npy              int64 (N,), where the source says which test samples belong together
     meta.json                    what is in the folder, with statistics and hashes
 
 or, where a source has a constant DECODER and its pictures stay JPEG (shards.py), of these modalities
@@ -187,6 +188,7 @@ def _write(
         ],
         "anchors": anchors({name: found.images for name, found in stored.items()}, raw.labels),
         "files": files,
+        **_write_groups(folder, raw),
     }
     text = json.dumps(meta, indent=1, ensure_ascii=False) + "\n"
     _replace(folder / "meta.json", lambda stream: stream.write(text.encode("utf-8")))
@@ -227,6 +229,19 @@ def _write_pictures(folder: Path, name: str, splits: dict[str, Files], say: Call
         notes=list_remarks(remarks),
         sources={path: sha256 for written in found.values() for path, sha256 in written.sources.items()},
     )
+
+
+def _write_groups(folder: Path, raw: RawData) -> dict[str, Any]:
+    """Write the groups of the test samples; what meta.json says of them."""
+    if raw.groups is None:
+        return {}
+    word, of_samples = raw.groups
+    names, codes = np.unique(of_samples, return_inverse=True)
+    codes = codes.astype("<i8")
+    _replace(folder / "groups-test.npy", lambda stream: np.save(stream, codes, allow_pickle=False))
+    return {
+        "groups": {"word": word, "names": names.tolist(), "sha256": array_sha256(codes), "shape": list(codes.shape)}
+    }
 
 
 def _replace(path: Path, write: Any) -> None:
@@ -348,7 +363,7 @@ def _check(spec: DataSpec, raw: RawData) -> None:
         require(in_range, f"{split} labels run from {labels.min()} to {labels.max()}, classes: {len(raw.class_names)}")
         for name, splits in raw.modalities.items():
             array, shape = splits[split], splits["train"].shape[1:]
-            require(name != "labels" and "-" not in name, f"{name!r} cannot be a modality's name")
+            require(name not in ("labels", "groups") and "-" not in name, f"{name!r} cannot be a modality's name")
             if not isinstance(array, Files):
                 require(array.dtype == np.uint8 and array.ndim == 4, f"{name} {split}: {array.dtype} {array.shape}")
             require(array.shape[1:] == shape, f"{name} {split}: {array.shape[1:]}, but train {shape}")
@@ -358,5 +373,8 @@ def _check(spec: DataSpec, raw: RawData) -> None:
         len(raw.labels["test"]) >= FEWEST_TEST,
         f"the test split has {len(raw.labels['test'])} samples; similarities (CKA) take at least {FEWEST_TEST}",
     )
+    if raw.groups is not None:
+        grouped, samples = len(raw.groups[1]), len(raw.labels["test"])
+        require(grouped == samples, f"groups of {grouped} test samples, and there are {samples}")
     missing = sorted(set(range(len(raw.class_names))) - set(raw.labels["train"].tolist()))
     require(not missing, f"classes without a training sample: {', '.join(raw.class_names[i] for i in missing[:5])}")

@@ -46,6 +46,12 @@ class Run:
     input_hashes: str = ""
     """Checksums of the data and of the teacher that it trains with, once it does."""
 
+    @property
+    def gate(self) -> tuple[float, ...]:
+        """Of a teacher with given weights: the test accuracy that it must show, and by how much that may differ."""
+        model = self.config["student"]
+        return (model["accuracy"], model["tolerance"]) if self.is_teacher and model["accuracy"] is not None else ()
+
     @functools.cached_property
     def result(self) -> Path:
         return self.stem.with_suffix(".json")
@@ -82,7 +88,7 @@ class Job:
     @property
     def key(self) -> str:
         """Changes when any number this job makes may change: the reason for Snakemake to run it again."""
-        return hash_of([(run.key, run.threads) for run in self.runs])[:16]
+        return hash_of([(run.key, run.threads, *run.gate) for run in self.runs])[:16]
 
 
 @dataclass(frozen=True)
@@ -116,6 +122,7 @@ class Plan:
         return self._runs[pair.id, method.id, seed, budget]
 
     def teacher(self, model: str, seed: int) -> Run:
+        seed = teacher_seed(self.suite, model, seed)
         return next(r for job in self.of("teacher") for r in job.runs if r.pair.student == model and r.seed == seed)
 
 
@@ -148,17 +155,24 @@ def _teacher_seeds(suite: Suite, block: Block, pair: Pair) -> tuple[int, ...]:
     return (*block.seeds, *suite.tune.seeds) if suite.tune and pair in suite.tune.pairs else block.seeds
 
 
+def teacher_seed(suite: Suite, model: str, seed: int) -> int:
+    """The seed whose run is the teacher of this one: its own, or the suite's first for all where a teacher is taken as
+    it is."""
+    return seed if suite.models[model].recipe else suite.seeds[0]
+
+
 Wanted = dict[tuple[Pair, float], dict[str, tuple[MethodSpec, set[int]]]]
 """Pair and budget -> method id -> the method and the seeds at which it trains; without a teacher under Pair(None,
 student)."""
 
 
 def _teacher_jobs(suite: Suite) -> list[Job]:
-    """A teacher is trained once a seed, wherever it teaches."""
+    """A teacher is trained once a seed, wherever it teaches; one that is taken as it is has one run for all seeds."""
     wanted: Wanted = {}
     for block in suite.blocks:
         for pair in block.pairs:
-            _want(wanted, Pair(None, pair.teacher), 1, _scratch(), _teacher_seeds(suite, block, pair))
+            seeds = {teacher_seed(suite, pair.teacher, seed) for seed in _teacher_seeds(suite, block, pair)}
+            _want(wanted, Pair(None, pair.teacher), 1, _scratch(), seeds)
     return _cut(suite, "teacher", wanted)
 
 
@@ -170,7 +184,8 @@ def _cohort_jobs(suite: Suite, teachers: list[Job]) -> list[Job]:
     twins: Wanted = {}
     equal: dict[str, Wanted] = {}
     for block in suite.blocks:
-        for pair, budget, method in itertools.product(block.pairs, block.budgets, block.trained):
+        trained = [(budget, method) for budget, methods in block.lengths.items() for method in methods]
+        for pair, (budget, method) in itertools.product(block.pairs, trained):
             owner = pair if method.belongs_to_pair else Pair(None, pair.student)
             layer = equal.setdefault(method.id, {}) if method.compute_of else twins if method.tuned_from else plain
             _want(layer, owner, budget, method, block.seeds)
@@ -236,16 +251,17 @@ def _cut(suite: Suite, kind: str, wanted: Wanted, teachers: Sequence[Job] = (), 
                 id = f"{name}/seeds-{'-'.join(map(str, seeds))}{suffix}"
                 runs = tuple(made[method.id, seed] for seed in seeds for method, own in some if seed in own)
                 packed = dict.fromkeys(data_folder(suite, data, seed) / "meta.json" for seed in seeds)
-                inputs = [*packed, *_outputs(teachers, pair.teacher, seeds)]
+                inputs = [*packed, *_outputs(suite, teachers, pair.teacher, seeds)]
                 if layer == "tuned":
                     inputs.append(tuned_file(suite))
                 jobs.append(Job(kind, id, folder / f"{id}.json", tuple(inputs), runs, data=data, pair=pair))
     return jobs
 
 
-def _outputs(jobs: Iterable[Job], student: str | None, seeds: Iterable[int]) -> list[Path]:
-    """Outputs of the jobs that train this student alone at any of these seeds."""
-    return [j.output for j in jobs if j.pair.student == student and {r.seed for r in j.runs} & set(seeds)]
+def _outputs(suite: Suite, teachers: Iterable[Job], model: str | None, seeds: Iterable[int]) -> list[Path]:
+    """Outputs of the jobs of a model's teachers at any of these seeds."""
+    own = {teacher_seed(suite, model, seed) for seed in seeds} if model else set()
+    return [j.output for j in teachers if j.pair.student == model and {r.seed for r in j.runs} & own]
 
 
 def _in_order(suite: Suite, methods: Iterable[tuple[MethodSpec, set[int]]]) -> tuple[int, ...]:
@@ -265,7 +281,7 @@ def _similarity_jobs(suite: Suite, teachers: list[Job], cohorts: list[Job]) -> l
                 output = home(suite) / "similarity" / f"{id}.json"
                 jobs.append(Job("stages", id, output, tuple(needed), data=block.data, pair=pair, block=block.name))
         for a, b in modality_pairs(suite, block):
-            needed = [output for m in (a, b) for output in _outputs(teachers, m, block.seeds)]
+            needed = [output for m in (a, b) for output in _outputs(suite, teachers, m, block.seeds)]
             id = f"{block.name}/{a}--{b}"
             output = home(suite) / "channels" / f"{id}.json"
             jobs.append(Job("channels", id, output, tuple(needed), data=block.data, pair=Pair(a, b), block=block.name))
@@ -289,12 +305,13 @@ def _config(suite: Suite, pair: Pair, method: MethodSpec, data: str, budget: flo
     config = {
         "data": {"name": spec.name, "source": spec.source, "args": spec.args},
         "student": dataclasses.asdict(student),
-        "recipe": dataclasses.asdict(suite.recipes[student.recipe].times(budget)),
         "method": {"id": method.stream, "name": method.method, "params": method.params},
         "precision": suite.precision,
     }
     if decoder := source_constant(spec.source, "DECODER"):
         config["data"]["decoder"] = decoder
+    if student.recipe:
+        config["recipe"] = dataclasses.asdict(suite.recipes[student.recipe].times(budget))
     if suite.edition != 1:
         config["edition"] = suite.edition
     if pair.teacher:
@@ -323,7 +340,7 @@ def _runs(
     folder = home(suite) / "teachers" / pair.student if is_teacher else runs_folder(suite, budget) / pair.id / method.id
     runs = []
     for seed in seeds:
-        own: dict[str, Any] = {"seed": seed}
+        own: dict[str, Any] = {"seed": seed} if suite.models[pair.student].recipe else {}
         if pair.teacher:
             own["teacher_key"] = _teacher_key(suite, pair.teacher, seed, data)
         draw, stem = suite.data[data].draw(seed), folder / f"seed{seed}"

@@ -36,8 +36,21 @@ WHOLE_PARTS = (
     "tables",
     "figures",
 )
-AUGMENTATIONS = ("crop", "flip", "resized_crop", "rand_augment", "color_jitter", "erasing", "mixup", "cutmix")
-"""Keys of a recipe whose numbers have a version each; 0 and false switch them off."""
+AUGMENTATIONS = (
+    "crop",
+    "flip",
+    "resized_crop",
+    "rand_augment",
+    "auto_augment",
+    "color_jitter",
+    "erasing",
+    "mixup",
+    "cutmix",
+    "mixup_prob",
+    "mixup_switch_prob",
+)
+STEPS = ("lr_per", "accumulate", "warmup_epochs", "ema_decay")
+"""Keys of a recipe whose numbers have a version each, which counts where they do not stand at their defaults."""
 
 
 @functools.cache
@@ -64,6 +77,7 @@ def all_parts() -> tuple[str, ...]:
         "method": method_names(),
         "source": source_names(),
         "augmentation": AUGMENTATIONS,
+        "step": STEPS,
         "network": own_networks(),
     }
     return (*WHOLE_PARTS, *(f"{kind} {name}" for kind, names in named.items() for name in names))
@@ -151,16 +165,17 @@ def _imported(node: ast.AST, file: Path) -> list[str]:
 
 def versions_of_run(suite: Suite, pair: Pair, method: MethodSpec, data: str) -> dict[str, str]:
     """Versions of the parts of the package that a run computes with; the teacher's own are in the teacher's key."""
-    recipe = suite.recipes[suite.models[pair.student].recipe]
-    networks, spec = {suite.models[name].timm for name in (pair.teacher, pair.student) if name}, suite.data[data]
+    recipe, spec = suite.recipes.get(suite.models[pair.student].recipe), suite.data[data]
+    networks = {suite.models[name].timm for name in (pair.teacher, pair.student) if name}
     parts = [
         "engine",
         f"source {spec.source}",
-        *(f"augmentation {key}" for key in AUGMENTATIONS if getattr(recipe, key)),
+        *(f"augmentation {key}" for key in AUGMENTATIONS if recipe and getattr(recipe, key) != _defaults(Recipe)[key]),
+        *(f"step {key}" for key in STEPS if recipe and getattr(recipe, key) != _defaults(Recipe)[key]),
         *(f"network {name}" for name in sorted(networks & set(own_networks()))),
         *(["head-convolution"] if any(has_head_convolution(name) for name in networks) else []),
         *(["streaming"] if source_constant(spec.source, "DECODER") else []),
-        *(["enlarging"] if recipe.interpolation != "bilinear" or enlarged(spec) else []),
+        *(["enlarging"] if enlarged(spec) or (recipe and recipe.interpolation != "bilinear") else []),
     ]
     named = [method.method, *([method.compute_of.method] if method.compute_of else [])]
     return {part: version_of(part) for part in parts} | {k: v for name in named for k, v in method_code(name).items()}
@@ -171,6 +186,10 @@ def enlarged(data: DataSpec) -> bool:
     return source_constant(data.source, "ENLARGED") in changed_args(data.source, data.args)
 
 
+_NO_NUMBERS = ("weights", "accuracy", "tolerance")
+"""Keys of a model that move none: where the weights lie, which go by their sha256, and what a teacher must show."""
+
+
 def without_defaults(config: dict[str, Any]) -> dict[str, Any]:
     """A run's config without what stands at its default. Defaults are frozen by a test: another one would silently give
     results of the old one the key of the new."""
@@ -178,7 +197,8 @@ def without_defaults(config: dict[str, Any]) -> dict[str, Any]:
     reduced = dict(config)
     for key, cls in (("student", ModelSpec), ("teacher", ModelSpec), ("recipe", Recipe)):
         if key in config:
-            reduced[key] = {k: v for k, v in config[key].items() if v != _defaults(cls)[k]}
+            changed = {k: v for k, v in config[key].items() if v != _defaults(cls)[k]}
+            reduced[key] = {k: v for k, v in changed.items() if k not in _NO_NUMBERS}
     args = changed_args(source, config["data"]["args"])
     for key in ("method", "compute_of"):
         if key in config:

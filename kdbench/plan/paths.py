@@ -17,15 +17,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import urllib.parse
 from pathlib import Path
 
-from kdbench.files import write_text
+from kdbench.files import is_url, write_text
 from kdbench.plan.keys import hash_of, version_of
 from kdbench.plan.registry import changed_args
 from kdbench.plan.suite import CONFIG_FOLDER
-from kdbench.types import KdbenchError, Suite
+from kdbench.types import KdbenchError, ModelSpec, Suite
 
-RESULTS, TABLES = Path("results"), Path("tables")
+RESULTS, TABLES, DOCS = Path("results"), Path("tables"), Path("docs")
+REFERENCES = RESULTS / "reference"
 CLAIM = "suite.txt"
 """In results/SUITE: the path of the suite's file, relative to the project where it lies in it."""
 
@@ -75,9 +77,22 @@ def data_folder(suite: Suite, name: str, seed: int) -> Path:
     return RESULTS / "data" / f"{name}-{hash_of([spec.source, args, version_of(f'source {spec.source}')])[:8]}"
 
 
+def weights_file(model: ModelSpec) -> Path:
+    """Where the file lies that a model's weights come from; a URL's is downloaded there."""
+    if not is_url(model.weights):
+        return Path(model.weights)
+    name = urllib.parse.urlsplit(model.weights).path.rpartition("/")[2]
+    return RESULTS / "data" / "downloads" / f"{model.sha256[:16]}-{name[-64:]}"
+
+
 def reference_folder(suite: Suite) -> Path:
     """Where the committed results of a suite lie: runs.csv and what belongs to it."""
-    return RESULTS / "reference" / suite.name
+    return REFERENCES / suite.name
+
+
+def findings_page(suite: Suite) -> Path:
+    """What a suite found, for people; its abstract is written by hand."""
+    return DOCS / f"results-{suite.name}.md"
 
 
 def tuned_file(suite: Suite) -> Path:

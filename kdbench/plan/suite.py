@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import itertools
 import re
 import shlex
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.errors import unknown
+from kdbench.files import is_url, sha256_file
 from kdbench.plan import yamlfile
 from kdbench.plan.keys import own_networks
 from kdbench.plan.registry import (
@@ -24,17 +26,30 @@ from kdbench.plan.registry import (
     source_names,
     source_params,
 )
-from kdbench.plan.timm_names import _FAMILY_OF_MODULE, FAMILIES, timm_arguments, timm_index
-from kdbench.types import Block, Claim, DataSpec, KdbenchError, MethodSpec, ModelSpec, Pair, Paper, Recipe, Suite, Tune
+from kdbench.plan.timm_names import _FAMILY_OF_MODULE, FAMILIES, timm_arguments, timm_index, timm_tags
+from kdbench.types import (
+    AUTO_AUGMENT,
+    Block,
+    Claim,
+    DataSpec,
+    KdbenchError,
+    MethodSpec,
+    ModelSpec,
+    Pair,
+    Paper,
+    Recipe,
+    Suite,
+    Tune,
+)
 
 CONFIG_FOLDER = Path("config")
 GROUPS = ("reference", "logits", "features", "frequency", "cross-modal", "controls")
 GUIDES = ("untrained", "shuffled")
 """Teachers of the controls `METHOD@untrained` and `METHOD@shuffled`."""
-ALSO = ("agreement", "ece")
+ALSO = ("agreement", "ece", "groups")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _LOADS_WEIGHTS = re.compile(r"pretrain\w*|(checkpoint|ckpt)_(path|file)|weights|state_dict")
-_AT_RANDOM = "networks start at random here, and nothing loads weights yet"
+_AT_RANDOM = "networks start at random here, but for teachers with the keys pretrained or weights (docs/suites.md)"
 _NOTHING = (None, [], {})
 _SECTIONS = {"seeds", "data", "recipes", "models", "methods", "blocks", "tune", "claims", "paper"}
 _OPTIONS = {f.name for f in dataclasses.fields(Suite)} - _SECTIONS - {"name", "path"}
@@ -111,6 +126,20 @@ def typed_file(name: str, path: Path | None) -> str:
     return name if by_name else shlex.quote(path.as_posix())
 
 
+def origin(teacher: ModelSpec) -> str | None:
+    """Where a teacher's weights come from, what is done with them and what they must show; None where from the seed."""
+    if not teacher.is_given:
+        return None
+    if teacher.pretrained:
+        place = f"timm's {teacher.timm}"
+    else:
+        file = teacher.weights if is_url(teacher.weights) else Path(teacher.weights).name
+        place = f"{file} (sha256 {teacher.sha256[:8]}...)"
+    then = f"fine-tuned by the recipe {teacher.recipe}" if teacher.recipe else "taken as they are"
+    gate = "" if teacher.accuracy is None else f"; stated test accuracy {teacher.accuracy:g} ± {teacher.tolerance:g} %"
+    return f"weights of {place}, {then}{gate}"
+
+
 def load_suite(name: str | Path) -> Suite:
     """Read and check a suite. Raises KdbenchError with file, place and nearest valid choice.
 
@@ -146,7 +175,7 @@ def check_suite(tree: Any, name: str, where: str) -> Suite:
     models = {
         n: _model(n, v, data, recipes, f"{where}: models.{n}") for n, v in _named(tree["models"], f"{where}: models")
     }
-    for model in models.values():
+    for model in (m for m in models.values() if m.recipe):
         _check_fit(recipes[model.recipe], data[model.data], f"{where}: recipes.{model.recipe}")
     methods = {
         n: _method(n, v, f"{where}: methods.{n}") for n, v in _named(tree.get("methods", {}), f"{where}: methods")
@@ -217,18 +246,19 @@ def _recipe(name: str, tree: Any, where: str) -> Recipe:
     recipe = _dataclass(Recipe, _mapping(tree, where), where, name=name)
     if (recipe.epochs is None) == (recipe.steps is None):
         raise KdbenchError(f"{where}: give exactly one of epochs and steps")
-    for key in ("lr", "batch_size", "epochs", "steps"):
+    for key in ("lr", "lr_per", "batch_size", "accumulate", "epochs", "steps"):
         value = getattr(recipe, key)
         if value is not None and value <= 0:
             raise KdbenchError(f"{where}: {key}: must be positive, got {value}")
-    for key in ("weight_decay", "min_lr", "crop", "clip_grad", "color_jitter", "mixup", "cutmix"):
+    not_negative = ("weight_decay", "min_lr", "warmup_lr", "crop", "clip_grad", "color_jitter", "mixup", "cutmix")
+    for key in not_negative:
         value = getattr(recipe, key)
         if value is not None and value < 0:
             raise KdbenchError(f"{where}: {key}: must not be negative, got {value}")
-    for key in ("warmup", "label_smoothing", "momentum", "resized_crop"):
+    for key in ("warmup", "label_smoothing", "momentum", "resized_crop", "ema_decay"):
         if not 0 <= getattr(recipe, key) < 1:
             raise KdbenchError(f"{where}: {key}: must lie in [0, 1), got {getattr(recipe, key)}")
-    for key, most in (("erasing", 1), ("rand_augment", 30)):
+    for key, most in (("erasing", 1), ("mixup_prob", 1), ("mixup_switch_prob", 1), ("rand_augment", 30)):
         if not 0 <= getattr(recipe, key) <= most:
             raise KdbenchError(f"{where}: {key}: must lie in [0, {most}], got {getattr(recipe, key)}")
     if list(recipe.milestones) != sorted({m for m in recipe.milestones if 0 < m < 1}):
@@ -239,11 +269,33 @@ def _recipe(name: str, tree: Any, where: str) -> Recipe:
         raise KdbenchError(f"{where}: give one of milestones and min_lr, the floor of a cosine")
     if recipe.interpolation != "bilinear" and not recipe.resized_crop:
         raise KdbenchError(f"{where}: interpolation: says how resized_crop stretches, which is off")
+    if recipe.warmup_epochs is None:
+        if recipe.warmup_lr:
+            raise KdbenchError(f"{where}: warmup_lr: is where warmup_epochs begin; give these too")
+    elif recipe.epochs is None or not 0 <= recipe.warmup_epochs < recipe.epochs:
+        raise KdbenchError(
+            f"{where}: warmup_epochs: must lie in [0, epochs), in a recipe of epochs, got {recipe.warmup_epochs}"
+        )
+    _check_auto_augment(recipe, where)
     if recipe.crop and recipe.resized_crop:
         raise KdbenchError(f"{where}: give one of crop and resized_crop")
     if (recipe.mixup or recipe.cutmix) and recipe.batch_size < 2:
         raise KdbenchError(f"{where}: mixup and cutmix mix samples of a batch, so batch_size must be at least 2")
     return recipe
+
+
+def _check_auto_augment(recipe: Recipe, where: str) -> None:
+    """Refuse what is not timm's RandAugment as kdbench has it."""
+    if not recipe.auto_augment:
+        return
+    known = AUTO_AUGMENT.fullmatch(recipe.auto_augment)
+    if not known or float(known[1]) > 10:
+        raise KdbenchError(
+            f"{where}: auto_augment: expected timm's words for a magnitude of 0 to 10, its standard deviation and "
+            f"operations that grow with it, such as rand-m9-mstd0.5-inc1; got {recipe.auto_augment!r}"
+        )
+    if recipe.rand_augment:
+        raise KdbenchError(f"{where}: give one of rand_augment (torchvision's) and auto_augment (timm's)")
 
 
 def _check_fit(recipe: Recipe, data: DataSpec, where: str) -> None:
@@ -255,10 +307,11 @@ def _check_fit(recipe: Recipe, data: DataSpec, where: str) -> None:
     side, train = known.get("size"), known.get("train", source_constant(data.source, "COUNTS", {}).get("train"))
     if side is not None and recipe.crop >= side:
         raise KdbenchError(f"{where}.crop: must be below {side}, the size of data {data.name}, got {recipe.crop}")
-    if train is not None and recipe.batch_size > train:
+    if train is not None and recipe.global_batch > train:
+        times = f" x accumulate {recipe.accumulate}" if recipe.accumulate > 1 else ""
         raise KdbenchError(
             f"{where}.batch_size: must be at most {train}, the training samples of data {data.name}, "
-            f"got {recipe.batch_size}"
+            f"got {recipe.batch_size}{times}"
         )
 
 
@@ -270,23 +323,27 @@ def _model(name: str, tree: Any, data: dict, recipes: dict, where: str) -> Model
         raise KdbenchError(f"{where}: a model's name must not be 'none' nor hold '--'")
     if model.data not in data:
         raise unknown("data set", model.data, data, where)
-    if model.recipe not in recipes:
+    if model.recipe is None and not model.is_given:
+        raise KdbenchError(f"{where}: the key 'recipe' is missing")
+    if model.recipe is not None and model.recipe not in recipes:
         raise unknown("recipe", model.recipe, recipes, where)
     modalities = source_modalities(data[model.data].source)
     if model.input not in modalities:
         raise unknown("input", model.input, modalities, where)
-    if re.search("[.:]", model.timm):
-        network = re.split("[/:]", model.timm)[-1].split(".")[0]
+    network = model.timm.partition(".")[0] if model.pretrained else model.timm
+    if re.search("[.:]", network):
+        alone = re.split("[/:]", network)[-1].split(".")[0]
         raise KdbenchError(
-            f"{where}.timm: {model.timm} names pretrained weights, but {_AT_RANDOM}; "
-            f"for the network alone, write {network}"
+            f"{where}.timm: {model.timm} names pretrained weights; for the network alone, write {alone}; for a teacher "
+            "with timm's weights, write NAME.TAG and add pretrained: true"
         )
     registered, classes = timm_index()
     own = own_networks()
-    module = "networks" if model.timm in own else registered.get(model.timm) or classes.get(model.timm)
+    module = "networks" if network in own else registered.get(network) or classes.get(network)
     if module is None:
-        raise unknown("timm model", model.timm, [*registered, *classes, *own], where)
-    known = () if model.timm in own else timm_arguments(module, None if model.timm in registered else model.timm)
+        raise unknown("timm model", network, [*registered, *classes, *own], where)
+    model = _given(model, data[model.data], where)
+    known = () if network in own else timm_arguments(module, None if network in registered else network)
     for key in model.args:
         if key in {"num_classes", "in_chans", "img_size"}:
             raise KdbenchError(f"{where}.args: {key!r} is set by kdbench")
@@ -304,6 +361,63 @@ def _model(name: str, tree: Any, data: dict, recipes: dict, where: str) -> Model
     if model.family is None and module not in _FAMILY_OF_MODULE:
         raise KdbenchError(f"{where}: timm's {module} is of no family known here; add family: cnn, vit or mlp")
     return dataclasses.replace(model, family=model.family or _FAMILY_OF_MODULE[module])
+
+
+def _given(model: ModelSpec, data: DataSpec, where: str) -> ModelSpec:
+    """The model, with the sha256 of the file that its weights come from. Refuses what cannot be checked or loaded."""
+    if not model.is_given:
+        for key in ("sha256", "accuracy", "tolerance"):
+            if getattr(model, key) != getattr(ModelSpec, key):
+                raise KdbenchError(f"{where}: {key} is for given weights: add pretrained: true, or weights: FILE")
+        return model
+    if model.pretrained and model.weights is not None:
+        raise KdbenchError(f"{where}: give one of pretrained and weights")
+    if model.pos_std is not None or (model.pretrained and model.stem != "timm"):
+        key = "stem" if model.pos_std is None else "pos_std"
+        raise KdbenchError(f"{where}: {key} changes how a network starts, but this one has given weights; leave it out")
+    if model.pretrained:
+        name, _, tag = model.timm.partition(".")
+        tags = timm_tags(name) if name in timm_index()[0] else []
+        if not tags:
+            raise KdbenchError(f"{where}: pretrained: timm has no weights for {name}; name a file by weights: FILE")
+        if tag not in tags:
+            example = f"{name}.{tags[0]}"
+            raise unknown("tag", tag, tags, f"{where}.timm: timm's weights go by NAME.TAG, for instance {example}")
+    if model.sha256 is not None and not re.fullmatch("[0-9a-f]{64}", model.sha256):
+        raise KdbenchError(f"{where}.sha256: expected 64 hexadecimal digits in small letters, got {model.sha256!r}")
+    if model.weights is not None and model.sha256 is None:
+        if is_url(model.weights):
+            raise KdbenchError(f"{where}: a URL of weights needs the sha256 of its file beside it")
+        try:
+            stat = Path(model.weights).stat()
+            model = dataclasses.replace(model, sha256=_sha256(Path(model.weights), stat.st_size, stat.st_mtime_ns))
+        except OSError as error:
+            raise KdbenchError(
+                f"{where}.weights: cannot read {model.weights} from {Path.cwd()}: {error.strerror}; with its sha256 "
+                "beside it, it may come later"
+            ) from None
+    if model.recipe is None:
+        if model.accuracy is None:
+            raise KdbenchError(
+                f"{where}: a teacher that is taken as it is needs its test accuracy, in percent: students start only "
+                "where it is found again; or give it a recipe, which fine-tunes it"
+            )
+        if data.draw_by_seed:
+            raise KdbenchError(
+                f"{where}: a teacher that is taken as it is is one for all seeds, but the data {data.name!r} draw a "
+                "training set for each; give it a recipe, which fine-tunes it"
+            )
+    if model.accuracy is not None and not 0 < model.accuracy <= 100:
+        raise KdbenchError(f"{where}.accuracy: must lie in (0, 100], got {model.accuracy}")
+    if not 0 <= model.tolerance <= 100:
+        raise KdbenchError(f"{where}.tolerance: must lie in [0, 100], got {model.tolerance}")
+    return model
+
+
+@functools.cache
+def _sha256(path: Path, size: int, mtime_ns: int) -> str:
+    """Of a file as it is now: hashed once a process and version."""
+    return sha256_file(path)
 
 
 def _method(name: str, tree: Any, where: str) -> MethodSpec:
@@ -341,7 +455,8 @@ def _block(
     name: str, tree: Any, data: dict, recipes: dict, models: dict, methods: dict, seeds: tuple[int, ...], where: str
 ) -> Block:
     tree = _mapping(tree, where)
-    keys = ("title", "data", "pairs", "methods", "seeds", "budgets", "budget", "readings", "weights", "layout", "table")
+    keys = ("title", "data", "pairs", "methods", "seeds", "budgets", "budget", "scratch_budgets", "readings", "weights")
+    keys += ("layout", "table")
     for key in tree:
         if key not in keys:
             raise _unknown_key(key, keys, where)
@@ -364,7 +479,11 @@ def _block(
         if seed not in seeds:
             raise unknown("seed", seed, seeds, f"{where}: seeds (the suite's are {', '.join(map(str, seeds))})")
     budgets = tuple(_list(tree.get("budgets", [1]), f"{where}.budgets"))
+    alone = tuple(_list(tree["scratch_budgets"], f"{where}.scratch_budgets")) if "scratch_budgets" in tree else ()
     _check_budgets(budgets, pairs, recipes, models, f"{where}.budgets")
+    _check_budgets((*budgets, *alone), pairs, recipes, models, f"{where}.scratch_budgets")
+    if alone and not any(spec.id == "scratch" for spec in specs):
+        raise KdbenchError(f"{where}.scratch_budgets: scratch is not among the methods of this block")
     budget = tree.get("budget", max(budgets))
     if isinstance(budget, bool) or budget not in budgets:
         raise unknown("budget", budget, budgets, f"{where}.budget")
@@ -379,7 +498,7 @@ def _block(
         if f.name in tree and f.name in ("weights", "layout")
     }
     title = str(tree.get("title", name))
-    block = Block(name, title, tree["data"], pairs, specs, chosen, budgets, budget, readings, **options)
+    block = Block(name, title, tree["data"], pairs, specs, chosen, budgets, budget, alone, readings, **options)
     return _with_table(block, tree["table"], f"{where}.table") if "table" in tree else block
 
 
@@ -571,6 +690,8 @@ def _pair(text: Any, data: str, models: dict, where: str) -> Pair:
             raise unknown(role, name, models, where)
         if models[name].data != data:
             raise KdbenchError(f"{where}: {role} {name!r} reads {models[name].data!r}, but this block is on {data!r}")
+    if models[student].is_given:
+        raise KdbenchError(f"{where}: student {student!r} has given weights, and students start at random")
     return Pair(teacher, student)
 
 

@@ -41,10 +41,16 @@ def timm_index() -> tuple[dict[str, str], dict[str, str]]:
     return registered, classes
 
 
+def timm_tags(name: str) -> list[str]:
+    """Tags of the weights that timm knows for a registered name, read from its source: resnet18 -> [a1_in1k, ...]."""
+    text = (_timm_models() / f"{timm_index()[0][name]}.py").read_text(encoding="utf-8")
+    return list(dict.fromkeys(re.findall(rf"""['"]{re.escape(name)}\.([\w.]+)['"]""", text)))
+
+
 def has_head_convolution(timm: str) -> bool:
     """Whether a network, given by its registered name or its class, has a convolution between its last block and the
     pooling: its stage 4 is then the output of that (kdbench/signals.py)."""
-    return bool({names.get(timm) for names in timm_index()} & _WITH_HEAD_CONVOLUTION)
+    return bool({names.get(timm.partition(".")[0]) for names in timm_index()} & _WITH_HEAD_CONVOLUTION)
 
 
 @functools.cache

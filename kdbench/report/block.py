@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from kdbench.data.packed import load_packed
@@ -17,7 +18,7 @@ from kdbench.report import stats
 from kdbench.report.cells import FURTHER, Correct, baselines_of, cells, rivals_of
 from kdbench.results import provenance
 from kdbench.results.frames import collect, correct_images, histories, test_predictions
-from kdbench.results.reference import Reference
+from kdbench.results.reference import Frozen, Reference
 from kdbench.results.today import Today
 from kdbench.types import Block, MethodSpec, Suite
 
@@ -50,6 +51,8 @@ class BlockReport:
     """Modality -> accuracies of classifiers that are no networks, and the samples they used."""
     counts: Mapping[str, int] = field(default_factory=dict)
     """Samples of each split."""
+    groups: Mapping[str, Any] = field(default_factory=dict)
+    """Which test samples belong together: `word`, what a group is ("faces"), and `sizes`, {group: samples}."""
     classes: int = 0
     data_notes: Sequence[str] = ()
     readings: Sequence[Reading] = ()
@@ -59,6 +62,8 @@ class BlockReport:
     """Known where the block has one seed only."""
     made_with: Mapping[str, Any] = field(default_factory=dict)
     """Date, hardware, versions, commit."""
+    lengths: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """The same rows at every budget, those of Scratch alone among them; empty where there is one budget."""
     curves: pd.DataFrame = field(default_factory=pd.DataFrame)
     """Learning curves, in the columns of kdbench/results/frames.histories."""
     stages: Sequence[Mapping[str, Any]] = ()
@@ -78,9 +83,16 @@ class BlockReport:
 
     @cached_property
     def verdicts(self) -> dict[str, pd.DataFrame]:
-        """Baseline -> stats.verdict of the methods that are compared with it."""
-        rivals = {b: [m.id for m in rivals_of(self.block, b)] for b in baselines_of(self.block)}
-        return {b: stats.verdict(self.frame, b, methods) for b, methods in rivals.items()}
+        """Baseline -> stats.verdict of the methods that are compared with it, with stats.group_intervals where the
+        block shows these and knows them."""
+        return {baseline: self._verdict(baseline) for baseline in baselines_of(self.block)}
+
+    def _verdict(self, baseline: str) -> pd.DataFrame:
+        methods = [m.id for m in rivals_of(self.block, baseline)]
+        verdict = stats.verdict(self.frame, baseline, methods)
+        if "groups" in self.block.also and self.groups and "test_by_group" in self.frame:
+            verdict = verdict.join(stats.group_intervals(self.frame, baseline, methods, self.groups["sizes"]))
+        return verdict
 
     @cached_property
     def headline(self) -> pd.DataFrame:
@@ -100,7 +112,8 @@ class BlockReport:
     @property
     def further(self) -> list[str]:
         """Columns of its frame that the block shows also."""
-        return [name for also in self.block.also for name in FURTHER[also] if name in self.frame]
+        columns = [name for also in self.block.also for name in FURTHER[also]]
+        return [name for name in (*columns, "test_by_group") if name in self.frame]
 
     @cached_property
     def long_curves(self) -> pd.DataFrame:
@@ -118,7 +131,9 @@ class BlockReport:
         if not self.block.rows and not self.block.columns:
             return self
         block = self.block.shown
-        return replace(self, block=block, frame=self.frame[self.frame["pair"].isin([p.id for p in block.pairs])])
+        pairs = [p.id for p in block.pairs]
+        lengths = self.lengths[self.lengths["pair"].isin(pairs)] if len(self.lengths) else self.lengths
+        return replace(self, block=block, frame=self.frame[self.frame["pair"].isin(pairs)], lengths=lengths)
 
 
 def block_reports(today: Today, *also: str) -> list[BlockReport]:
@@ -148,15 +163,27 @@ def block_reports(today: Today, *also: str) -> list[BlockReport]:
             tuned=today.choices(block),
             correct=correct_images(today, block, frame) if len(block.seeds) == 1 and facts["counts"] else {},
             made_with=made_with,
+            lengths=_lengths(today, block),
             **more,
         )
         reports.append(report)
     return reports
 
 
+def _lengths(today: Today, block: Block) -> pd.DataFrame:
+    if len(block.lengths) == 1:
+        return pd.DataFrame()
+    shown = {m.id for m in block.methods}
+    frames = [
+        collect(today, replace(block, budget=budget), [m for m in methods if m.id in shown])
+        for budget, methods in block.lengths.items()
+    ]
+    return pd.concat(frames, ignore_index=True)
+
+
 def about(reports: Sequence[BlockReport]) -> dict[str, Any]:
     """What a reference keeps of reports beside the tables of their numbers."""
-    names = ("anchors", "counts", "classes", "data_notes")
+    names = ("anchors", "counts", "groups", "classes", "data_notes")
     facts = {report.block.name: {name: getattr(report, name) for name in names} for report in reports}
     return {"blocks": facts, "made_with": reports[0].made_with}
 
@@ -174,7 +201,8 @@ def reference_reports(reference: Reference) -> list[BlockReport]:
             readings=[Reading(method, own, reference.frame(block, own)) for method, own in block.readings],
             tuned=reference.choices(block),
             correct=reference.correct(block) if len(block.seeds) == 1 else {},
-            made_with=reference.about["made_with"] if reference.about else _made_with_of(reference.runs),
+            made_with=made_with_of(reference),
+            lengths=reference.lengths(block) if len(block.lengths) > 1 else pd.DataFrame(),
             curves=reference.curves(block),
             stages=reference.documents(block, "stages"),
             channels=reference.documents(block, "channels"),
@@ -186,10 +214,12 @@ def reference_reports(reference: Reference) -> list[BlockReport]:
 def _facts(suite: Suite, block: Block) -> dict[str, Any]:
     """What a table says of a block's data, as far as they are packed."""
     folder = data_folder(suite, block.data, block.seeds[0])
-    meta = load_packed(folder).meta if (folder / "meta.json").exists() else {}
+    packed = load_packed(folder) if (folder / "meta.json").exists() else None
+    meta, groups = (packed.meta, packed.groups()) if packed else ({}, None)
     return {
         "anchors": meta.get("anchors", {}),
         "counts": meta.get("counts", {}),
+        "groups": {"word": groups.word, "sizes": groups.sizes} if groups else {},
         "classes": len(meta.get("class_names", ())),
         "data_notes": [*_drawn(suite, block), *meta.get("notes", ())],
     }
@@ -204,15 +234,22 @@ def _drawn(suite: Suite, block: Block) -> list[str]:
 
 
 def _from_predictions(today: Today, block: Block, frame: pd.DataFrame) -> pd.DataFrame:
-    """agreement_right, agreement_wrong and ece (percent, on the test set) of each row of a frame that finished."""
-    labels = load_packed(data_folder(today.plan.suite, block.data, block.seeds[0])).labels("test")
+    """agreement_right, agreement_wrong and ece (percent, on the test set) of each row of a frame that finished; where
+    the block shows groups of test samples and its data tell them, also test_by_group, {group: accuracy in percent}."""
+    packed = load_packed(data_folder(today.plan.suite, block.data, block.seeds[0]))
+    labels, groups = packed.labels("test"), packed.groups() if "groups" in block.also else None
     found = {}
     for run, student, teacher in test_predictions(today, block, frame):
+        right = student.classes == labels
         agreed = stats.agreement(student.classes, teacher.classes, labels)
-        found[run] = (*agreed, stats.calibration_error(student.confidence, student.classes == labels))
+        found[run] = dict(zip(("agreement_right", "agreement_wrong"), agreed, strict=True))
+        found[run]["ece"] = stats.calibration_error(student.confidence, right)
+        if groups:
+            accuracies = 100 * np.bincount(groups.codes, right) / np.bincount(groups.codes)
+            found[run]["test_by_group"] = dict(zip(groups.names, accuracies.tolist(), strict=True))
     runs = frame[["pair", "method", "seed"]].itertuples(index=False, name=None)
-    columns = ["agreement_right", "agreement_wrong", "ece"]
-    return pd.DataFrame([found.get(run, (float("nan"),) * 3) for run in runs], frame.index, columns)
+    columns = ["agreement_right", "agreement_wrong", "ece", *(["test_by_group"] if groups else [])]
+    return pd.DataFrame([found.get(run, {}) for run in runs], frame.index, columns)
 
 
 def _made_with(today: Today) -> dict[str, Any]:
@@ -228,9 +265,11 @@ def _made_with(today: Today) -> dict[str, Any]:
     }
 
 
-def _made_with_of(runs: pd.DataFrame) -> dict[str, Any]:
-    """The same as far as a runs.csv tells it, of students only."""
-    own = runs.drop_duplicates("key").dropna(subset="finished_at")
+def made_with_of(reference: Frozen) -> dict[str, Any]:
+    """The same of a reference; where it has runs.csv alone, as far as that tells it, of students only."""
+    if reference.about:
+        return reference.about["made_with"]
+    own = reference.runs.drop_duplicates("key").dropna(subset="finished_at")
     return {"date": _days(own["finished_at"]), "hardware": _counted(own["hardware"])}
 
 

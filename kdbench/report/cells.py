@@ -33,8 +33,10 @@ FURTHER = {
         "agreement_wrong": "Agreement with the teacher on test samples that it gets wrong, %",
     },
     "ece": {"ece": "Expected calibration error on test (15 bins; lower is better), %"},
+    "groups": {},
 }
-"""What a block may show `also`: columns of its frame, and the titles of their tables."""
+"""What a block may show `also`: columns of its frame, and the titles of their tables. What `groups` has, the column
+test_by_group, goes into the tables of verdicts."""
 
 
 def baselines_of(block: Block) -> list[str]:

@@ -1,5 +1,7 @@
 """`kdbench report`: a suite as one HTML page that needs nothing else, with what lies behind every cell.
 
+It opens on each block's verdict, in words and as a figure; the tables follow.
+
 The page is report.html with the suite's data put into it as JSON; its script builds all elements from text, so that no
 name is ever read as markup. Numbers are those of tables.py: the page shows the same tables as SUITE.md.
 """
@@ -20,16 +22,20 @@ import numpy as np
 import pandas as pd
 
 from kdbench.files import write_text
-from kdbench.plan.jobs import Plan
-from kdbench.plan.paths import home, reference_folder
+from kdbench.plan.jobs import Plan, Run
+from kdbench.plan.paths import home, reference_folder, tuned_file
+from kdbench.plan.registry import method_info
+from kdbench.plan.suite import typed
 from kdbench.report import figures, stats, tables
 from kdbench.report.block import BlockReport, block_reports, reference_reports
+from kdbench.report.figures.canvas import svg
+from kdbench.report.figures.style import method_styles
 from kdbench.report.page import Cell, Group, Row, Section, Table
-from kdbench.report.text import number_cell
+from kdbench.report.text import difference_cell, number_cell
 from kdbench.report.verdicts import detectable_sentence, label_of, verdict_title
 from kdbench.results.reference import Reference
 from kdbench.results.today import Today
-from kdbench.types import Block
+from kdbench.types import Block, MethodSpec, Pair, Suite
 
 TEMPLATE = Path(__file__).with_name("report.html")
 VERDICTS = ("better", "worse", "not separated", "no test")
@@ -87,7 +93,8 @@ def _data(plan: Plan, reports: Sequence[BlockReport], drawn: Path, newest: float
         "title": documents[0].title,
         "suite": plan.suite.name,
         "banner": list(dict.fromkeys(line for document in documents for line in document.banner)),
-        "how": documents[0].sections[0].parts[0],
+        "links": [],
+        "how": f"{documents[0].sections[0].parts[0]} Press a heading to sort, a cell to see what lies behind it.",
         "facts": tables.data_facts(reports),
         "blocks": [
             {**_block(report, document.sections[1:]), "figures": list(_figures(report, drawn, newest))}
@@ -102,6 +109,7 @@ def _block(report: BlockReport, sections: Sequence[Section]) -> dict[str, Any]:
     return {
         "title": report.block.title,
         "verdicts": list(_verdicts(report.shown)),
+        "main": _main_figure(report.shown) if report.shown.verdicts else None,
         "sections": [{"title": s.title, "parts": list(_parts(report.block, s))} for s in sections],
     }
 
@@ -113,12 +121,23 @@ def _verdicts(report: BlockReport) -> Iterator[dict[str, Any]]:
         yield {
             "title": verdict_title(report.block, baseline),
             "lists": [
-                {"kind": kind, "methods": [label_of(report.block, m) for m in methods]}
+                {"kind": kind, "methods": [_difference(report.block, verdict.loc[m]) for m in methods]}
                 for kind, methods in kinds.items()
                 if len(methods)
             ],
             "detectable": detectable_sentence(report.frame, baseline, list(verdict.index)),
         }
+
+
+def _difference(block: Block, v: pd.Series) -> dict[str, str]:
+    """A method and its difference, from a row of stats.verdict."""
+    return {"label": label_of(block, v.name), "points": difference_cell(v, {}).text}
+
+
+def _main_figure(report: BlockReport) -> dict[str, str]:
+    """Drawn for the page, so that it is there and of today before any other figure is."""
+    main = figures.kinds()[figures.MAIN]
+    return {"title": main.TITLE, "source": _source(svg(main.draw(report)), "svg")}
 
 
 # ------------------------------------------------------------------------------------------------------ tables to JSON
@@ -128,17 +147,17 @@ def _parts(block: Block, section: Section) -> Iterator[dict[str, Any]]:
     """Paragraphs, and tables; those of the same pairs one behind the other share a place, between which one chooses."""
     for same, parts in itertools.groupby(section.parts, key=lambda part: isinstance(part, Table) and part.pairs):
         if same:
-            yield {"tables": [_table(table, block) for table in parts]}
+            yield {"tables": [table_data(table, block.name) for table in parts]}
         else:
-            yield from ({"text": p} if isinstance(p, str) else {"tables": [_table(p, block)]} for p in parts)
+            yield from ({"text": p} if isinstance(p, str) else {"tables": [table_data(p, block.name)]} for p in parts)
 
 
-def _table(table: Table, block: Block) -> dict[str, Any]:
-    """Texts, beside each the number that it sorts by, where it has one, and the cell of the block that it opens."""
+def table_data(table: Table, place: str) -> dict[str, Any]:
+    """Texts, beside each the number that it sorts by, where it has one, and the cell of the place that it opens."""
     rows = []
     for group in table.groups:
         for row in group.rows:
-            cells = [_cell(cell, block) for cell in (row.label, *row.cells)]
+            cells = [_cell(cell, place) for cell in (row.label, *row.cells)]
             rows.append({"group": group.title, "cells": cells, "fixed": group.fixed})
     columns = [[table.corner], *([line for line in column if line] for column in table.columns)]
     return {
@@ -150,40 +169,73 @@ def _table(table: Table, block: Block) -> dict[str, Any]:
     }
 
 
-def _cell(cell: Cell, block: Block) -> dict[str, Any]:
+def _cell(cell: Cell, place: str) -> dict[str, Any]:
     more = {} if cell.value is None else {"sort": float(cell.value)}
-    more |= {"open": _key(block, *cell.of)} if cell.of else {}
+    more |= {"open": cell_key(place, *cell.of)} if cell.of else {}
     return {"text": cell.text, "bold": cell.bold, "letters": ",".join(cell.letters)} | more
 
 
-def _key(block: Block, pair: str, method: str) -> str:
-    return f"{block.name}/{pair}/{method}"
+def cell_key(place: str, pair: str, method: str) -> str:
+    return f"{place}/{pair}/{method}"
 
 
 # -------------------------------------------------------------------------------------------------------- behind a cell
 
 
 def _details(plan: Plan, report: BlockReport) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What each cell opens: notes, seeds, learning curves, config."""
+    """What each cell opens: what `behind` gives, notes, how to train it again and what to cite, config."""
     block, frame, records = report.block, report.frame, report.records
+    keys = dict(iter(frame.groupby(["pair", "method"])["key"]))
+    for pair, method, detail in behind(block, frame, report.curves, method_styles(report.suite)):
+        run = plan.run_of(pair, method, block.seeds[0], block.budget)
+        yield (
+            cell_key(block.name, pair.id, method.id),
+            detail
+            | {
+                "notes": [*records[pair.id, method.id]["notes"], *filter(None, [method.footnote])],
+                "tables": [],
+                "texts": again_and_citation(plan.suite, run),
+                # A reference may be of before a version rose: what it ran is not known then.
+                "config": run.config if run.key in set(keys[pair.id, method.id]) else None,
+            },
+        )
+
+
+def behind(
+    block: Block, frame: pd.DataFrame, curves: pd.DataFrame, styles: Mapping[str, Mapping[str, Any]]
+) -> Iterator[tuple[Pair, MethodSpec, dict[str, Any]]]:
+    """The title of every cell of a block, its seeds, and its learning curves with their colour.
+
+    frame, curves: in the columns of kdbench/results/frames.collect and histories. styles: those of figures/style.py.
+    """
     tests = {pair: rows.droplevel("pair") for pair, rows in stats.wide(frame).groupby(level="pair")}
     runs = dict(iter(frame.groupby(["pair", "method"])))
-    curves = dict(iter(report.curves.groupby(["pair", "method", "seed"]))) if len(report.curves) else {}
-    for pair in block.pairs:
-        for method in block.methods:
-            drawn = {seed: curves.get((pair.id, method.id, seed)) for seed in block.seeds}
-            own, planned = runs[pair.id, method.id], plan.run_of(pair, method, block.seeds[0], block.budget)
-            yield (
-                _key(block, pair.id, method.id),
-                {
-                    "title": f"{method.label}: {pair.teacher} → {pair.student}",
-                    "notes": [*records[pair.id, method.id]["notes"], *filter(None, [method.footnote])],
-                    "seeds": _table(_seeds(block, own, tests[pair.id]), block),
-                    "curves": [{"seed": s, "points": _points(c)} for s, c in drawn.items() if c is not None],
-                    # A reference may be of before a version rose: what it ran is not known then.
-                    "config": planned.config if planned.key in set(own["key"]) else None,
-                },
-            )
+    drawn = dict(iter(curves.groupby(["pair", "method", "seed"]))) if len(curves) else {}
+    for pair, method in itertools.product(block.pairs, block.methods):
+        own = {seed: drawn.get((pair.id, method.id, seed)) for seed in block.seeds}
+        yield (
+            pair,
+            method,
+            {
+                "title": f"{method.label}: {pair.teacher} → {pair.student}",
+                "seeds": table_data(_seeds(block, runs[pair.id, method.id], tests[pair.id]), block.name),
+                "curves": [{"seed": s, "points": _points(c)} for s, c in own.items() if c is not None],
+                "colour": styles[method.id]["color"],
+            },
+        )
+
+
+def again_and_citation(suite: Suite, run: Run) -> list[dict[str, str]]:
+    """The commands that train all seeds of a run from nothing, and the BibTeX entry of its method, where it has one."""
+    name, lines = typed(suite), []
+    lines.append(f"kdbench data {name} {run.data}")
+    if run.pair.teacher:
+        lines.append(f"kdbench teacher {name} {run.pair.teacher}")
+    if run.method.tuned_from:
+        lines.append(f"snakemake --cores all --config suite={name} {tuned_file(suite)}")
+    lines.append(f"kdbench distill {name} {run.pair.id} --methods {run.method.id}")
+    texts = {"Train it again": "\n".join(lines), "Citation": method_info(run.method.method).bibtex}
+    return [{"title": title, "text": text} for title, text in texts.items() if text]
 
 
 def _seeds(block: Block, runs: pd.DataFrame, tests: pd.DataFrame) -> Table:
@@ -217,14 +269,21 @@ def _points(curve: pd.DataFrame) -> list[list[float | None]]:
 
 
 def _figures(report: BlockReport, folder: Path, newest: float) -> Iterator[dict[str, Any]]:
-    """The block's figures as they lie in a folder; one older than the newest result says so."""
+    """The block's figures as they lie in a folder, but for the one on which the page opens; one older than the newest
+    result says so."""
     known = figures.kinds()
     for kind, path in _drawn(report, folder).items():
-        media = "image/svg+xml" if path.suffix == ".svg" else "image/png"
-        source = f"data:{media};base64,{base64.b64encode(path.read_bytes()).decode()}"
+        if kind == figures.MAIN:
+            continue
+        source = _source(path.read_bytes(), path.suffix[1:])
         title, caption = (known[kind].TITLE, known[kind].__doc__) if kind in known else (kind, "")
         old = path.stat().st_mtime < newest
         yield {"title": title, "caption": " ".join(caption.split()), "source": source, "old": old}
+
+
+def _source(picture: bytes, suffix: str) -> str:
+    media = {"svg": "image/svg+xml", "png": "image/png"}[suffix]
+    return f"data:{media};base64,{base64.b64encode(picture).decode()}"
 
 
 def _drawn(report: BlockReport, folder: Path) -> dict[str, Path]:

@@ -116,6 +116,7 @@ def preview(title: str, banner: Sequence[str], inputs: Sequence[str], bibliograp
         r"\usepackage{booktabs,graphicx}",
         r"\setlength{\parindent}{0pt}\setlength{\parskip}{4pt}",
         r"\begin{document}",
+        r"\suppressfloats[t]",  # else tables would float above title and banner
         rf"{{\LARGE {tex(title)}\par}}",
         *(rf"\fbox{{\parbox{{0.97\linewidth}}{{\bfseries {tex(text)}}}}}\par" for text in banner),
         *(rf"\input{{{path}}}" for path in inputs),

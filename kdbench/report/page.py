@@ -87,9 +87,11 @@ def _md(text: Any) -> str:
     return re.sub(r"([\\`*_\[\]|~$#])", r"\\\1", safe)
 
 
-def markdown(page: Document) -> str:
+def markdown(page: Document, abstract: str = "") -> str:
+    """abstract: Markdown that goes below title and banner as it is."""
     lines = [f"# {_md(page.title)}", ""]
     lines += [f"> **{_md(text)}**\n" for text in page.banner]
+    lines += [abstract, ""] if abstract else []
     for section in page.sections:
         if section.title:
             lines += [f"## {_md(section.title)}", ""]

@@ -134,9 +134,9 @@ def _label(report: BlockReport, method: MethodSpec, notes: dict[str, str]) -> Ce
 
 
 def method_notes(report: BlockReport, method: MethodSpec) -> list[str]:
-    """What is to be known of a method in all of its cells; a marked one has its footnote by its mark."""
-    marked = any(c in MARKS for c in method.label)
-    texts = [method.footnote] if method.footnote and not marked else []
+    """What is to be known of a method in all of its cells, but for a footnote that stands by a mark."""
+    marked = {m.footnote for m in report.block.methods if any(c in MARKS for c in m.label)}
+    texts = [method.footnote] if method.footnote and method.footnote not in marked else []
     if chosen := [c for c in report.tuned if method.tuned_from and c["method"] == method.stream]:
         texts.append("tuned: " + "; ".join(f"{setting(c)} on {pair_text(c['pair'])}" for c in chosen))
     return texts

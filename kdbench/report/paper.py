@@ -1,4 +1,4 @@
-"""What a paper takes from a suite: a table of accuracies and one of verdicts for each block, and whom to cite.
+"""What a paper takes from a suite: tables of accuracies, verdicts and claims for each block, and whom to cite.
 
 A suite's section `paper` hides methods and pairs and renames them. It changes no number: means, bold sets, verdicts and
 Holm's family are those of all that the block's table shows.
@@ -15,29 +15,47 @@ from kdbench.report import pair_rows, pair_tables, stats
 from kdbench.report.block import BlockReport
 from kdbench.report.latex import fragment, tex
 from kdbench.report.page import Cell, Group, Row, Table
-from kdbench.report.text import note_letters, note_list, pair_text
-from kdbench.report.verdicts import label_of, short_labels, verdict_table
-from kdbench.types import Paper
+from kdbench.report.text import known, note_letters, note_list, pair_text
+from kdbench.report.verdicts import claim_results, claims_table, label_of, short_labels, verdict_table
+from kdbench.types import MethodSpec
 
 
 def fragments(report: BlockReport) -> dict[str, str]:
-    """{BLOCK: accuracies, BLOCK-verdict: verdicts} as LaTeX; no verdicts where the block can have none."""
+    """{BLOCK: accuracies, BLOCK-verdict: verdicts, BLOCK-claims: claims} as LaTeX; the last two where it has any."""
+    report = _in_words_of_paper(report)
     suite, block, paper = report.suite, report.block, report.suite.paper
-    words, label = _words(report, paper), f"tab:{suite.name}-{block.name}"
+    words, label = _words_for_models(report), f"tab:{suite.name}-{block.name}"
     rows = {m.id for m in block.methods if not paper.rows or m.id in paper.rows}
     columns = {p.id for p in block.pairs if not paper.columns or p.id in paper.columns}
-    cited = _cited(report, rows, words)
+    cited = _cited(report, rows)
     found = []
     for i, table in enumerate(_accuracies(report)):
         table = _renamed(_narrowed(table, rows, columns), words)
-        caption = tex(_accuracy_caption(report, table.title)) + cited
+        caption = tex(_renamed_text(_accuracy_caption(report, table.title), words)) + cited
         found.append(fragment(table, caption, f"{label}-{i + 1}" if i else label, paper.width))
     files = {block.name: "\n".join(found)}
     if any(verdict["p"].notna().any() for verdict in report.verdicts.values()):
-        table = _renamed(_verdicts(report, rows, words), words)
+        table = _renamed(_verdicts(report, rows), words)
         caption = tex(_verdict_caption(report)) + cited
         files[f"{block.name}-verdict"] = fragment(table, caption, f"{label}-verdict", paper.width)
+    claims = [c for c in claim_results(suite, block, report.frame) if {c.claim.method, c.claim.control} <= rows]
+    if any(known(claim.verdict["p"]) for claim in claims):
+        table = _renamed(claims_table(block, claims), words)
+        files[f"{block.name}-claims"] = fragment(table, tex(_claim_caption(report)), f"{label}-claims", paper.width)
     return files
+
+
+def _in_words_of_paper(report: BlockReport) -> BlockReport:
+    """The report with each method under its name in the paper, else its short label, wherever a table names it."""
+    names, shorts = report.suite.paper.names, short_labels(report.block)
+
+    def named(method: MethodSpec) -> MethodSpec:
+        name = names.get(method.id, shorts.get(method.id, method.label))
+        return replace(method, label=name, short=name)
+
+    block = replace(report.block, methods=tuple(map(named, report.block.methods)))
+    readings = [replace(r, method=named(r.method), readings=tuple(map(named, r.readings))) for r in report.readings]
+    return replace(report, block=block, readings=readings)
 
 
 def _accuracies(report: BlockReport) -> list[Table]:
@@ -50,16 +68,17 @@ def _accuracies(report: BlockReport) -> list[Table]:
     return pair_tables.accuracy_tables(report, pairs)
 
 
-def _verdicts(report: BlockReport, rows: set[str], words: Mapping[str, str]) -> Table:
+def _verdicts(report: BlockReport, rows: set[str]) -> Table:
     """The verdicts against all baselines in one table."""
-    tables = {b: verdict_table(report.block, verdict, b) for b, verdict in report.verdicts.items()}
-    groups, notes = [], {}
+    tables = {b: verdict_table(report.block, verdict, b, report.groups) for b, verdict in report.verdicts.items()}
+    groups, notes, below = [], {}, ()
     for baseline, table in tables.items():
         texts = dict(table.footnotes)
+        below = tuple(note for note in table.footnotes if not note[0])  # of the whole table, the same in all
         own = [row for group in table.groups for row in group.rows if row.method in rows]
-        title = f"Against {words[label_of(report.block, baseline)]}"
+        title = f"Against {label_of(report.block, baseline)}"
         groups.append(Group(title, tuple(_relettered(row, texts, notes) for row in own)))
-    return replace(table, groups=tuple(groups), footnotes=note_list(notes))
+    return replace(table, groups=tuple(groups), footnotes=note_list(notes) + below)
 
 
 def _narrowed(table: Table, methods: set[str], pairs: set[str]) -> Table:
@@ -80,15 +99,21 @@ def _picked(row: Row, chosen: list[bool]) -> Row:
     return replace(row, cells=tuple(cell for cell, keep in zip(row.cells, chosen, strict=True) if keep))
 
 
-def _words(report: BlockReport, paper: Paper) -> dict[str, str]:
-    """Label -> the name that the paper gives a method, else its short label; and the same of models."""
-    shorts, words = short_labels(report.block), {}
-    for method in report.block.methods:
-        words |= dict.fromkeys((shorts[method.id], method.label), paper.names.get(method.id, shorts[method.id]))
-    for model in report.suite.models:
-        if name := paper.names.get(model):
-            words |= {model: name, f"{model} →": f"{name} →"}
+def _words_for_models(report: BlockReport) -> dict[str, str]:
+    """A model or a pair as tables write it -> with the names that the paper gives to models."""
+    suite, words = report.suite, {}
+    names = {model: suite.paper.names.get(model, model) for model in suite.models}
+    for model, name in names.items():
+        words |= {model: name, f"{model} →": f"{name} →"}
+    for pair in (*report.block.pairs, *(suite.tune.pairs if suite.tune else ())):
+        words[pair_text(pair.id)] = " → ".join(names.get(model, model) for model in pair.id.split("--"))
     return words
+
+
+def _renamed_text(text: str, words: Mapping[str, str]) -> str:
+    """A sentence with the pairs that it names renamed."""
+    pairs = sorted((word for word in words if " → " in word), key=len, reverse=True)
+    return re.sub("|".join(map(re.escape, pairs)), lambda found: words[found[0]], text) if pairs else text
 
 
 def _renamed(table: Table, words: Mapping[str, str]) -> Table:
@@ -100,7 +125,8 @@ def _renamed(table: Table, words: Mapping[str, str]) -> Table:
         for g in table.groups
     )
     columns = tuple(tuple(words.get(line, line) for line in column) for column in table.columns)
-    return replace(table, columns=columns, groups=groups)
+    footnotes = tuple((letter, _renamed_text(text, words)) for letter, text in table.footnotes)
+    return replace(table, columns=columns, groups=groups, footnotes=footnotes)
 
 
 # ------------------------------------------------------------------------------------------------- captions, citations
@@ -123,20 +149,30 @@ def _accuracy_caption(report: BlockReport, title: str) -> str:
 
 def _verdict_caption(report: BlockReport) -> str:
     pairs = int((report.headline["kind"] == "headline").sum())
+    grouped = any("groups_low" in verdict for verdict in report.verdicts.values())
+    second = f" Second brackets: percentile bootstrap over whole {report.groups['word']}." if grouped else ""
     return (
         f"{report.block.title}. Difference in test accuracy, points, averaged within a seed over the {pairs} headline "
         f"pairs (n = {len(report.block.seeds)}). Brackets: 95 % t interval over seeds; ±: half its width with the "
         "error pooled over methods; p and verdict: paired t test over seeds, adjusted over the methods (Holm, 5 %)."
+        f"{second}"
     )
 
 
-def _cited(report: BlockReport, rows: set[str], words: Mapping[str, str]) -> str:
+def _claim_caption(report: BlockReport) -> str:
+    return (
+        f"{report.block.title}. Claims: difference in test accuracy of a method to its control, points, averaged "
+        f"within a seed over the headline pairs (n = {len(report.block.seeds)}). Brackets: 95 % t interval over seeds; "
+        "p: paired t test over seeds, unadjusted."
+    )
+
+
+def _cited(report: BlockReport, rows: set[str]) -> str:
     """LaTeX: methods with the keys of their papers."""
-    shorts, by_key = short_labels(report.block), {}
+    by_key: dict[str, list[str]] = {}
     for method in (m for m in report.block.methods if m.id in rows):
         if entry := method_info(method.method).bibtex:
-            label = shorts[method.id]
-            by_key.setdefault(re.match(r"@\w+\{([^,]+),", entry)[1], []).append(tex(words.get(label, label)))
+            by_key.setdefault(re.match(r"@\w+\{([^,]+),", entry)[1], []).append(tex(method.label))
     found = "; ".join(rf"{', '.join(labels)}~\cite{{{key}}}" for key, labels in by_key.items())
     return f" {found}." if found else ""
 

@@ -32,9 +32,12 @@ from kdbench.report.text import (
     setting,
     shares_text,
     signed,
+    step_facts,
+    teacher_facts,
     title_of,
 )
 from kdbench.report.verdicts import (
+    DETECTABLE,
     by_group,
     claim_results,
     claims_table,
@@ -42,6 +45,7 @@ from kdbench.report.verdicts import (
     verdict_sentence,
     verdict_table,
 )
+from kdbench.report.worth import worth_parts
 from kdbench.types import Block, MethodSpec, Suite
 
 OPTIMISM_EPOCHS = 5
@@ -66,7 +70,7 @@ def describe(suite: Suite, reports: Sequence[BlockReport]) -> Document:
         "includes 0, and all with a higher mean than one of these."
     )
     head = Section("", (how, *data_facts(reports)))
-    return Document(title_of(suite), tuple(banner), (head, *sections), (_COST_NOTE, *_footer(reports)))
+    return Document(title_of(suite), tuple(banner), (head, *sections), (DETECTABLE, _COST_NOTE, *_footer(reports)))
 
 
 def _sections(report: BlockReport) -> list[Section]:
@@ -109,6 +113,7 @@ def _sections(report: BlockReport) -> list[Section]:
         parts.append(_tuning_table(block, report.tuned, report.suite.tune.budget))
     if stats.numbers(report.frame, "epochs").max() >= OPTIMISM_EPOCHS:
         parts.append(_optimism_table(block, data))
+    parts += worth_parts(block, report.lengths)
     parts.append(_cost_table(report))
     sections.append(Section(f"{block.title}: verdict and cost", tuple(parts)))
     return sections
@@ -121,7 +126,7 @@ def _pair_tables(report: BlockReport, pairs: Sequence[str], headline: bool) -> l
 def _verdict_parts(report: BlockReport, baseline: str) -> list[str | Table]:
     block, verdict = report.block, report.verdicts[baseline]
     return [
-        verdict_table(block, verdict, baseline),
+        verdict_table(block, verdict, baseline, report.groups),
         verdict_sentence(block, verdict, baseline),
         detectable_sentence(report.frame, baseline, list(verdict.index)),
     ]
@@ -212,6 +217,8 @@ _COST_NOTE = (
 def _block_facts(report: BlockReport) -> list[str]:
     seeds, level = len(report.block.seeds), stats.mean_sd(report.cells["test_mean"]).mean
     lines = [f"n = {seeds} seed{'' if seeds == 1 else 's'}.", *budget_facts(report.block)]
+    lines += teacher_facts(report.suite, report.block)
+    lines += step_facts(report.suite, report.block)
     if report.counts.get("test") and level is not None:
         error = stats.sampling_error(level, report.counts["test"])
         lines.append(
@@ -235,7 +242,7 @@ def data_facts(reports: Sequence[BlockReport]) -> tuple[str, ...]:
             found = [f"{name} {anchor[name]:.1f} %" for name in names if known(anchor.get(name))]
             sizes = [f"{say(anchor[f'{k}_used'])} {k}" for k in ("train", "test") if anchor.get(f"{k}_used")]
             used = f" (on {' and '.join(sizes)} samples)" if sizes else ""
-            own.append(f"Without a network, {modality}: {', '.join(found) or 'none'}{used}.")
+            own += [f"Without a network, {modality}: {', '.join(found)}{used}."] if found else []
         lines += own if len(by_name) == 1 else [f"{name}: " + " ".join(line.rstrip(".") + "." for line in own)]
     return tuple(lines)
 
@@ -251,8 +258,8 @@ def _footer(reports: Sequence[BlockReport]) -> tuple[str, ...]:
 
 
 def write_tables(suite: Suite, reports: Sequence[BlockReport], folder: Path) -> list[Path]:
-    """Write folder/SUITE.md, .html, .csv, the fragments folder/SUITE/BLOCK.tex and BLOCK-verdict.tex, SUITE.bib and
-    the preview SUITE.tex, each whole or not at all, and return their paths.
+    """Write folder/SUITE.md, .html, .csv, the fragments of paper.py in folder/SUITE, SUITE.bib and the preview
+    SUITE.tex, each whole or not at all, and return their paths.
 
     Raises KdbenchError where a file cannot be written or a (pair, method, seed) has two results.
     """

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from kdbench.plan.suite import origin
 from kdbench.report.page import Cell
 from kdbench.types import Block, Suite
 
@@ -25,11 +26,32 @@ def title_of(suite: Suite) -> str:
 
 def budget_facts(block: Block) -> list[str]:
     """A sentence that says which budget a block shows, where that is not plainly its students' recipes."""
-    if block.budgets == (1,):
+    if block.budgets == (1,) and not block.scratch_budgets:
         return []
-    others = ", ".join(f"{budget:g}" for budget in block.budgets if budget != block.budget)
-    also = f" Trained too, but not shown: budget {others}." if others else ""
+    others = [f"{budget:g}" for budget in block.budgets if budget != block.budget]
+    alone = [f"{budget:g}" for budget in block.scratch_budgets]
+    more = [f"budget {', '.join(others)}"] if others else []
+    more += [f"Scratch alone at budget {', '.join(alone)}"] if alone else []
+    also = f" Also trained: {'; '.join(more)}." if more else ""
     return [f"Budget {block.budget:g}: students train for {block.budget:g} times the steps of their recipes.{also}"]
+
+
+def teacher_facts(suite: Suite, block: Block) -> list[str]:
+    """A sentence for each teacher of a block whose weights come from elsewhere than from its own training."""
+    origins = {pair.teacher: origin(suite.models[pair.teacher]) for pair in block.shown.pairs}
+    return [f"Teacher {name}: {text}." for name, text in origins.items() if text]
+
+
+def step_facts(suite: Suite, block: Block) -> list[str]:
+    """A sentence for each recipe of a block's students whose step is more than one batch, or that averages weights."""
+    recipes = dict.fromkeys(suite.recipes[suite.models[pair.student].recipe] for pair in block.pairs)
+    lines = [
+        f"Recipe {r.name}: a step is the mean gradient of {r.accumulate} batches of {r.batch_size}; BatchNorm, mixing "
+        f"and losses that relate samples see {r.batch_size}."
+        for r in recipes
+        if r.accumulate > 1
+    ]
+    return lines + [f"Recipe {r.name}: cells are of the weights, not of their average." for r in recipes if r.ema_decay]
 
 
 def note_letters(notes: dict[str, str], texts: Iterable[str]) -> tuple[str, ...]:
@@ -120,8 +142,8 @@ def pair_text(pair: str) -> str:
 
 
 def joined(names: Iterable[str]) -> str:
-    """Names in a row, or `none`. Names may hold commas."""
-    return "; ".join(names) or "none"
+    """Names in a row. They may hold commas."""
+    return "; ".join(names)
 
 
 def say(value: Any) -> str:

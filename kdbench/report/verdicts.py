@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -40,20 +40,51 @@ def verdict_title(block: Block, baseline: str) -> str:
     return f"Verdict against {label_of(block, baseline)}, over headline pairs"
 
 
-def verdict_table(block: Block, verdict: pd.DataFrame, baseline: str) -> Table:
-    """The rows of stats.verdict against a baseline."""
+def verdict_table(block: Block, verdict: pd.DataFrame, baseline: str, groups: Mapping[str, Any]) -> Table:
+    """The rows of stats.verdict against a baseline, with stats.group_intervals where `verdict` has them.
+
+    groups: of test samples, as BlockReport has them.
+    """
+    grouped = "groups_low" in verdict
     notes: dict[str, str] = {}
 
     def row(method: MethodSpec) -> Row:
         v = verdict.loc[method.id]
         difference, *by_pair = _difference_cells(v, notes)
-        cells = (difference, _pooled_cell(v, notes), *by_pair, p_cell(v["p_holm"]), _word_cell(v, notes))
+        by_groups = [_groups_cell(v)] if grouped else []
+        cells = (difference, *by_groups, _pooled_cell(v, notes), *by_pair, p_cell(v["p_holm"]), _word_cell(v, notes))
         return Row(Cell(method.label), cells, method.id)
 
     difference, *by_pair = _DIFFERENCE_COLUMNS
-    columns = (difference, ("± error pooled", "over methods"), *by_pair, ("p", "(Holm)"), ("verdict",))
-    groups = by_group((m for m in block.methods if m.id in verdict.index), row)
-    return Table(verdict_title(block, baseline), "Method", columns, groups, note_list(notes))
+    by_groups = [("[95 % bootstrap", f"over {_counted(groups)}]")] if grouped else []
+    columns = (difference, *by_groups, ("± error pooled", "over methods"), *by_pair, ("p", "(Holm)"), ("verdict",))
+    rows = by_group((m for m in block.methods if m.id in verdict.index), row)
+    below = _groups_note(groups if grouped else {}) if "groups" in block.also else ()
+    return Table(verdict_title(block, baseline), "Method", columns, rows, note_list(notes) + below)
+
+
+def _counted(groups: Mapping[str, Any]) -> str:
+    return f"{len(groups['sizes'])} {groups['word']}"
+
+
+def _groups_cell(v: pd.Series) -> Cell:
+    """The bootstrap interval of a row of stats.group_intervals."""
+    if not known(v["groups_low"]):
+        return Cell("—")
+    return Cell(f"[{signed(v['groups_low'])}, {signed(v['groups_high'])}]", v["groups_low"])
+
+
+def _groups_note(groups: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """What stands below a table that was to show intervals over groups of test samples."""
+    if not groups:
+        why = "the data do not say which test samples belong together, or did not when they were packed"
+        return (("", f"No bootstrap over groups of test samples: {why}."),)
+    if len(groups["sizes"]) >= stats.FEW_GROUPS:
+        return ()
+    few = "few: the bootstrap over them is rough, and too narrow rather than too wide"
+    if len(groups["sizes"]) < stats.FEWEST_GROUPS:
+        few = "too few for a bootstrap over them"
+    return (("", f"{_counted(groups)} are {few}."),)
 
 
 _DIFFERENCE_COLUMNS = (
@@ -166,16 +197,28 @@ def claims_table(block: Block, results: Iterable[ClaimResult]) -> Table:
 
 
 def verdict_sentence(block: Block, verdict: pd.DataFrame, baseline: str) -> str:
-    """Who is better than the baseline, who worse, and who neither."""
+    """Who is better than the baseline, who worse, and who neither; of what nobody is, nothing is said."""
+    name = label_of(block, baseline)
+    found = {f"{words} {name}": verdict["verdict"] == kind for kind, words in _COMPARED.items()}
+    found["Collapsed on at least one pair (below half of scratch's accuracy)"] = verdict["collapsed"].map(len) > 0
+    return " ".join(
+        f"{words}: {joined(label_of(block, m) for m in verdict.index[own])}."
+        for words, own in found.items()
+        if any(own)
+    )
 
-    def named(kind: str) -> str:
-        return joined(label_of(block, m) for m in verdict.index[verdict["verdict"] == kind])
 
-    fallen = joined(label_of(block, m) for m in verdict.index[verdict["collapsed"].map(len) > 0])
-    return (
-        f"Better than {label_of(block, baseline)}: {named('better')}. Worse: {named('worse')}. "
-        f"Not separated: {named('not separated')}. Not tested: {named('no test')}."
-    ) + (f" Collapsed on at least one pair (below half of scratch's accuracy): {fallen}." if fallen != "none" else "")
+_COMPARED = {
+    "better": "Better than",
+    "worse": "Worse than",
+    "not separated": "Not separated from",
+    "no test": "Not tested against",
+}
+DETECTABLE = (
+    "Minimum detectable differences: paired t test, 5 %, 80 % power. The spread is pooled over the methods of a "
+    "verdict but for those that collapsed; for a method that varies less, the difference is smaller."
+)
+"""What `detectable_sentence` rests on; a page says it once."""
 
 
 def detectable_sentence(frame: pd.DataFrame, baseline: str, rivals: Sequence[str]) -> str:
@@ -192,11 +235,4 @@ def detectable_sentence(frame: pd.DataFrame, baseline: str, rivals: Sequence[str
             "The minimum detectable difference cannot be estimated: this takes two complete seeds with different "
             "results."
         )
-    found_by = "Minimum detectable difference (paired t test, 5 %, 80 % power)"
-    pooled = (
-        " The spread is pooled over these methods but for those that collapsed; for a method that varies less, the "
-        "difference is smaller."
-        if len(rivals) > 1
-        else ""
-    )
-    return f"{found_by}: {'; '.join(sizes)}.{pooled}"
+    return f"Minimum detectable difference: {'; '.join(sizes)}."

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -146,14 +146,19 @@ def all_runs(today: Today) -> pd.DataFrame:
     import pandas as pd
 
     frames = {
-        (block.name, budget): collect(today, replace(block, budget=budget), block.trained)
+        (block.name, budget): collect(today, replace(block, budget=budget), methods)
         for block in today.plan.suite.blocks
-        for budget in block.budgets
+        for budget, methods in block.lengths.items()
     }
     runs = pd.concat(frames, names=["block", None, None]).reset_index("block").drop(columns="versions")
     runs.insert(0, "edition", today.plan.suite.edition)
-    shares = [json.dumps(s) if isinstance(s, dict) else None for s in runs.get("gradient_shares", [None] * len(runs))]
+    shares = as_json(runs.get("gradient_shares", [None] * len(runs)))
     return runs.assign(gradient_shares=shares, notes=[json.dumps(notes) if notes else None for notes in runs["notes"]])
+
+
+def as_json(values: Iterable[Any]) -> list[str | None]:
+    """The dicts among some values as JSON, None for the others."""
+    return [json.dumps(value) if isinstance(value, dict) else None for value in values]
 
 
 def histories(today: Today, block: Block) -> pd.DataFrame:

@@ -33,7 +33,7 @@ import pandas as pd
 from kdbench.data.packed import load_packed
 from kdbench.files import atomic, read_json, sha256_file, write_json, write_text
 from kdbench.plan.jobs import Plan, Run
-from kdbench.plan.paths import data_folder, of_budget, reference_folder, tuned_file
+from kdbench.plan.paths import REFERENCES, data_folder, of_budget, reference_folder, tuned_file
 from kdbench.plan.suite import typed
 from kdbench.results.frames import histories, predictions
 from kdbench.results.record import DIVERGED, FINISHED, MISSING, UNSUPPORTED
@@ -91,9 +91,9 @@ def write_reference(today: Today, runs: pd.DataFrame, about: Mapping[str, Any]) 
 
 def _curves(today: Today) -> pd.DataFrame:
     parts = [
-        histories(today, replace(block, budget=budget, methods=block.trained)).assign(block=block.name, budget=budget)
+        histories(today, replace(block, budget=budget, methods=methods)).assign(block=block.name, budget=budget)
         for block in today.plan.suite.blocks
-        for budget in block.budgets
+        for budget, methods in block.lengths.items()
     ]
     return pd.concat(parts, ignore_index=True)
 
@@ -117,8 +117,9 @@ def _correct(today: Today) -> list[tuple[Run, np.ndarray]]:
         if not (folder / "meta.json").exists():
             continue
         labels = load_packed(folder).labels("test")
-        for place in itertools.product(block.pairs, block.trained, block.seeds, block.budgets):
-            run = today.plan.run_of(*place)
+        trained = [(method, budget) for budget, methods in block.lengths.items() for method in methods]
+        for pair, seed, (method, budget) in itertools.product(block.pairs, block.seeds, trained):
+            run = today.plan.run_of(pair, method, seed, budget)
             record = None if run.result in found else today.has(run)
             if record and record["status"] == FINISHED:
                 found[run.result] = run, predictions(run, len(labels)).classes == labels
@@ -142,33 +143,72 @@ def _packed(rows: list[tuple[Run, np.ndarray]]) -> dict[str, np.ndarray]:
 # ------------------------------------------------------------------------------------------------------------- reading
 
 
-class Reference:
-    """The committed results of a suite. A file is read when it is asked for; what an older reference lacks is empty.
+class Frozen:
+    """The files of a folder of committed results. A file is read when it is asked for; what an older reference lacks is
+    empty. `freeze` is what makes the folder anew.
 
-    Raises KdbenchError where there is no reference of the suite's edition, and for a file that is missing or damaged.
+    Raises KdbenchError where there is no runs.csv, and for a file that is missing or damaged.
     """
 
-    def __init__(self, suite: Suite) -> None:
-        self.suite, self.folder = suite, reference_folder(suite)
-        path = self.folder / "runs.csv"
+    def __init__(self, folder: Path, freeze: str) -> None:
+        self.folder, self.freeze = folder, freeze
+        path = folder / "runs.csv"
         if not path.exists():
-            raise KdbenchError(f"{path} does not exist; freeze the suite first: kdbench reference {typed(suite)}")
-        about = self.folder / "about.json"
+            raise KdbenchError(f"{path} does not exist; freeze the suite first: {freeze}")
+        about = folder / "about.json"
         self.about: dict[str, Any] = read_json(about, "files", "blocks", "made_with") if about.exists() else {}
         self._file("runs.csv")
         self.texts = read_runs(path)
         """runs.csv as read_runs reads it: all text but the test accuracy."""
-        if other := set(self.texts["edition"]) - {str(suite.edition)}:
-            raise KdbenchError(
-                f"{path} holds runs of edition {min(other)}, and the suite is of edition {suite.edition}; move it away "
-                f"and freeze the suite: kdbench reference {typed(suite)}"
-            )
 
     @cached_property
     def runs(self) -> pd.DataFrame:
         """runs.csv in the types of frames.collect."""
         frame = _typed(self.texts.drop(columns="test"), self.folder / "runs.csv")
         return frame.assign(test=self.texts["test"])
+
+    @cached_property
+    def histories(self) -> pd.DataFrame:
+        """curves.csv: all learning curves, in the columns of frames.histories with block and budget."""
+        return self._table("curves.csv")
+
+    def _file(self, name: str) -> Path | None:
+        """A file of the reference, None where it has none of this name."""
+        path, digest = self.folder / name, self.about.get("files", {}).get(name)
+        if digest and not (path.exists() and sha256_file(path) == digest):
+            raise KdbenchError(
+                f"{path} is missing or is not the one that about.json beside it names; take the folder from the "
+                f"repository anew, or freeze the suite: {self.freeze}"
+            )
+        return path if digest else None
+
+    def _table(self, name: str) -> pd.DataFrame:
+        path = self._file(name)
+        if path is None:
+            return pd.DataFrame()
+        return _typed(pd.read_csv(path, dtype=str, keep_default_na=False), path)
+
+
+def references() -> list[Frozen]:
+    """Every folder of committed runs, those of suites of another edition among them."""
+    folders = sorted(path.parent for path in REFERENCES.glob("*/runs.csv"))
+    return [Frozen(folder, f"kdbench reference {folder.name}") for folder in folders]
+
+
+class Reference(Frozen):
+    """The committed results of a suite.
+
+    Raises KdbenchError as Frozen does, and where the runs are not of the suite's edition.
+    """
+
+    def __init__(self, suite: Suite) -> None:
+        super().__init__(reference_folder(suite), f"kdbench reference {typed(suite)}")
+        self.suite = suite
+        if other := set(self.texts["edition"]) - {str(suite.edition)}:
+            raise KdbenchError(
+                f"{self.folder / 'runs.csv'} holds runs of edition {min(other)}, and the suite is of edition "
+                f"{suite.edition}; move it away and freeze the suite: {self.freeze}"
+            )
 
     def frame(self, block: Block, methods: Iterable[MethodSpec] | None = None) -> pd.DataFrame:
         """What frames.collect gives of a block, without versions. methods: in place of the block's rows.
@@ -180,6 +220,11 @@ class Reference:
         check_planned(self.suite, block, own, methods)
         wanted = itertools.product([p.id for p in block.pairs], methods, block.seeds)
         return own.set_index(["pair", "method", "seed"]).loc[list(wanted)].reset_index()
+
+    def lengths(self, block: Block) -> pd.DataFrame:
+        """What frames.collect gives of a block, budget by budget."""
+        own = [m.id for m in block.methods]
+        return self.runs[(self.runs["block"] == block.name) & self.runs["method"].isin(own)]
 
     def documents(self, block: Block, kind: str) -> list[dict[str, Any]]:
         """The JSON files of a kind, `stages` or `channels`, as the jobs of a block wrote them."""
@@ -197,7 +242,7 @@ class Reference:
 
     def curves(self, block: Block) -> pd.DataFrame:
         """What frames.histories gives of a block."""
-        table = self._table("curves.csv")
+        table = self.histories
         if not len(table):
             return table
         own = table["method"].isin([m.id for m in block.methods]) & (table["budget"] == block.budget)
@@ -233,22 +278,6 @@ class Reference:
             f"Made from {self.folder / 'runs.csv'} alone: learning curves, similarities and intervals over test "
             "samples are left out."
         )
-
-    def _file(self, name: str) -> Path | None:
-        """A file of the reference, None where it has none of this name."""
-        path, digest = self.folder / name, self.about.get("files", {}).get(name)
-        if digest and not (path.exists() and sha256_file(path) == digest):
-            raise KdbenchError(
-                f"{path} is missing or is not the one that about.json beside it names; take the folder from the "
-                f"repository anew, or freeze the suite: kdbench reference {typed(self.suite)}"
-            )
-        return path if digest else None
-
-    def _table(self, name: str) -> pd.DataFrame:
-        path = self._file(name)
-        if path is None:
-            return pd.DataFrame()
-        return _typed(pd.read_csv(path, dtype=str, keep_default_na=False), path)
 
 
 def _typed(texts: pd.DataFrame, path: Path) -> pd.DataFrame:

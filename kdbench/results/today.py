@@ -16,7 +16,7 @@ from kdbench.plan.paths import data_folder, tuned_file
 from kdbench.plan.registry import method_info
 from kdbench.plan.suite import tuning_pair, typed
 from kdbench.results.record import FINISHED, read_run, retrain_command
-from kdbench.types import Block, KdbenchError, Suite
+from kdbench.types import Block, KdbenchError, ModelSpec, Suite
 
 BULKY = ("config", "diagnostics")
 """Parts of a record that only `kdbench show` prints: not kept, since a suite has thousands of runs."""
@@ -24,6 +24,10 @@ BULKY = ("config", "diagnostics")
 
 class Stale(KdbenchError):
     """A result that is missing or does not count today, as opposed to one that is damaged."""
+
+
+class MissedGate(KdbenchError):
+    """A teacher of another accuracy than its suite states."""
 
 
 class Today:
@@ -77,6 +81,8 @@ class Today:
         if run.pair.teacher:
             try:
                 teacher = self.teacher(run.pair.teacher, run.seed)["hashes"]["weights"]
+            except MissedGate as missed:
+                raise Stale(str(missed)) from None
             except KdbenchError:
                 teacher = None
             if teacher is None or record["hashes"].get("teacher") != teacher:
@@ -108,6 +114,7 @@ class Today:
         if not self._are_whole(run, record):
             weights = run.stem.with_suffix(".safetensors")
             raise KdbenchError(f"{weights} is missing or damaged; {retrain_command(run.result)}")
+        check_gate(self.plan.suite.models[model], record)
         return record
 
     def _are_whole(self, run: Run, record: dict[str, Any]) -> bool:
@@ -140,6 +147,21 @@ class Today:
             found = read_json(path, "choices")["choices"] if self.plan.suite.tune and path.exists() else []
             self._choices = {(choice["pair"], choice["method"]): choice for choice in found}
         return self._choices
+
+
+def check_gate(spec: ModelSpec, record: dict[str, Any]) -> None:
+    """Raises MissedGate where a teacher that finished has not the test accuracy that its suite states, within the
+    tolerance."""
+    if spec.accuracy is None or record["status"] != FINISHED:
+        return
+    found = record["accuracy"]["test"]
+    if abs(found - spec.accuracy) > spec.tolerance + 1e-9:  # 8,926 of 10,000 are not quite 89.26 %
+        one = f"teacher {spec.name} of seed {record['seed']}" if spec.recipe else f"teacher {spec.name}"
+        raise MissedGate(
+            f"{one} has a test accuracy of {found:.2f} %, but the suite states {spec.accuracy:.2f} % "
+            f"within {spec.tolerance:g}: no student learns from it. Look at its weights, at size, normalisation and "
+            f"order of classes of data {spec.data}, or state another accuracy"
+        )
 
 
 def choices_for(suite: Suite, block: Block, choices: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -22,13 +22,14 @@ def check(plan: Plan, pack: Packed, pairs: Iterable[Pair]) -> None:
     for pair in pairs:
         for alone in (Pair(None, pair.teacher), pair):
             spec = suite.models[alone.student]
-            recipe = suite.recipes[spec.recipe]
+            # Students' batches are what a teacher that no recipe trains will see.
+            recipe = suite.recipes[spec.recipe or suite.models[pair.student].recipe]
             inputs = {suite.models[name].input for name in (alone.teacher, alone.student) if name}
             check_recipe(recipe, {name: facts[name] for name in sorted(inputs)})
             if spec.name not in tried:
                 tried.add(spec.name)
                 try:
-                    full_batches(pack.meta["counts"]["train"], recipe.batch_size)
+                    full_batches(pack.meta["counts"]["train"], recipe.global_batch)
                 except KdbenchError as error:
                     raise KdbenchError(f"recipes.{recipe.name}: {error} (data set {pack.meta['name']!r})") from None
                 shape = tuple(facts[spec.input]["shape"])

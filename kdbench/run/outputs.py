@@ -11,7 +11,7 @@ from kdbench.files import atomic
 from kdbench.plan.jobs import Plan
 from kdbench.plan.paths import TABLES, home, of_budget, reference_folder
 from kdbench.plan.suite import typed
-from kdbench.results.frames import all_runs
+from kdbench.results.frames import all_runs, as_json
 from kdbench.results.record import MISSING
 from kdbench.results.reference import Reference, write_reference
 from kdbench.results.today import Today
@@ -59,18 +59,18 @@ def _check_whole(plan: Plan, block: str, runs: pd.DataFrame) -> None:
         )
 
 
-def run_figures(plan: Plan, folder: Path) -> list[Path]:
+def run_figures(plan: Plan, folder: Path, processes: int = 1) -> list[Path]:
     """Draw every figure of the suite into `folder`: BLOCK-KIND, those that no paper has room for in supplement/, and
     single views in BLOCK/by-pair and BLOCK/by-method."""
-    return _draw(Today(plan), folder)
+    return _draw(Today(plan), folder, processes)
 
 
-def _draw(today: Today, folder: Path) -> list[Path]:
+def _draw(today: Today, folder: Path, processes: int = 1) -> list[Path]:
     from kdbench.report.block import block_reports
     from kdbench.report.figures import write_figures
 
     reports = block_reports(today, "curves", "stages", "channels")
-    return [path for report in reports for path in write_figures(report, folder)]
+    return write_figures(reports, folder, processes)
 
 
 def run_reference(plan: Plan) -> list[Path]:
@@ -101,12 +101,16 @@ def run_reference(plan: Plan) -> list[Path]:
 
 
 def _with_further(runs: pd.DataFrame, reports: Sequence[BlockReport]) -> pd.DataFrame:
-    """All runs, with what blocks show also of their own (agreement with the teacher, calibration)."""
+    """All runs, with what blocks show also of their own (agreement with the teacher, calibration, accuracies by group)
+    as CSV holds it."""
     import pandas as pd
 
     keys = ["block", "pair", "method", "seed", "budget"]
     further = [r.frame.assign(block=r.block.name)[[*keys, *r.further]] for r in reports if r.further]
-    return runs.merge(pd.concat(further), how="left", on=keys) if further else runs
+    if not further:
+        return runs
+    table = runs.merge(pd.concat(further), how="left", on=keys)
+    return table.assign(test_by_group=as_json(table["test_by_group"])) if "test_by_group" in table else table
 
 
 def reference_tables(plan: Plan) -> list[Path]:
@@ -117,12 +121,12 @@ def reference_tables(plan: Plan) -> list[Path]:
     return tables.write_tables(plan.suite, reference_reports(_reference(plan)), TABLES / "reference")
 
 
-def reference_figures(plan: Plan, folder: Path) -> list[Path]:
+def reference_figures(plan: Plan, folder: Path, processes: int = 1) -> list[Path]:
     """Draw the figures of a suite from its committed results, without the files of its runs."""
     from kdbench.report.block import reference_reports
     from kdbench.report.figures import write_figures
 
-    return [path for report in reference_reports(_reference(plan)) for path in write_figures(report, folder)]
+    return write_figures(reference_reports(_reference(plan)), folder, processes)
 
 
 def _reference(plan: Plan) -> Reference:

@@ -15,7 +15,7 @@ from kdbench.plan.paths import data_folder, of_budget
 from kdbench.plan.suite import typed
 from kdbench.results import provenance
 from kdbench.results.record import load_weights, measured_cost, read_run, write_run
-from kdbench.results.today import Stale, Today
+from kdbench.results.today import Stale, Today, check_gate
 from kdbench.run.locks import locked, state_folder
 from kdbench.run.progress import Progress
 from kdbench.types import KdbenchError, Suite
@@ -34,7 +34,8 @@ def run_training(
     """A teacher or cohort job: train what is not finished yet, seed by seed, then write the manifest.
 
     seeds, methods: only these (by hand); the manifest is then left alone, since the job is not whole.
-    Raises KdbenchError for a missing teacher, another thread count, or a member that failed.
+    Raises KdbenchError for a missing teacher, another thread count, a member that failed, or a teacher of another
+    accuracy than its suite states.
     """
     import torch
 
@@ -65,6 +66,8 @@ def run_training(
                     batches = Batches(pack, modalities, _device(plan.suite), plan.suite.workers)
                 _train_seed(today, job, seed, todo, batches, state_file)
             checkpoint.remove(state_file)
+            if job.kind == "teacher":
+                check_gate(plan.suite.models[job.pair.student], read_run(plan.teacher(job.pair.student, seed).result))
     if seeds is None and methods is None:
         write_manifest(job)
 
@@ -139,6 +142,7 @@ def _train_seed(today: Today, job: Job, seed: int, todo: list[Run], batches: Bat
     from kdbench.train.cohort import Cohort, load_teacher
     from kdbench.train.engine import Outcome, train_cohort
     from kdbench.train.equal_compute import equal_compute
+    from kdbench.train.given import as_it_is, given_weights
 
     suite, device = today.plan.suite, batches.device
     models = suite.models
@@ -161,13 +165,20 @@ def _train_seed(today: Today, job: Job, seed: int, todo: list[Run], batches: Bat
     if any(shown.values()):
         common["evaluation"] = shown
     say = Progress(f"{job.pair.student if job.kind == 'teacher' else job.pair.id}{of_budget(job.budget)} seed {seed}")
-    student = suite.models[job.pair.student]
-    recipe, save_every = suite.recipes[student.recipe].times(job.budget), suite.checkpoint_seconds
-    cohort = Cohort(student, recipe, batches, device, seed, teacher, suite.precision, save_every, untrained)
+    student, start = suite.models[job.pair.student], None
+    if student.is_given:
+        start, digest = given_weights(student, batches.shape[student.input], batches.classes, seed)
+        common["hashes"]["given"] = digest
+    recipe = suite.recipes[student.recipe].times(job.budget) if student.recipe else None
+    save_every = suite.checkpoint_seconds
+    cohort = Cohort(student, recipe, batches, device, seed, teacher, suite.precision, save_every, untrained, start)
 
     def done(outcome: Outcome) -> None:
         _write_outcome(outcome, common)
 
+    if recipe is None:
+        done(as_it_is(cohort, todo[0]))
+        return
     if todo[0].method.compute_of:
         # Such a job trains one method: no other has its schedule.
         cohort = equal_compute(cohort, todo[0])

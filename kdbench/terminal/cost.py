@@ -60,12 +60,15 @@ def _owner(job: Job) -> tuple[str, str, float]:
 def _training(plan: Plan, jobs: list[Job], forward: dict[str, int]) -> tuple[int, float]:
     """Steps of one run, and operations of all runs, of jobs that train one student with one teacher for one budget."""
     pair = jobs[0].pair
-    recipe = plan.suite.recipes[plan.suite.models[pair.student].recipe].times(jobs[0].budget)
     counts = _packed(plan, jobs[0].data).meta["counts"]
-    per_epoch = counts["train"] // recipe.batch_size
+    name = plan.suite.models[pair.student].recipe
+    if name is None:  # a teacher that is taken as it is
+        return 0, (counts["val"] + counts["test"]) * forward[pair.student]
+    recipe = plan.suite.recipes[name].times(jobs[0].budget)
+    per_epoch = counts["train"] // recipe.global_batch
     steps = recipe.steps or recipe.epochs * per_epoch
-    seen = steps * recipe.batch_size
-    evaluated = -(-steps // per_epoch) * (counts["val"] + counts["test"])
+    seen = steps * recipe.global_batch
+    evaluated = -(-steps // per_epoch) * (counts["val"] + counts["test"]) * (2 if recipe.ema_decay else 1)
     student = sum(len(job.runs) for job in jobs) * (3 * seen + evaluated) * forward[pair.student]
     # One pass of the teacher a batch, whoever of its cohort looks on, and one of the untrained teacher.
     cohorts = sum(len({(run.seed, run.method.guide == "untrained") for run in job.runs}) for job in jobs)

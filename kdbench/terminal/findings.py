@@ -1,18 +1,21 @@
 """`kdbench findings SUITE`: what a suite found, in tables and sentences made from its committed runs and nothing else.
 
 Whoever has results/reference/SUITE/runs.csv can make the page docs/results-SUITE.md again, and a test does. Its words
-are chosen by intervals and tests, so that nobody can write more than the numbers say.
+are chosen by intervals and tests, so that nobody can write more than the numbers say. Only the abstract, between two
+marks on top, is written by hand, and stays.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from kdbench.files import write_text
 from kdbench.plan.jobs import SCRATCH
-from kdbench.plan.paths import reference_folder
+from kdbench.plan.paths import findings_page, reference_folder
 from kdbench.plan.suite import typed
 from kdbench.report import stats
 from kdbench.report.cells import baselines_of, rivals_of
@@ -29,6 +32,7 @@ from kdbench.report.text import (
     with_interval,
 )
 from kdbench.report.verdicts import (
+    DETECTABLE,
     ClaimResult,
     by_group,
     claim_results,
@@ -40,14 +44,44 @@ from kdbench.report.verdicts import (
     verdict_sentence,
 )
 from kdbench.results.reference import Reference, check_planned
-from kdbench.types import Block, Claim, Pair, Suite
+from kdbench.types import Block, Claim, KdbenchError, Pair, Suite
 
 Claims = list[ClaimResult]
+MARKS = ("<!-- abstract -->", "<!-- /abstract -->")
+"""What is written by hand stands between these."""
+
+
+def write_page(suite: Suite) -> Path:
+    """Write docs/results-SUITE.md anew, with the abstract of the page that lies there.
+
+    Raises KdbenchError where there are no committed runs of the suite's edition, and where the marks of the abstract
+    are not one pair.
+    """
+    path = findings_page(suite)
+    write_text(path, reference_page(suite))
+    return path
 
 
 def reference_page(suite: Suite) -> str:
-    """The page of a suite's committed runs, as Markdown. Raises KdbenchError where there are none of its edition."""
-    return markdown(page(suite, Reference(suite).texts))
+    """The page of a suite's committed runs, as Markdown. Raises what `write_page` does."""
+    return markdown(page(suite, Reference(suite).texts), marked_abstract(findings_page(suite)))
+
+
+def marked_abstract(path: Path) -> str:
+    """The abstract of the page at this path between its marks; the marks alone where there is no page, or none on it.
+
+    Raises KdbenchError where the page cannot be read and where the marks are not one pair.
+    """
+    try:
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise KdbenchError(f"cannot read the abstract of {path}: {error}") from error
+    start, end = MARKS
+    if start not in text and end not in text:
+        return "\n".join(MARKS)
+    if (text.count(start), text.count(end)) != (1, 1) or text.index(end) < text.index(start):
+        raise KdbenchError(f"{path}: the abstract must stand between one {start} and one {end} below it")
+    return text[text.index(start) : text.index(end) + len(end)]
 
 
 def page(suite: Suite, frame: pd.DataFrame) -> Document:
@@ -57,7 +91,7 @@ def page(suite: Suite, frame: pd.DataFrame) -> Document:
     """
     blocks = [(block.shown, _own(suite, block.shown, frame)) for block in suite.blocks]
     claims = {b.name: [] if _one_seed(b) else claim_results(suite, b, own) for b, own in blocks}
-    sections = [_about(suite, claims)]
+    sections = [_about(suite, [block for block, _ in blocks if not _one_seed(block)], claims)]
     for block, own in blocks:
         title = f"{block.title} ({block.name})"
         if _one_seed(block):
@@ -93,7 +127,8 @@ def _one_seed(block: Block) -> bool:
 # ------------------------------------------------------------------------------------------------------- what was run
 
 
-def _about(suite: Suite, claims: dict[str, Claims]) -> Section:
+def _about(suite: Suite, compared: Sequence[Block], claims: dict[str, Claims]) -> Section:
+    """What holds for all blocks. compared: those with at least two seeds."""
     parts = [
         "Differences are points of test accuracy of the last epoch, averaged over the headline pairs within a seed, "
         "with a 95 % t interval over seeds in brackets. Verdicts are adjusted for the number of methods (Holm, 5 %); "
@@ -101,6 +136,13 @@ def _about(suite: Suite, claims: dict[str, Claims]) -> Section:
     ]
     if any(spec.draw_by_seed for spec in suite.data.values()):
         parts.append("Every seed has a training set of its own, so intervals over seeds cover that choice too.")
+    if any(baseline != SCRATCH for block in compared for baseline in baselines_of(block)):
+        parts.append(
+            "Differences by kind of pair: bold is not separated from the best of its column. A method is called the "
+            "best of a kind only where the interval of its difference to each of the others excludes 0."
+        )
+    if compared:
+        parts.append(DETECTABLE)
     if not suite.tune:
         parts.append("No method was tuned on these data: with another loss weight, a method may rank differently.")
     results = [result for of_block in claims.values() for result in of_block]
@@ -279,11 +321,7 @@ def _kinds_against(suite: Suite, block: Block, frame: pd.DataFrame, baseline: st
     methods = [m for m in block.methods if m.id in (*rivals, baseline)]
     groups = by_group(methods, lambda m: Row(Cell(m.label), tuple(cell(m.id, *column) for column in found)))
     title = f"Difference to {name} by kind of pair, points"
-    how = (
-        "Bold: not separated from the best of its column. A method is called the best of a kind only where the "
-        "interval of its difference to each of the others excludes 0."
-    )
-    return [Table(title, "Method", tuple(columns), groups, note_list(notes)), how, *sentences]
+    return [Table(title, "Method", tuple(columns), groups, note_list(notes)), *sentences]
 
 
 def _best_sentence(block: Block, kind: str, comparable: pd.DataFrame, best: set[str], others: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ against which tests/test_augment.py holds them; departures stand with the functi
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -295,9 +296,7 @@ RAND_AUGMENT = (
     _autocontrast,
     _equalize,
 )
-"""torchvision's, in its order. timm's rand-m9-mstd0.5-inc1 has the same ranges over 10 magnitudes, not over 30, and
-no identity, but inverts and adds below a threshold; each of its operations is left out with probability 1/2, and its
-magnitudes are noisy."""
+"""torchvision's, in its order."""
 _SIGNED = tuple(range(1, 10))
 """Positions of those that go both ways."""
 
@@ -328,6 +327,122 @@ def draw_rand_augment(
         choice = torch.randint(len(RAND_AUGMENT), (batch,), generator=rng)
         down = signed[choice] & (torch.rand(batch, generator=rng) < 0.5)
         rounds.append((choice, torch.where(down, -table[choice], table[choice])))
+    return rounds
+
+
+# ------------------------------------------------------------------------------------------------- timm's RandAugment
+# timm's operations are PIL's; these differ from them by one grey level at most.
+
+TIMM_LEVELS = 10.0
+"""The highest magnitude."""
+
+
+def _invert(pixels: Tensor, magnitude: Tensor) -> Tensor:
+    return 255 - pixels
+
+
+def _solarize_from(pixels: Tensor, threshold: Tensor) -> Tensor:
+    """Invert what is at least `threshold`."""
+    return torch.where(pixels >= threshold, 255 - pixels, pixels)
+
+
+def _solarize_add(pixels: Tensor, added: Tensor) -> Tensor:
+    """Add to what is below 128."""
+    return torch.where(pixels < 128, (pixels + added).clamp(max=255).to(torch.uint8), pixels)
+
+
+_TIMM_COLORS = (
+    _identity,
+    _autocontrast,
+    _equalize,
+    _invert,
+    _posterize,
+    _solarize_from,
+    _solarize_add,
+    _color,
+    _contrast,
+    _brightness,
+    _sharpness,
+)
+Way = Callable[[Tensor, Tensor, Tensor, int, int], tuple[Tensor, Tensor]]
+"""x (1, W) and y (H, 1) from the middle, a magnitude, height and width -> where to read, from the middle too."""
+_TIMM_WAYS: tuple[Way, ...] = (
+    lambda x, y, m, h, w: (
+        m.deg2rad().cos() * x - m.deg2rad().sin() * y,
+        m.deg2rad().sin() * x + m.deg2rad().cos() * y,
+    ),
+    lambda x, y, m, h, w: (x + m * (y + h / 2), y),
+    lambda x, y, m, h, w: (x, y + m * (x + w / 2)),
+    lambda x, y, m, h, w: (x + m * w, y),
+    lambda x, y, m, h, w: (x, y + m * h),
+)
+"""Rotation (degrees), shears (pixels a row or column), translations (shares of a side)."""
+TIMM_OPERATIONS = len(_TIMM_COLORS) - 1 + len(_TIMM_WAYS)
+"""Without the identity, which stands for one that is left out."""
+
+
+def timm_rand_augment(fill: Tensor) -> tuple[Callable[[Tensor, Tensor], Tensor], ...]:
+    """timm's operations, their magnitudes in PIL's units; those that move pixels once bilinear and once bicubic.
+
+    fill: grey levels (1, C, 1, 1) of what comes from outside.
+    """
+    moves = itertools.product((_linear, _cubic), _TIMM_WAYS)
+    return (*_TIMM_COLORS, *(functools.partial(_move, way=way, kernel=kernel, fill=fill) for kernel, way in moves))
+
+
+def _move(pixels: Tensor, magnitude: Tensor, way: Way, kernel: Callable, fill: Tensor) -> Tensor:
+    """Pixels (n, C, H, W) read where the way leads, as by PIL's Image.transform with a fillcolor: by the kernel between
+    pixels, from the outermost of them at the border, and rounded down."""
+    height, width = pixels.shape[2:]
+    x, y = torch.broadcast_tensors(*way(*_from_middle(pixels), magnitude, height, width))
+    x, y = x + width / 2, y + height / 2
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    left, top = (x - 0.5).floor(), (y - 0.5).floor()
+    flat = pixels.flatten(2)
+
+    def read(i: int, j: int) -> Tensor:
+        at = (top + j).clamp(0, height - 1) * width + (left + i).clamp(0, width - 1)
+        return flat.gather(2, at.long().flatten(2).expand(flat.shape)).view_as(pixels).float()
+
+    reach = range(2) if kernel is _linear else range(-1, 3)
+    right, down = (x - 0.5 - left).float(), (y - 0.5 - top).float()
+    moved = kernel([kernel([read(i, j) for i in reach], right) for j in reach], down)
+    return torch.where(inside, moved.clamp(0, 255), fill).to(torch.uint8)
+
+
+def _linear(values: Sequence[Tensor], share: Tensor) -> Tensor:
+    """Between two neighbours."""
+    near, far = values
+    return near + share * (far - near)
+
+
+def _cubic(values: Sequence[Tensor], share: Tensor) -> Tensor:
+    """Between the inner two of four neighbours, as PIL does: Keys' cubic with a = -1."""
+    a, b, c, d = values
+    return b + share * (c - a + share * (2 * (a - b) + c - d + share * (b - a + d - c)))
+
+
+def draw_timm_rand_augment(
+    batch: int, magnitude: float, deviation: float, rng: torch.Generator
+) -> list[tuple[Tensor, Tensor]]:
+    """For each round the operation (B,) of each image, a position in `timm_rand_augment`, and its magnitude (B,).
+
+    All operations are equally likely, and half of them are left out; a level is normal, within 0..10; what goes both
+    ways does so equally often, and so do the two kernels of what moves pixels.
+    """
+    rounds = []
+    for _ in range(RAND_AUGMENT_ROUNDS):
+        choice = torch.randint(1, TIMM_OPERATIONS + 1, (batch,), generator=rng)
+        left_out, down, bicubic = torch.rand(3, batch, generator=rng) < 0.5
+        noise = torch.randn(batch, generator=rng, dtype=torch.float64)
+        level = (magnitude + deviation * noise).clamp(0, TIMM_LEVELS) / TIMM_LEVELS
+        signed = torch.where(down, -level, level)
+        nothing, factor = torch.zeros_like(level), (1 + 0.9 * signed).clamp(min=0.1) - 1
+        values = [nothing] * 4 + [4 - (4 * level).floor(), 256 - (256 * level).floor(), (110 * level).floor()]
+        values += [factor] * 4 + [30 * signed] + [0.3 * signed] * 2 + [0.45 * signed] * 2
+        value = torch.stack(values).gather(0, choice.unsqueeze(0)).squeeze(0)
+        choice = torch.where(bicubic & (choice >= len(_TIMM_COLORS)), choice + len(_TIMM_WAYS), choice)
+        rounds.append((torch.where(left_out, 0, choice), value))
     return rounds
 
 
@@ -373,15 +488,23 @@ def erase(x: Tensor, positions: Tensor, values: Tensor) -> Tensor:
 
 
 def draw_mixing(
-    mixup: float, cutmix: float, height: int, width: int, rng: np.random.Generator
+    mixup: float,
+    cutmix: float,
+    height: int,
+    width: int,
+    rng: np.random.Generator,
+    probability: float = 1.0,
+    switch: float = 0.5,
 ) -> tuple[float, tuple[int, int, int, int] | None]:
     """How a batch is mixed with itself in reverse, as timm's Mixup in the mode `batch` (its default).
 
-    mixup, cutmix: the two alphas, of which one may be 0; where both are given, each has half of the batches. Returns
-    the share that an image keeps and, for cutmix, the box (top, bottom, left, right) that it does not; the share is
-    then that of the box as it was clipped at the border.
+    mixup, cutmix: the two alphas, of which one may be 0. probability: of mixing at all; else the share is 1. switch:
+    of cutmix, where both are given. Returns the share that an image keeps and, for cutmix, the box (top, bottom, left,
+    right) that it does not; the share is then that of the box as it was clipped at the border.
     """
-    cut = cutmix > 0 and (mixup == 0 or rng.random() < 0.5)
+    if probability < 1 and rng.random() >= probability:
+        return 1.0, None
+    cut = cutmix > 0 and (mixup == 0 or rng.random() < switch)
     if not cut:
         return rng.beta(mixup, mixup), None
     ratio = math.sqrt(1 - rng.beta(cutmix, cutmix))

@@ -27,12 +27,14 @@ from kdbench.train.augment import (
     draw_erasing,
     draw_mixing,
     draw_rand_augment,
+    draw_timm_rand_augment,
     erase,
     mix,
+    timm_rand_augment,
 )
 from kdbench.train.order import epoch_order, full_batches, generator, stream
 from kdbench.train.pixels import Pixels, Resident, Streamed
-from kdbench.types import KdbenchError, Recipe
+from kdbench.types import AUTO_AUGMENT, KdbenchError, Recipe
 
 
 def check_recipe(recipe: Recipe, modalities: Mapping[str, Mapping[str, Any]]) -> None:
@@ -47,10 +49,10 @@ def check_recipe(recipe: Recipe, modalities: Mapping[str, Mapping[str, Any]]) ->
             f"recipe {recipe.name}: cutmix is for images of one size, but these models read {read}; use mixup"
         )
     for modality, (_, _, channels) in images.items():
-        if (recipe.color_jitter or recipe.rand_augment) and channels not in (1, 3):
+        if (recipe.color_jitter or recipe.rand_augment or recipe.auto_augment) and channels not in (1, 3):
             raise KdbenchError(
-                f"recipe {recipe.name}: color_jitter and rand_augment are for images of 1 or 3 channels, but "
-                f"{modality} has {channels}"
+                f"recipe {recipe.name}: color_jitter, rand_augment and auto_augment are for images of 1 or 3 channels, "
+                f"but {modality} has {channels}"
             )
 
 
@@ -100,7 +102,7 @@ class Batches:
         for modality in self.shape:
             x = self._pixels[modality].training(index, recipe, seed, step)
             if self._is_image[modality]:
-                x = self._augmented(x, recipe, seed, step)
+                x = self._augmented(x, modality, recipe, seed, step)
             x = self._normalised(modality, x)
             if self._is_image[modality] and recipe.erasing:
                 rng = generator(seed, "augmentation", step, "erasing")
@@ -115,12 +117,13 @@ class Batches:
         if mixing:
             height, width, _ = next(iter(self.shape.values()))
             rng = np.random.default_rng(stream(seed, "augmentation", step, "mixing"))
-            share, box = draw_mixing(recipe.mixup, recipe.cutmix, height, width, rng)
+            chances = recipe.mixup_prob, recipe.mixup_switch_prob
+            share, box = draw_mixing(recipe.mixup, recipe.cutmix, height, width, rng, *chances)
             inputs = {modality: mix(x, share, box) for modality, x in inputs.items()}
             target = mix(target, share)
         return inputs, target
 
-    def _augmented(self, pixels: Tensor, recipe: Recipe, seed: int, step: int) -> Tensor:
+    def _augmented(self, pixels: Tensor, modality: str, recipe: Recipe, seed: int, step: int) -> Tensor:
         """Images (B, C, H, W) uint8, augmented from after the random box up to the normalisation."""
         batch, _, height, width = pixels.shape
 
@@ -136,6 +139,11 @@ class Batches:
             rounds = draw_rand_augment(batch, height, width, recipe.rand_augment, rng("rand_augment"))
             for choice, magnitude in rounds:
                 pixels = apply_each(pixels, RAND_AUGMENT, choice, magnitude)
+        if recipe.auto_augment:
+            level, deviation = map(float, AUTO_AUGMENT.fullmatch(recipe.auto_augment).groups())
+            operations = timm_rand_augment((255 * self._statistics[modality][0]).round())
+            for choice, magnitude in draw_timm_rand_augment(batch, level, deviation, rng("auto_augment")):
+                pixels = apply_each(pixels, operations, choice, magnitude)
         if recipe.color_jitter:
             rounds = draw_color_jitter(batch, recipe.color_jitter, rng("color_jitter"))
             for choice, magnitude in rounds:

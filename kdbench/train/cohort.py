@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from kdbench.data.pictures import USUAL, View
 from kdbench.signals import Reader, read_logits
@@ -50,13 +51,15 @@ class Batch:
     """(B,) positions in the training set."""
     teacher: Signals | None
     step: int
-    """0-based."""
+    """0-based; several batches share one where the recipe accumulates."""
     progress: float
     """Share of all steps that were taken before it."""
     rate: float
     """Learning rate of this step."""
     untrained: Signals | None = None
     """Of the untrained teacher, where a member is guided by it."""
+    part: int = 0
+    """Number of the batch within its step, 0-based."""
 
     def shown(self, guide: Guide) -> Signals | None:
         """What a member sees of a teacher."""
@@ -68,7 +71,8 @@ class Batch:
 @dataclass(frozen=True)
 class Cohort:
     student: ModelSpec
-    recipe: Recipe
+    recipe: Recipe | None
+    """None: a teacher that is taken as it is."""
     batches: Batches
     device: torch.device
     seed: int
@@ -79,19 +83,26 @@ class Cohort:
     """Seconds between two checkpoints."""
     untrained: Teacher | None = None
     """The same network as it was before its training, where a member is guided by it."""
+    start: dict[str, Tensor] | None = None
+    """Weights that the student starts with; None: those of the seed."""
 
     @property
     def steps(self) -> int:
         """Of the whole training."""
-        return self.recipe.steps or self.recipe.epochs * self.batches.steps_per_epoch(self.recipe.batch_size)
+        return self.recipe.steps or self.recipe.epochs * self.steps_per_epoch
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole steps only. Raises KdbenchError when there is not one."""
+        return self.batches.steps_per_epoch(self.recipe.global_batch)
 
     @functools.cached_property
     def teacher_operations(self) -> int:
-        """Of one step: the teacher's pass of a batch, whoever looks on."""
+        """Of one step: the teacher's pass of its samples, whoever looks on."""
         if not self.teacher:
             return 0
         shape = self.batches.shape[self.teacher.modality]
-        return self.recipe.batch_size * forward_operations(self.teacher.reader.model, shape)
+        return self.recipe.global_batch * forward_operations(self.teacher.reader.model, shape)
 
     def last_bits(self) -> dict[str, Any]:
         """What the last bits of all numbers depend on, beside the code."""
@@ -103,16 +114,26 @@ class Cohort:
             return contextlib.nullcontext()  # to enter an autocast that is off costs as much as one that is on
         return torch.autocast(self.device.type, torch.bfloat16)
 
-    def batch(self, index: Tensor, step: int) -> Batch:
-        """The training samples at positions index (B,), on the CPU, as step number `step` (0-based) augments them."""
-        inputs, target = self.batches.train(index, self.recipe, self.seed, step)
+    def step_batches(self, index: Tensor, step: int) -> Iterator[Batch]:
+        """The batches of step number `step` (0-based): the training samples at positions index (global batch,), on the
+        CPU."""
+        for part, some in enumerate(index.split(self.recipe.batch_size)):
+            yield self.batch(some, step, part)
+
+    def batch(self, index: Tensor, step: int, part: int = 0) -> Batch:
+        """One of them, of the samples at positions index (B,), augmented and mixed with random numbers of its own."""
+        drawn = step * self.recipe.accumulate + part
+        inputs, target = self.batches.train(index, self.recipe, self.seed, drawn)
         index = to_device(index, self.device)
         shown = []
         for teacher in (self.teacher, self.untrained):
             with torch.no_grad(), self.autocast():
                 shown.append(teacher and teacher.reader(inputs[teacher.modality], index))
-        rate = learning_rate(self.recipe, step, self.steps)
-        return Batch(inputs, target, index, shown[0], step, step / self.steps, rate, shown[1])
+        return Batch(inputs, target, index, shown[0], step, step / self.steps, self.rate(step), shown[1], part)
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step."""
+        return learning_rate(self.recipe, step, self.steps)
 
     def teacher_of(self, guide: Guide) -> Teacher | None:
         """The network whose signals a member sees."""
@@ -149,6 +170,14 @@ class Cohort:
             model.train(mode)
         return [torch.cat(parts) for parts in zip(*found, strict=True)]
 
+    def scores(self, students: Sequence[nn.Module], split: str) -> list[tuple[Tensor, dict[str, float]]]:
+        """Of each student the logits (N, classes) of a split, and {"SPLIT_accuracy" (percent), "SPLIT_nll"}."""
+        labels, found = self.batches.labels(split), []
+        for logits in self.logits(students, split):
+            nll = F.cross_entropy(logits, labels).item()
+            found.append((logits, {f"{split}_accuracy": accuracy(logits, labels), f"{split}_nll": nll}))
+        return found
+
 
 def load_teacher(
     spec: ModelSpec, weights: dict[str, Tensor] | None, batches: Batches, device: torch.device, seed: int
@@ -164,6 +193,11 @@ def load_teacher(
         return reader
 
     return Teacher(load(), spec.input, load, networks.view(spec))
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> float:
+    """Percent of samples whose largest logit is the label's."""
+    return 100 * (logits.argmax(1) == labels).double().mean().item()
 
 
 def shuffled(signals: Signals) -> Signals:
@@ -186,12 +220,17 @@ def shuffled(signals: Signals) -> Signals:
 
 
 def learning_rate(recipe: Recipe, step: int, total: int) -> float:
-    """Linear warm-up from 0, then a cosine down to `min_lr`, or tenths from milestone to milestone: a pure function of
-    the step (0-based)."""
-    warmup = int(recipe.warmup * total)
+    """Linear warm-up, then a cosine down to `min_lr`, or tenths from milestone to milestone: a pure function of the
+    step (0-based)."""
+    peak, warmup = recipe.peak_lr, int(recipe.warmup * total)
+    if recipe.warmup_epochs is not None:
+        # As timm's schedulers without `warmup_prefix` have it, which know of epochs only.
+        step, total, warmup = step * recipe.epochs // total, recipe.epochs, 0
+        if step < recipe.warmup_epochs:
+            return recipe.warmup_lr + step * (peak - recipe.warmup_lr) / recipe.warmup_epochs
     if step < warmup:
-        return recipe.lr * (step + 1) / warmup
+        return peak * (step + 1) / warmup
     if recipe.milestones:
-        return recipe.lr / 10 ** sum(step >= share * total for share in recipe.milestones)
+        return peak / 10 ** sum(step >= share * total for share in recipe.milestones)
     share = (step - warmup) / max(1, total - warmup)
-    return recipe.min_lr + (recipe.lr - recipe.min_lr) * (1 + math.cos(math.pi * share)) / 2
+    return recipe.min_lr + (peak - recipe.min_lr) * (1 + math.cos(math.pi * share)) / 2

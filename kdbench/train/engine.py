@@ -1,6 +1,7 @@
 """THE training loop, for teachers and students alike.
 
-A cohort is all runs of one (pair, seed): one teacher forward a batch, each student taking its own step on that batch.
+A cohort is all runs of one (pair, seed): one teacher forward a batch, each student learning from that batch in its own
+way. A step is one batch, or the mean gradient of several where the recipe accumulates.
 A member's numbers do not depend on who else is in its cohort: its weights come from (seed, student), its batches from
 (seed, epoch, step), and everything random of its own (projectors, dropout, negatives) from a stream (seed, method)
 that is restored around each of its steps.
@@ -20,15 +21,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from kdbench import checkpoint, supervise
 from kdbench.cpu import keep_memory
 from kdbench.plan.jobs import Run
 from kdbench.plan.registry import load_method
-from kdbench.train.cohort import Batch, Cohort
+from kdbench.train.cohort import Batch, Cohort, accuracy
 from kdbench.train.first_step import gradient_shares
-from kdbench.train.member import Member, clip_gradients, new_member
+from kdbench.train.member import Member, new_member
 from kdbench.train.networks import parameter_count
 from kdbench.train.order import stream
 from kdbench.types import KdbenchError
@@ -84,8 +84,7 @@ def _train(
     say: Callable[..., None],
     failures: list[str],
 ) -> None:
-    batches, batch_size, total = cohort.batches, cohort.recipe.batch_size, cohort.steps
-    steps_per_epoch = batches.steps_per_epoch(batch_size)
+    size, total, steps_per_epoch = cohort.recipe.global_batch, cohort.steps, cohort.steps_per_epoch
 
     members: list[Member] = []
     for run in runs:
@@ -104,18 +103,19 @@ def _train(
     for step in range(start, total):
         epoch, position = divmod(step, steps_per_epoch)
         if order is None or position == 0:
-            order = batches.order(cohort.seed, epoch)
-        batch = cohort.batch(order[position * batch_size : (position + 1) * batch_size], step)
-        for member in list(members):
-            failed = len(failures)
-            with _failing_alone(member.run, failures):
-                _step(cohort, member, batch)
-            if len(failures) > failed:
-                members.remove(member)
+            order = cohort.batches.order(cohort.seed, epoch)
+        for batch in cohort.step_batches(order[position * size : (position + 1) * size], step):
+            for member in list(members):
+                failed = len(failures)
+                with _failing_alone(member.run, failures):
+                    _step(cohort, member, batch)
+                if len(failures) > failed:
+                    members.remove(member)
+            del batch  # the teacher's maps make room for the next ones
 
         finished = step + 1 == total
         if position + 1 == steps_per_epoch or finished:
-            for member, outcome in _end_of_epoch(cohort, members, batch, epoch, position + 1):
+            for member, outcome in _end_of_epoch(cohort, members, step, epoch, position + 1):
                 members.remove(member)
                 done(outcome)
             accuracies = " ".join(f"{m.run.method.id} {m.history[-1]['val_accuracy']:.1f}" for m in members)
@@ -126,7 +126,6 @@ def _train(
             elapsed = seconds_before + time.monotonic() - started
             checkpoint.save(state_file, _cohort_state(cohort, members, step + 1, elapsed))
             saved_at = time.monotonic()
-        del batch  # the teacher's maps make room for the next ones
 
     elapsed = seconds_before + time.monotonic() - started
     teacher_logits = {}
@@ -146,46 +145,49 @@ def _start(cohort: Cohort, run: Run, fresh: bool) -> Member | Outcome:
 
 
 def _step(cohort: Cohort, member: Member, batch: Batch) -> None:
-    """One optimizer step of one member. Nothing here waits for the device."""
+    """One batch of one member, with the last of a step that of its optimizer. Nothing here waits for the device."""
     with member.own_rng(), member.timed(batch.step):
         with member.counted(batch.step), cohort.autocast():
             signals = member.reader(batch.inputs[cohort.student.input], batch.index)
             terms = member.distiller(signals, batch.shown(member.guide), batch.target, batch.progress)
-        if batch.step == 0:
+        if batch.step == batch.part == 0:
             member.gradient_shares = gradient_shares(terms, member.model)
-        member.optimizer.zero_grad(set_to_none=True)
+        if batch.part == 0:
+            member.optimizer.zero_grad(set_to_none=True)
         with member.counted(batch.step):
-            sum(terms.values()).backward()
-        clip_gradients(cohort.recipe, member.model, member.distiller)
-        for group in member.optimizer.param_groups:
-            group["lr"] = batch.rate
-        member.optimizer.step()
+            (sum(terms.values()) / cohort.recipe.accumulate).backward()
+        if batch.part + 1 == cohort.recipe.accumulate:
+            member.take_step(cohort.recipe, batch.rate)
         member.terms = list(terms)
         member.values.append(torch.stack([t.detach().float() for t in terms.values()]))
 
 
 def _end_of_epoch(
-    cohort: Cohort, members: list[Member], last: Batch, epoch: int, steps: int
+    cohort: Cohort, members: list[Member], last: int, epoch: int, steps: int
 ) -> list[tuple[Member, Outcome]]:
-    """Log an epoch of `steps` steps; the Outcomes of those members that have diverged."""
+    """Log an epoch of `steps` steps up to the step `last`; the Outcomes of those members that have diverged."""
     diverged, sound = [], []
     for member in members:
         if bad := member.first_not_finite():
-            reason = f"the term {bad[1]!r} was not finite at step {last.step + 2 - steps + bad[0]}"
+            at = last + 2 - steps + bad[0] // cohort.recipe.accumulate
+            reason = f"the term {bad[1]!r} was not finite at step {at}"
             record = {"status": "diverged", "reason": reason, **_costs(cohort, member)}
             diverged.append((member, Outcome(member.run, record)))
         else:
             sound.append(member)
     scores: list[dict[str, float]] = [{} for _ in sound]
     for split in ("val", "test"):
-        labels = cohort.batches.labels(split)
-        for member, found, logits in zip(sound, scores, cohort.logits([m.model for m in sound], split), strict=True):
-            member.logits[split] = logits
-            found[f"{split}_accuracy"] = accuracy(logits, labels)
-            found[f"{split}_nll"] = F.cross_entropy(logits, labels).item()
-    for member, found in zip(sound, scores, strict=True):
-        losses = dict(zip(member.terms, (sum(member.values) / steps).tolist(), strict=True))
-        member.history.append({"epoch": epoch + 1, "step": last.step + 1, "lr": last.rate, "losses": losses, **found})
+        averages = [m.average.module for m in sound if m.average]
+        found = iter(cohort.scores([*(m.model for m in sound), *averages], split))
+        for member, logged in zip(sound, scores, strict=True):
+            member.logits[split], own = next(found)
+            logged |= own
+        for logged, (_, own) in zip(scores, found, strict=False):
+            logged |= {f"ema_{name}": value for name, value in own.items()}
+    for member, logged in zip(sound, scores, strict=True):
+        losses = dict(zip(member.terms, (sum(member.values) / len(member.values)).tolist(), strict=True))
+        rate = cohort.rate(last)
+        member.history.append({"epoch": epoch + 1, "step": last + 1, "lr": rate, "losses": losses, **logged})
         member.values.clear()
     return diverged
 
@@ -201,6 +203,7 @@ def _outcome(cohort: Cohort, member: Member, teacher_logits: dict[str, Tensor], 
             "test": last["test_accuracy"],
             "best_test": best["test_accuracy"],
             "best_test_epoch": best["epoch"],
+            **({f"ema_{s}": last[f"ema_{s}_accuracy"] for s in ("val", "test")} if member.average else {}),
         },
         "nll": {"val": last["val_nll"], "test": last["test_nll"]},
         "agreement": {s: accuracy(member.logits[s], t.argmax(1)) for s, t in teacher_logits.items()} or None,
@@ -217,6 +220,7 @@ def _costs(cohort: Cohort, member: Member) -> dict[str, Any]:
     shares = member.gradient_shares.tolist()
     return {
         "history": member.history,
+        "step": {"samples": cohort.recipe.global_batch, "peak_lr": cohort.recipe.peak_lr},
         "gradient_shares": dict(zip(member.terms, shares, strict=True)),
         "cost": {
             "seconds": member.read_clock(),
@@ -227,11 +231,6 @@ def _costs(cohort: Cohort, member: Member) -> dict[str, Any]:
             "teacher_operations_per_step": cohort.teacher_operations,
         },
     }
-
-
-def accuracy(logits: Tensor, labels: Tensor) -> float:
-    """Percent of samples whose largest logit is the label's."""
-    return 100 * (logits.argmax(1) == labels).double().mean().item()
 
 
 # ------------------------------------------------------------------------------------------------- state, time, faults

@@ -24,7 +24,8 @@ def equal_compute(cohort: Cohort, run: Run) -> Cohort | Outcome:
         return dataclasses.replace(theirs, run=run)
     if other.needs_teacher:
         theirs += cohort.teacher_operations
-    recipe = dataclasses.replace(cohort.recipe, epochs=None, steps=round(cohort.steps * theirs / own))
+    # The epochs of a recipe stay: a schedule that goes by epochs has as many, of another length.
+    recipe = dataclasses.replace(cohort.recipe, steps=round(cohort.steps * theirs / own))
     return dataclasses.replace(cohort, recipe=recipe, teacher=None)
 
 
@@ -33,6 +34,6 @@ def _operations(cohort: Cohort, run: Run) -> int | Outcome:
     member = _start(cohort, run, fresh=True)
     if isinstance(member, Outcome):
         return member
-    first = cohort.batches.order(cohort.seed, 0)[: cohort.recipe.batch_size]
-    _step(cohort, member, cohort.batch(first, 0))
+    for batch in cohort.step_batches(cohort.batches.order(cohort.seed, 0)[: cohort.recipe.global_batch], 0):
+        _step(cohort, member, batch)
     return member.operations

@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,9 @@ from kdbench.train import networks
 from kdbench.train.cohort import Cohort
 from kdbench.train.operations import counter
 from kdbench.types import Guide, KdbenchError, PairShapes, Recipe
+
+if TYPE_CHECKING:
+    from timm.utils import ModelEmaV3
 
 _PLAIN = ("rng", "terms", "history", "seconds", "operations")
 """What a checkpoint holds of a member beside its modules and tensors."""
@@ -34,9 +37,11 @@ class Member:
     device: torch.device
     rng: dict[str, Tensor]
     guide: Guide = "trained"
+    average: ModelEmaV3 | None = None
+    """Of the student's weights and statistics over its steps, where the recipe asks for it."""
     terms: list[str] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
-    """Loss terms of each step of this epoch, (terms,), on the device; looked at once an epoch."""
+    """Loss terms of each batch of this epoch, (terms,), on the device; looked at once an epoch."""
     history: list[dict[str, Any]] = field(default_factory=list)
     logits: dict[str, Tensor] = field(default_factory=dict)
     """{"val", "test"}: (N, classes) at the end of the last epoch."""
@@ -53,24 +58,38 @@ class Member:
     def model(self) -> nn.Module:
         return self.reader.model
 
+    @property
+    def _trained(self) -> dict[str, Any]:
+        """All that a step changes and that has a state of its own."""
+        average = {"average": self.average} if self.average else {}
+        return {"model": self.model, "distiller": self.distiller, "optimizer": self.optimizer, **average}
+
     def state(self) -> dict[str, Any]:
         self.read_clock()
-        modules = {"model": self.model, "distiller": self.distiller, "optimizer": self.optimizer}
         plain = {k: getattr(self, k) for k in _PLAIN}
         values = torch.stack(self.values) if self.values else torch.empty(0)
         tensors = {"values": values, "gradient_shares": self.gradient_shares}
-        return {**{k: m.state_dict() for k, m in modules.items()}, **plain, **tensors}
+        return {**{k: m.state_dict() for k, m in self._trained.items()}, **plain, **tensors}
 
     def restore(self, state: dict[str, Any]) -> None:
-        for name in ("model", "distiller", "optimizer"):
-            getattr(self, name).load_state_dict(state[name])
+        for name, part in self._trained.items():
+            part.load_state_dict(state[name])
         for name in _PLAIN:
             setattr(self, name, state[name])
         self.values = list(state["values"].to(self.device))
         self.gradient_shares = state["gradient_shares"].to(self.device)
 
+    def take_step(self, recipe: Recipe, rate: float) -> None:
+        """The optimizer's, at this learning rate, with the gradients that are there."""
+        clip_gradients(recipe, self.model, self.distiller)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        if self.average:
+            self.average.update(self.model)
+
     def first_not_finite(self) -> tuple[int, str] | None:
-        """Of this epoch's loss terms: its step in the epoch (0-based), and its name. Waits for the device."""
+        """Of this epoch's loss terms: its batch in the epoch (0-based), and its name. Waits for the device."""
         bad = (~torch.stack(self.values).isfinite()).nonzero().tolist()
         return (bad[0][0], self.terms[bad[0][1]]) if bad else None
 
@@ -136,7 +155,8 @@ def new_member(
     member, which also holds what `prepare` would find. guide: whose signals it will see.
     """
     spec, batches, device = cohort.student, cohort.batches, cohort.device
-    reader = networks.reader(spec, batches.shape[spec.input], batches.classes, cohort.seed, method.needs(params))
+    shape, needs = batches.shape[spec.input], method.needs(params)
+    reader = networks.reader(spec, shape, batches.classes, cohort.seed, needs, cohort.start)
     teacher = None if getattr(params, "teacher", True) is False else cohort.teacher_of(guide)
     labels = tuple(batches.labels("train").tolist())
     shapes = PairShapes(reader.side, teacher.reader.side if teacher else None, batches.classes, labels)
@@ -148,7 +168,7 @@ def new_member(
     if fresh and distiller.wants_prepare:
         distiller.prepare(cohort.teacher_pass(teacher))
     optimizer = new_optimizer(cohort.recipe, reader.model, distiller)
-    return Member(run, reader, distiller, optimizer, device, _rng(device), guide)
+    return Member(run, reader, distiller, optimizer, device, _rng(device), guide, _average(cohort))
 
 
 def _distiller(
@@ -171,6 +191,18 @@ def _distiller(
     return distiller
 
 
+def _average(cohort: Cohort) -> ModelEmaV3 | None:
+    """timm's moving average of the student, at its start. It averages a network of its own: a copy of the student would
+    keep what the hooks of its Reader collect."""
+    if not cohort.recipe.ema_decay:
+        return None
+    from timm.utils import ModelEmaV3
+
+    spec, batches = cohort.student, cohort.batches
+    model = networks.build(spec, batches.shape[spec.input], batches.classes, cohort.seed)
+    return ModelEmaV3(model, cohort.recipe.ema_decay).to(cohort.device)
+
+
 def new_optimizer(recipe: Recipe, model: nn.Module, distiller: nn.Module) -> torch.optim.Optimizer:
     """One optimizer for the student and the method's own modules; matrices and kernels decay, the rest only where the
     recipe says so."""
@@ -186,8 +218,8 @@ def new_optimizer(recipe: Recipe, model: nn.Module, distiller: nn.Module) -> tor
     if recipe.optimizer == "sgd":
         # Not fused: that fails where a parameter gets its first gradient after others have theirs (PAT's prompts).
         nesterov = recipe.nesterov and recipe.momentum > 0
-        return torch.optim.SGD(groups, recipe.lr, momentum=recipe.momentum, nesterov=nesterov)
-    return torch.optim.AdamW(groups, recipe.lr, fused=True)
+        return torch.optim.SGD(groups, recipe.peak_lr, momentum=recipe.momentum, nesterov=nesterov)
+    return torch.optim.AdamW(groups, recipe.peak_lr, fused=True)
 
 
 def _rng(device: torch.device) -> dict[str, Tensor]:

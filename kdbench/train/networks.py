@@ -24,11 +24,18 @@ from kdbench.train.order import stream
 from kdbench.types import KdbenchError, ModelSpec
 
 
-def build(spec: ModelSpec, shape: tuple[int, int, int], classes: int, seed: int) -> nn.Module:
-    """A freshly initialised network.
+def build(
+    spec: ModelSpec,
+    shape: tuple[int, int, int],
+    classes: int,
+    seed: int,
+    pretrained: dict[str, Tensor] | None = None,
+) -> nn.Module:
+    """A freshly initialised network, or one with timm's weights.
 
     spec: what the suite says. shape: (H, W, C) of one input as the data set packs it. The weights depend on
     (seed, spec.name) alone, so every method of a pair starts from the same ones; torch's global RNG is left as it was.
+    pretrained: timm's weights for the tag in spec.timm, which timm fits to the classes and channels here.
 
     Raises KdbenchError when timm refuses the arguments.
     """
@@ -38,6 +45,8 @@ def build(spec: ModelSpec, shape: tuple[int, int, int], classes: int, seed: int)
     timm.layers.set_fused_attn(torch.cuda.is_available())
     height, width, channels = shape
     args: dict[str, Any] = {**spec.args, "num_classes": classes, "in_chans": channels}
+    if pretrained is not None:
+        args |= {"pretrained": True, "pretrained_cfg_overlay": {"state_dict": pretrained}}
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(stream(seed, "weights", spec.name))  # of the CPU, not of a GPU too
         try:
@@ -53,7 +62,7 @@ def build(spec: ModelSpec, shape: tuple[int, int, int], classes: int, seed: int)
             raise
         except Exception as error:  # timm and torch refuse in many ways
             raise KdbenchError(
-                f"models.{spec.name}: timm cannot build {spec.timm} with {spec.args}: {_first_line(error)}"
+                f"models.{spec.name}: timm cannot build {spec.timm} with {spec.args}: {first_line(error)}"
             ) from error
         if spec.stem == "small":
             _small_stem(model, spec)
@@ -117,7 +126,7 @@ def try_out(spec: ModelSpec, shape: tuple[int, int, int], classes: int, batch_si
     except Exception as error:
         raise KdbenchError(
             f"models.{spec.name}: {spec.timm} with {spec.args} cannot be trained on inputs of {height}x{width} and "
-            f"{channels} channel(s) in batches of {batch_size}: {_first_line(error)}"
+            f"{channels} channel(s) in batches of {batch_size}: {first_line(error)}"
         ) from error
     if tuple(logits.shape) != (batch_size, classes):
         raise KdbenchError(
@@ -126,8 +135,10 @@ def try_out(spec: ModelSpec, shape: tuple[int, int, int], classes: int, batch_si
         )
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+def first_line(error: Exception) -> str:
+    """What it says first; two lines where the first ends in a colon."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return " ".join(line.strip() for line in lines[: 2 if lines[0].endswith(":") else 1])[:300]
 
 
 def _from_class(spec: ModelSpec, args: dict[str, Any], size: tuple[int, int]) -> nn.Module:

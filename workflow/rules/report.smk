@@ -76,10 +76,11 @@ rule figure:
         ),
     log:
         f"{HOME}/logs/figure.log",
+    threads: 4
     params:
         suite=lambda w: SUITE,
         text=planning.report_text(PLAN.suite),
         version=planning.report_version("figures"),
         job_keys=[job.key for job in PLAN.jobs if job.runs],
     shell:
-        "kdbench figure {params.suite:q} --out {output} 2>&1 | tee {log}"
+        "kdbench figure {params.suite:q} --out {output} --processes {threads} 2>&1 | tee {log}"

@@ -118,13 +118,16 @@ def build(
         raster = raw.modalities["raster"][split] = np.empty((count, size, size, 1), np.uint8)
         outline = raw.modalities["outline"][split] = np.empty((count, 1, points, 3), np.uint8)
         labels = raw.labels[split] = np.empty(count, np.int64)
+        faces = []
         for i in range(count):
             if i % classes == 0:
                 # Every run of `classes` samples holds each class once.
                 labels_of_run = np.random.default_rng([seed, number, i // classes, 1, *drawn]).permutation(classes)
             rng = np.random.default_rng([seed, number, i, 0, *drawn])
             labels[i] = labels_of_run[i % classes]
-            glyph = glyphs[rng.integers(len(glyphs))][labels[i]]
+            face = rng.integers(len(glyphs))
+            faces.append(FACES[split][face])
+            glyph = glyphs[face][labels[i]]
             matrix, shift = place(glyph.corners, rng, distortion)
 
             xy = 255 * (glyph.outline @ matrix.T + shift) + 127.5 * jitter * rng.standard_normal((points, 2))
@@ -135,6 +138,8 @@ def build(
             raster[i, :, :, 0] = np.rint(ink + 127.5 * noise * (_fine(grain) if fine else grain)).clip(0, 255)
             if random_start:
                 outline[i, 0] = np.roll(outline[i, 0], rng.integers(points), axis=0)
+        if split == "test":
+            raw.groups = "faces", faces
     return raw
 
 

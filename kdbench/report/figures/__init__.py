@@ -11,13 +11,20 @@ from __future__ import annotations
 
 import functools
 import importlib
+import multiprocessing
 import pkgutil
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from types import ModuleType
 
 from kdbench.report.block import BlockReport
 from kdbench.report.figures.canvas import write
+from kdbench.types import KdbenchError
 
+MAIN = "verdict"
+"""The kind on which a page opens."""
 SUPPLEMENT = "supplement"
 """Folder of what no paper has room for."""
 
@@ -33,17 +40,31 @@ def kinds() -> dict[str, ModuleType]:
     return {kind: module for kind, module in modules.items() if hasattr(module, "draw")}
 
 
-def write_figures(report: BlockReport, folder: Path) -> list[Path]:
+def write_figures(reports: Sequence[BlockReport], folder: Path, processes: int = 1) -> list[Path]:
     """Write BLOCK-KIND.svg, .png and .pdf for every kind that has its numbers, into folder or folder/supplement, and
-    folder/BLOCK/VIEW.svg."""
-    written, name = [], report.block.name
-    for kind, figure in kinds().items():
-        if not all(len(getattr(report, needed)) for needed in figure.READS):
-            continue
-        written += write(
-            figure.draw(report), (folder / SUPPLEMENT if is_supplement(figure) else folder) / f"{name}-{kind}"
-        )
-        if hasattr(figure, "views"):
-            for view, drawn in figure.views(report):
-                written += write(drawn, folder / name / view, suffixes=("svg",))
+    folder/BLOCK/VIEW.svg. Returns their paths.
+
+    Raises KdbenchError where a process that draws is killed.
+    """
+    todo = [
+        (report, kind, folder)
+        for report in reports
+        for kind, figure in kinds().items()
+        if all(len(getattr(report, needed)) for needed in figure.READS)
+    ]
+    if processes == 1:
+        return [path for one in todo for path in _write_kind(*one)]
+    try:
+        with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+            return [path for paths in pool.map(_write_kind, *zip(*todo, strict=True)) for path in paths]
+    except BrokenProcessPool:
+        raise KdbenchError("a process that draws figures was killed, perhaps for want of memory; draw again") from None
+
+
+def _write_kind(report: BlockReport, kind: str, folder: Path) -> list[Path]:
+    figure, name = kinds()[kind], report.block.name
+    place = folder / SUPPLEMENT if is_supplement(figure) else folder
+    written = write(figure.draw(report), place / f"{name}-{kind}")
+    for view, drawn in figure.views(report) if hasattr(figure, "views") else ():
+        written += write(drawn, folder / name / view, suffixes=("svg",))
     return written

@@ -5,11 +5,12 @@ Figures carry no date and a fixed salt: the same numbers give the same bytes.
 
 from __future__ import annotations
 
+import io
 import itertools
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -188,17 +189,35 @@ def seeds_text(n: int) -> str:
 
 @styled
 def write(figure: Figure, stem: Path, suffixes: Sequence[str] = ("svg", "png", "pdf")) -> list[Path]:
-    figure.get_layout_engine().execute(figure)
-    figure.set_layout_engine("none")  # laid out once, for all files: it is what takes the time
-    for axes in figure.axes:
-        # The solver's last digits depend on memory addresses; rounded away, the same numbers give the same bytes.
-        axes.set_position([round(side, 6) for side in axes.get_position().bounds])
+    _lay_out(figure)
     paths = []
     for suffix in suffixes:
         path = Path(stem).with_name(f"{Path(stem).name}.{suffix}")
         with atomic(path) as file:
-            figure.set_dpi(_DPI)  # SVG and PDF leave their own
-            # savefig would draw it twice, once only to lay it out.
-            getattr(_CANVAS[suffix](figure), f"print_{suffix}")(file, metadata=_NO_DATE[suffix])
+            _print(figure, suffix, file)
         paths.append(path)
     return paths
+
+
+@styled
+def svg(figure: Figure) -> bytes:
+    """What `write` writes as SVG."""
+    _lay_out(figure)
+    file = io.BytesIO()
+    _print(figure, "svg", file)
+    return file.getvalue()
+
+
+def _lay_out(figure: Figure) -> None:
+    """Once, for all files: it is what takes the time."""
+    figure.get_layout_engine().execute(figure)
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        # The solver's last digits depend on memory addresses; rounded away, the same numbers give the same bytes.
+        axes.set_position([round(side, 6) for side in axes.get_position().bounds])
+
+
+def _print(figure: Figure, suffix: str, file: IO[bytes]) -> None:
+    figure.set_dpi(_DPI)  # SVG and PDF leave their own
+    # savefig would draw it twice, once only to lay it out.
+    getattr(_CANVAS[suffix](figure), f"print_{suffix}")(file, metadata=_NO_DATE[suffix])

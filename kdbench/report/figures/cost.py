@@ -82,8 +82,7 @@ def draw(report: BlockReport) -> Figure:
 
 def _costs(frame: pd.DataFrame) -> tuple[pd.Series, bool]:
     """Cost by method, over that of scratch where it is there, and whether it is counted in operations, not in time."""
-    a_step = stats.numbers(frame, "operations_per_step") + stats.numbers(frame, "teacher_operations_per_step")
-    operations = stats.wide(frame.assign(cost=a_step * stats.numbers(frame, "steps")), "cost")
+    operations = stats.wide(frame.assign(cost=stats.operations(frame)), "cost")
     seconds = stats.wide(frame, "seconds")
     counted = bool(operations.notna().sum().sum()) and bool(
         (operations.notna() | stats.wide(frame).isna()).all(axis=None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib
@@ -82,12 +83,16 @@ BANDS = {"low": {"color": _BLUE, "marker": "o"}, "high": {"color": _RED, "marker
 
 
 def method_styles(suite: Suite) -> dict[str, dict[str, Any]]:
-    """Method id -> colour, marker and line of every figure; no two methods of a suite share both colour and marker.
+    """`styles_of` all methods of a suite."""
+    return styles_of({m.id: m for block in suite.blocks for m in block.trained})
+
+
+def styles_of(methods: Mapping[str, MethodSpec]) -> dict[str, dict[str, Any]]:
+    """Method id -> colour, marker and line of every figure; no two of these methods share both colour and marker.
 
     A variant or tuned twin has the colour of its method and another marker. What is not in the table above has what its
     name gives, so that it is the same in every suite but where two names would give the same.
     """
-    methods = {m.id: m for block in suite.blocks for m in block.trained}
     styles: dict[str, dict[str, Any]] = {}
     taken: set[tuple[str, Any]] = set()
     for id in sorted(methods, key=lambda id: (id not in _LOOKS, id)):
