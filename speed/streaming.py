@@ -7,6 +7,7 @@ of 64, one worker.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import resource
@@ -178,7 +179,8 @@ def _load(work: Path, loader: str, steps: int, busy: bool) -> dict[str, float]:
     seconds = time.perf_counter() - started
     ended.set()
     found.close()
-    time.sleep(0.5)  # workers are waited for when their loader goes
+    del found
+    gc.collect()  # workers are waited for when their loader goes
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = sum(own_cpu) or usage.ru_utime + usage.ru_stime
     return {
