@@ -7,6 +7,7 @@ of 64, one worker.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import resource
@@ -29,7 +30,7 @@ from kdbench.report.page import Section
 from kdbench.train import engine
 from kdbench.train.batches import Batches
 from kdbench.train.cohort import Cohort
-from kdbench.train.order import step_positions
+from kdbench.train.order import batch_positions
 from kdbench.train.pixels import Streamed
 from kdbench.types import Recipe
 from speed import setting, timing
@@ -178,7 +179,8 @@ def _load(work: Path, loader: str, steps: int, busy: bool) -> dict[str, float]:
     seconds = time.perf_counter() - started
     ended.set()
     found.close()
-    time.sleep(0.5)  # workers are waited for when their loader goes
+    del found
+    gc.collect()  # workers are waited for when their loader goes
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = sum(own_cpu) or usage.ru_utime + usage.ru_stime
     return {
@@ -191,13 +193,13 @@ def _load(work: Path, loader: str, steps: int, busy: bool) -> dict[str, float]:
 def _kdbench(pack: Packed, work: Path, recipe: Recipe, own_cpu: list[float]) -> Iterator[Any]:
     batches = Batches(pack, {"image"}, CPU, workers=1)
     for step in range(recipe.steps):
-        yield batches.train(step_positions(batches.size("train"), BATCH_SIZE, 0, step), recipe, 0, step)
+        yield batches.train(batch_positions(batches.size("train"), recipe, 0, step), recipe, 0, step)
 
 
 def _threads(pack: Packed, work: Path, recipe: Recipe, own_cpu: list[float]) -> Iterator[Any]:
     """What kdbench's worker does, by a thread of this process."""
     batches, streamed = Batches(pack, {"image"}, CPU), Streamed(pack, "image", CPU, 0)
-    wanted = streamed._wanted(step_positions(batches.size("train"), BATCH_SIZE, 0, 0), recipe, 0, 0)
+    wanted = streamed._wanted(batch_positions(batches.size("train"), recipe, 0, 0), recipe, 0, 0)
     reading = streamed.reading("train")
 
     def read(one: Any) -> Any:
@@ -213,7 +215,7 @@ def _threads(pack: Packed, work: Path, recipe: Recipe, own_cpu: list[float]) -> 
                 return
             pixels = ahead.pop(0).result()
             ahead += [pool.submit(read, one) for one in itertools.islice(wanted, 1)]
-            yield batches._normalised("image", batches._augmented(pixels, recipe, 0, step))
+            yield batches._normalised("image", batches._augmented(pixels, "image", recipe, 0, step))
 
 
 def _timm(pack: Packed, work: Path, recipe: Recipe, own_cpu: list[float]) -> Iterator[Any]:

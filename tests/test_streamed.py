@@ -27,7 +27,7 @@ from kdbench.results.record import read_run
 from kdbench.run.data import run_data
 from kdbench.train import augment, networks
 from kdbench.train.batches import Batches
-from kdbench.train.order import epoch_order, generator, step_positions
+from kdbench.train.order import batch_positions, epoch_order, full_batches, generator
 from kdbench.types import DataSpec, KdbenchError, ModelSpec, Recipe
 
 # isort: split
@@ -75,12 +75,12 @@ def pixels_of(batches: Batches, normalised: torch.Tensor) -> torch.Tensor:
 
 
 def steps_of(pack, recipe: Recipe, workers: int, first: int = 0, seed: int = 0) -> list[torch.Tensor]:
-    """The inputs of all steps from the first on, in a training's own order."""
+    """The inputs of all batches from the first on, in a training's own order."""
     batches = Batches(pack, {"image"}, CPU, workers)
     size = batches.size("train")
     return [
-        batches.train(step_positions(size, recipe.batch_size, seed, step), recipe, seed, step)[0]["image"]
-        for step in range(first, recipe.epochs * batches.steps_per_epoch(recipe.batch_size))
+        batches.train(batch_positions(size, recipe, seed, batch), recipe, seed, batch)[0]["image"]
+        for batch in range(first, recipe.epochs * recipe.accumulate * full_batches(size, recipe.global_batch))
     ]
 
 
@@ -135,11 +135,11 @@ def test_what_is_read_ahead_is_what_a_recipe_that_accumulates_trains_on(packed):
     assert [batch.index.tolist() for batch in read] == wanted
 
 
-@pytest.mark.parametrize("changes", [CROPS, {"crop": 2, "flip": True}], ids=str)
+@pytest.mark.parametrize("changes", [CROPS, {"crop": 2, "flip": True}, {"accumulate": 2, "batch_size": 4}], ids=str)
 def test_any_number_of_workers_gives_the_same_bits(packed, changes):
     chosen = recipe(**changes)
     alone = steps_of(packed, chosen, 0)
-    assert len(alone) == 15 and not torch.equal(alone[0], alone[5])
+    assert len(alone) in (15, 30) and not torch.equal(alone[0], alone[5])
     for workers in (1, 2):
         assert all(map(torch.equal, alone, steps_of(packed, chosen, workers)))
 

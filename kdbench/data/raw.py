@@ -58,11 +58,11 @@ class RawData:
     """What a table over these data should tell its reader."""
     names: dict[str, list[str]] = field(default_factory=dict)
     """Split -> what the source calls its samples, (N,), for sources that have names for them."""
+    sizes: dict[str, int] = field(default_factory=dict)
+    """Modality -> side in pixels to which its images are enlarged where networks read them; by default none is."""
     groups: tuple[str, Sequence[str]] | None = None
     """Which test samples belong together, where the source knows: what a group is, in the plural ("faces", "speakers"),
     and the name of each test sample's group (N,). In no checksum, since no network sees it."""
-    sizes: dict[str, int] = field(default_factory=dict)
-    """Modality -> side in pixels to which its images are enlarged where networks read them; by default none is."""
 
 
 def stratified_order(labels: np.ndarray, seed: int = 0) -> np.ndarray:

@@ -308,10 +308,10 @@ def _config(suite: Suite, pair: Pair, method: MethodSpec, data: str, budget: flo
         "method": {"id": method.stream, "name": method.method, "params": method.params},
         "precision": suite.precision,
     }
-    if student.recipe:
-        config["recipe"] = dataclasses.asdict(suite.recipes[student.recipe].times(budget))
     if decoder := source_constant(spec.source, "DECODER"):
         config["data"]["decoder"] = decoder
+    if student.recipe:
+        config["recipe"] = dataclasses.asdict(suite.recipes[student.recipe].times(budget))
     if suite.edition != 1:
         config["edition"] = suite.edition
     if pair.teacher:

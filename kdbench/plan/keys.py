@@ -175,19 +175,19 @@ def versions_of_run(suite: Suite, pair: Pair, method: MethodSpec, data: str) -> 
         *(f"network {name}" for name in sorted(networks & set(own_networks()))),
         *(["head-convolution"] if any(has_head_convolution(name) for name in networks) else []),
         *(["streaming"] if source_constant(spec.source, "DECODER") else []),
-        *(["enlarging"] if (recipe and recipe.interpolation != "bilinear") or enlarged(spec) else []),
+        *(["enlarging"] if enlarged(spec) or (recipe and recipe.interpolation != "bilinear") else []),
     ]
     named = [method.method, *([method.compute_of.method] if method.compute_of else [])]
     return {part: version_of(part) for part in parts} | {k: v for name in named for k, v in method_code(name).items()}
 
 
-_NO_NUMBERS = ("weights", "accuracy", "tolerance")
-"""Keys of a model that move none: where the weights lie, which go by their sha256, and what a teacher must show."""
-
-
 def enlarged(data: DataSpec) -> bool:
     """Whether networks read images larger than they are packed."""
     return source_constant(data.source, "ENLARGED") in changed_args(data.source, data.args)
+
+
+_NO_NUMBERS = ("weights", "accuracy", "tolerance")
+"""Keys of a model that move none: where the weights lie, which go by their sha256, and what a teacher must show."""
 
 
 def without_defaults(config: dict[str, Any]) -> dict[str, Any]:

@@ -267,6 +267,8 @@ def _recipe(name: str, tree: Any, where: str) -> Recipe:
         )
     if recipe.milestones and recipe.min_lr:
         raise KdbenchError(f"{where}: give one of milestones and min_lr, the floor of a cosine")
+    if recipe.interpolation != "bilinear" and not recipe.resized_crop:
+        raise KdbenchError(f"{where}: interpolation: says how resized_crop stretches, which is off")
     if recipe.warmup_epochs is None:
         if recipe.warmup_lr:
             raise KdbenchError(f"{where}: warmup_lr: is where warmup_epochs begin; give these too")
@@ -275,8 +277,6 @@ def _recipe(name: str, tree: Any, where: str) -> Recipe:
             f"{where}: warmup_epochs: must lie in [0, epochs), in a recipe of epochs, got {recipe.warmup_epochs}"
         )
     _check_auto_augment(recipe, where)
-    if recipe.interpolation != "bilinear" and not recipe.resized_crop:
-        raise KdbenchError(f"{where}: interpolation: says how resized_crop stretches, which is off")
     if recipe.crop and recipe.resized_crop:
         raise KdbenchError(f"{where}: give one of crop and resized_crop")
     if (recipe.mixup or recipe.cutmix) and recipe.batch_size < 2:

@@ -11,7 +11,7 @@ import hashlib
 import torch
 from torch import Tensor
 
-from kdbench.types import KdbenchError
+from kdbench.types import KdbenchError, Recipe
 
 
 def stream(*names: object) -> int:
@@ -36,11 +36,9 @@ def epoch_order(train_size: int, seed: int, epoch: int) -> Tensor:
     return torch.randperm(train_size, generator=generator(seed, "order", epoch))
 
 
-def step_positions(train_size: int, batch_size: int, seed: int, step: int, accumulate: int = 1) -> Tensor:
-    """(B,) positions of the samples of a batch, on the CPU; step: its number in the whole training (0-based).
-
-    accumulate: batches of a step of the optimizer, of which an epoch has whole ones only.
-    """
-    batches = full_batches(train_size, batch_size * accumulate) * accumulate
-    epoch, position = divmod(step, batches)
-    return epoch_order(train_size, seed, epoch)[position * batch_size : (position + 1) * batch_size]
+def batch_positions(train_size: int, recipe: Recipe, seed: int, batch: int) -> Tensor:
+    """(B,) positions of the samples of a batch (0-based; `accumulate` of them make a step), on the CPU."""
+    step, part = divmod(batch, recipe.accumulate)
+    epoch, position = divmod(step, full_batches(train_size, recipe.global_batch))
+    start = position * recipe.global_batch + part * recipe.batch_size
+    return epoch_order(train_size, seed, epoch)[start : start + recipe.batch_size]

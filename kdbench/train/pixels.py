@@ -21,7 +21,7 @@ from kdbench.data.packed import SPLITS, Packed
 from kdbench.data.pictures import DECODER, WHOLE, Pictures, View, cropped, viewed
 from kdbench.tensors import planar, to_device
 from kdbench.train.augment import draw_cubic, draw_resized_crop, enlarge, enlarging_weights, resized_crop, stretched
-from kdbench.train.order import full_batches, generator, step_positions
+from kdbench.train.order import batch_positions, full_batches, generator
 from kdbench.types import KdbenchError, Recipe
 
 AHEAD = 2
@@ -36,7 +36,7 @@ class Pixels(Protocol):
     decoder: str | None
 
     def training(self, index: Tensor, recipe: Recipe, seed: int, step: int) -> Tensor:
-        """The training samples at positions index (B,), on the CPU; step: number of the batch, as in Batches.train."""
+        """The training samples at positions index (B,), on the CPU; step: number of the batch."""
 
     def evaluation(self, split: str, view: View, batch_size: int, limit: int | None) -> Iterator[Tensor]:
         """A split (its first `limit` samples) in its own order, as a network with this view is evaluated on it."""
@@ -122,13 +122,13 @@ class Streamed:
     def _wanted(self, index: Tensor, recipe: Recipe, seed: int, step: int) -> Iterator[_Wanted]:
         """What is read for the batches from this one on; the samples of this one are at index (B,)."""
         size = len(self._pictures["train"].index)
-        steps = (recipe.steps or recipe.epochs * full_batches(size, recipe.global_batch)) * recipe.accumulate
+        steps = recipe.steps or recipe.epochs * full_batches(size, recipe.global_batch)
         while True:
             yield self._cut(index, recipe, seed, step)
             step += 1
-            if step >= steps:
+            if step >= steps * recipe.accumulate:
                 return
-            index = step_positions(size, recipe.batch_size, seed, step, recipe.accumulate)
+            index = batch_positions(size, recipe, seed, step)
 
     def _cut(self, index: Tensor, recipe: Recipe, seed: int, step: int) -> _Wanted:
         if not recipe.resized_crop:
