@@ -262,6 +262,7 @@ def test_whose_compute_must_be_known(name, words):
     assert all(word in told for word in words), told
 
 
+@pytest.mark.slow
 def test_it_takes_as_many_operations_as_the_method(trained):
     names = ["scratch", "kd", "ofa", "scratch@kd", "scratch@ofa"]
     plan = plan_for(names)

@@ -194,6 +194,7 @@ def test_an_unsupported_pair_is_na_with_its_reason(trained):
     assert record["status"] == "n/a" and record["reason"]
 
 
+@pytest.mark.slow
 def test_methods_per_job_and_seeds_per_job_change_no_number(trained):
     plain = plan_for(METHODS, recipes__student__steps=4)
     run_jobs(plain, "cohort")

@@ -70,6 +70,7 @@ def test_editing_what_it_imports_retrains_it(trained, mine, monkeypatch):
     assert tiny_plan(**mine).runs()[run].key != before
 
 
+@pytest.mark.slow
 def test_it_is_checked_by_one_command(trained, mine, capsys):
     assert cli.main(["check", "my_kd.py:MyKD"]) == 0
     assert "MyKD" in capsys.readouterr().out

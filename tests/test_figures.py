@@ -114,68 +114,71 @@ def words(path):
     return " ".join(html.unescape(re.sub(r"<[^>]*>", " ", text)) for text in found).split()
 
 
+LABELS = [
+    (
+        "stages",
+        [
+            "vit-t → cnn-s",
+            "UHKD† (C0)",
+            "before training",
+            "shuffled pairs (null)",
+            "4 x 4, below 8",
+            "CKA",
+            "DC: mean over space",
+            "low spatial frequencies",
+            "range over seeds",
+        ],
+    ),
+    (
+        "treatments",
+        [
+            "raster-t and outline-t",
+            "channel mean removed",
+            "permuted channels, channel mean kept",
+            "null prediction",
+            "low channel band",
+            "cosine",
+            "2 seeds",
+            "Whiskers: 95 % t interval over seeds",
+            "along the channel index, not over space",
+        ],
+    ),
+    (
+        "accuracy",
+        ["vit-t → cnn-s", "UHKD† (C0)", "frequency", "test accuracy − Scratch by pair", "points", "3 seeds"],
+    ),
+    (
+        "similarity",
+        [
+            "CNN students",
+            "UHKD† (C0)",
+            "CKA − Scratch",
+            "accuracy − Scratch",
+            "low band",
+            "shuffled pairs (null)",
+            "high band",
+        ],
+    ),
+    (
+        "spectra",
+        ["vit-t → cnn-s", "UHKD† (C0)", "cnn-t (teacher)", "cnn-s (Scratch)", "stage 4", "cycles per image"],
+    ),
+    (
+        "channels",
+        ["a shared channel", "published (CREMA-D", "before the", "cosine of the whole features", "2 seeds"],
+    ),
+    ("verdict", ["UHKD† (C0)", "mean of 2 headline pairs", "points", "test accuracy − Scratch", "dashed: KD"]),
+    (
+        "cost",
+        ["UHKD† (C0)", "training time, × Scratch", "accuracy − Scratch, points", "(mean of 2 headline pairs)"],
+    ),
+    ("learning", ["vit-t → cnn-s", "FD-CMKD‡", "step", "test accuracy, %", "2 seeds"]),
+]
+SUPPLEMENT = ("stages", "spectra", "treatments")
+
+
 @pytest.mark.parametrize(
-    ("kind", "labels"),
-    [
-        (
-            "stages",
-            [
-                "vit-t → cnn-s",
-                "UHKD† (C0)",
-                "before training",
-                "shuffled pairs (null)",
-                "4 x 4, below 8",
-                "CKA",
-                "DC: mean over space",
-                "low spatial frequencies",
-                "range over seeds",
-            ],
-        ),
-        (
-            "treatments",
-            [
-                "raster-t and outline-t",
-                "channel mean removed",
-                "permuted channels, channel mean kept",
-                "null prediction",
-                "low channel band",
-                "cosine",
-                "2 seeds",
-                "Whiskers: 95 % t interval over seeds",
-                "along the channel index, not over space",
-            ],
-        ),
-        (
-            "accuracy",
-            ["vit-t → cnn-s", "UHKD† (C0)", "frequency", "test accuracy − Scratch by pair", "points", "3 seeds"],
-        ),
-        (
-            "similarity",
-            [
-                "CNN students",
-                "UHKD† (C0)",
-                "CKA − Scratch",
-                "accuracy − Scratch",
-                "low band",
-                "shuffled pairs (null)",
-                "high band",
-            ],
-        ),
-        (
-            "spectra",
-            ["vit-t → cnn-s", "UHKD† (C0)", "cnn-t (teacher)", "cnn-s (Scratch)", "stage 4", "cycles per image"],
-        ),
-        (
-            "channels",
-            ["a shared channel", "published (CREMA-D", "before the", "cosine of the whole features", "2 seeds"],
-        ),
-        ("verdict", ["UHKD† (C0)", "mean of 2 headline pairs", "points", "test accuracy − Scratch", "dashed: KD"]),
-        (
-            "cost",
-            ["UHKD† (C0)", "training time, × Scratch", "accuracy − Scratch, points", "(mean of 2 headline pairs)"],
-        ),
-        ("learning", ["vit-t → cnn-s", "FD-CMKD‡", "step", "test accuracy, %", "2 seeds"]),
-    ],
+    ("kind", "labels"), [pytest.param(*row, marks=pytest.mark.slow if row[0] in SUPPLEMENT else ()) for row in LABELS]
 )
 def test_all_files_with_their_labels_and_the_same_bytes_again(kind, labels, tmp_path):
     suite, block, frame = make(pairs=2)

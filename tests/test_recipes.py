@@ -243,7 +243,7 @@ def resumable(knob: str, methods: list[str]) -> Plan:
     return plan_for(methods, **changes)
 
 
-@pytest.mark.parametrize("knob", KNOBS)
+@pytest.mark.parametrize("knob", [pytest.param(k, marks=() if k == "all" else pytest.mark.slow) for k in KNOBS])
 def test_a_run_goes_on_bit_for_bit_alone_or_in_a_cohort(trained, monkeypatch, knob):
     plan = resumable(knob, ["kd", "ofa"])
     run_jobs(plan, "cohort")

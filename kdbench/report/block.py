@@ -124,6 +124,13 @@ class BlockReport:
         points = known.groupby(["pair", "method", "seed"])["step"].transform("size")
         return known[points >= CURVE_POINTS]
 
+    def relabelled(self, block: Block, readings: Sequence[Reading]) -> BlockReport:
+        """The same report with other labels. What it has computed goes with it, since numbers are kept by id."""
+        other = replace(self, block=block, readings=readings)
+        computed = ("cells", "records", "verdicts", "headline", "teachers")
+        vars(other).update({name: vars(self)[name] for name in computed if name in vars(self)})
+        return other
+
     @cached_property
     def shown(self) -> BlockReport:
         """Cut down to the rows and columns of the block's table. Runs of methods that are not shown stay, since scratch

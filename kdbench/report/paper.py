@@ -55,7 +55,7 @@ def _in_words_of_paper(report: BlockReport) -> BlockReport:
 
     block = replace(report.block, methods=tuple(map(named, report.block.methods)))
     readings = [replace(r, method=named(r.method), readings=tuple(map(named, r.readings))) for r in report.readings]
-    return replace(report, block=block, readings=readings)
+    return report.relabelled(block, readings)
 
 
 def _accuracies(report: BlockReport) -> list[Table]:
