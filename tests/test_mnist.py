@@ -14,6 +14,7 @@ from unittest.mock import patch
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import REPOSITORY
 from test_models import spec
 
@@ -21,7 +22,10 @@ from kdbench.data.prepare import prepare_data
 from kdbench.data.raw import SourceMissing
 from kdbench.data.sources import _download, mnist
 from kdbench.plan.jobs import make_plan
-from kdbench.plan.suite import load_suite
+from kdbench.plan.suite import check_suite, load_suite
+from kdbench.run.data import run_data
+from kdbench.run.outputs import run_table
+from kdbench.run.training import run_training
 from kdbench.signals import Reader
 from kdbench.terminal import published
 from kdbench.train import networks
@@ -206,3 +210,23 @@ def test_every_cell_of_the_suite_stands_beside_the_papers_errors():
     assert {tuple(c) for c in cells[published.CELL].to_numpy()} == {tuple(c) for c in values[published.CELL].to_numpy()}
     errors = {(row.student, row.method): round(100 * (100 - row.value)) for row in values.itertuples()}
     assert errors == {("mlp-1200", "scratch"): 67, ("mlp-800", "scratch"): 146, ("mlp-800", "kd"): 74}
+
+
+def test_the_suite_runs_from_files_to_a_table(sums, tmp_path, monkeypatch):
+    """Two steps on 200 images, one seed."""
+    write_mnist(tmp_path / "mnist", train=200, test=20)
+    monkeypatch.setenv("KDBENCH_DATA", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    tree = yaml.safe_load((REPOSITORY / "config/anchors-mnist.yaml").read_text())
+    tree |= {"seeds": [0], "data": {"mnist": {"source": "mnist"}}}
+    for recipe in tree["recipes"].values():
+        del recipe["epochs"]
+        recipe |= {"steps": 2, "batch_size": 8}
+    plan = make_plan(check_suite(tree, "anchors-mnist", "anchors-mnist"))
+    for job in plan.of("data"):
+        run_data(plan, job)
+    for job in (*plan.of("teacher"), *plan.of("cohort")):
+        run_training(plan, job, threads=1)
+    run_table(plan)
+    assert "mlp-1200" in Path("tables/anchors-mnist.md").read_text()
+    assert (published.judge(published.runs(plan), published.values("anchors-mnist"))["n"] == 1).all()
