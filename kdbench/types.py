@@ -154,7 +154,7 @@ class Recipe:
 @dataclass(frozen=True)
 class ModelSpec:
     """One network. `timm` is a registered timm name (resnet18), one of timm's classes (ResNet, MlpMixer), or one of the
-    CIFAR networks that timm lacks (cifar_resnet8x4; kdbench/train/cifar_networks.py).
+    networks that timm lacks (cifar_resnet8x4; kdbench/train/cifar_networks.py and mnist_networks.py).
 
     Its weights come from the seed. Those of a teacher may be given instead, by `pretrained` or by `weights`; it is then
     fine-tuned by its recipe or, without one, taken as it is."""

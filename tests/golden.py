@@ -21,6 +21,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -29,6 +30,7 @@ import torch
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from PIL import Image
+from test_mnist import write_mnist
 
 from kdbench import frequency, similarity
 from kdbench.conformance import networks as tiny
@@ -38,6 +40,7 @@ from kdbench.data.pictures import Pictures, View
 from kdbench.data.prepare import prepare_data
 from kdbench.data.raw import Files
 from kdbench.data.shards import write_shards
+from kdbench.data.sources import mnist
 from kdbench.plan import keys
 from kdbench.plan.jobs import Run
 from kdbench.plan.keys import VERSIONS, all_parts
@@ -183,7 +186,7 @@ def _method(name: str) -> Numbers:
 
 def _source(name: str) -> Numbers:
     """Twenty samples of each modality of what a source builds by default, or of files made for it."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, patch.dict(mnist.FILES):
         arguments = _files(name, Path(folder))
         raw = importlib.import_module(f"kdbench.data.sources.{name}").build(**arguments, data_dir=Path(folder))
         found: Numbers = {f"labels {split}": raw.labels[split][:20].astype(float).tolist() for split in SPLITS}
@@ -213,6 +216,9 @@ def _files(name: str, folder: Path) -> dict[str, Any]:
             place.mkdir(parents=True, exist_ok=True)
             Image.fromarray(rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(place / f"{i}.png")
         return {"size": 16} if name == "imagefolder" else {"size": 16, "short_side": 18}
+    if name == "mnist":
+        write_mnist(folder / "mnist", train=40, test=20)
+        return {"val_share": 0.25}
     classes, size, file = {"cifar10": (10, 32, "cifar10"), "cifar100": (100, 32, "cifar100"), "npz": (3, 9, "data")}[
         name
     ]
@@ -264,8 +270,10 @@ def _shown(pack: Any) -> Numbers:
 
 def _network(name: str) -> Numbers:
     spec = ModelSpec(name, name, "d", "r", family="cnn")
-    model = networks.build(spec, (32, 32, 3), 5, 0).train()
-    x = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    side = 28 if name.startswith("mnist_") else 32
+    model = networks.build(spec, (side, side, 3), 5, 0).train()
+    x = torch.randn(8, 3, side, side, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)  # of dropout
     with torch.no_grad():
         return {"logits": numbers(model(x)), "weights": numbers(torch.cat([p.flatten() for p in model.parameters()]))}
 

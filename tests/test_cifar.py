@@ -21,7 +21,7 @@ from PIL import Image
 from kdbench.data.packed import load_packed
 from kdbench.data.prepare import _histogram, _statistics, prepare_data
 from kdbench.data.sources import _cifar as cifar
-from kdbench.data.sources import cifar10, cifar100
+from kdbench.data.sources import _download, cifar10, cifar100
 from kdbench.types import DataSpec, KdbenchError
 
 SPLITS = ("train", "val", "test")
@@ -221,7 +221,7 @@ def test_no_network_says_what_to_do_and_leaves_no_data_set(offered, tmp_path, mo
 
 
 def test_a_server_that_falls_silent_is_given_up(offered, monkeypatch):
-    monkeypatch.setattr(cifar, "SECONDS", 0.2)
+    monkeypatch.setattr(_download, "SECONDS", 0.2)
     monkeypatch.setattr(http.server.BaseHTTPRequestHandler, "end_headers", lambda self: time.sleep(1))
     with pytest.raises(KdbenchError, match=r"the download failed.*timed out"):
         offered.module.build()

@@ -161,9 +161,9 @@ def test_weights_come_from_the_seed_alone():
 
 
 def test_their_names_are_known_without_torch_and_are_not_timms():
-    assert own_networks() == tuple(NETWORKS)
-    assert not set(NETWORKS) & {*timm_index()[0], *timm_index()[1]}
-    assert spec("cifar_vgg8").family == "cnn"
+    assert tuple(own_networks()) == tuple(networks.NETWORKS)
+    assert not set(networks.NETWORKS) & {*timm_index()[0], *timm_index()[1]}
+    assert spec("cifar_vgg8").family == "cnn" and spec("mnist_mlp_800").family == "mlp"
 
 
 def test_mistakes_are_named_with_the_nearest_name():

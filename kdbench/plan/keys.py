@@ -84,11 +84,14 @@ def all_parts() -> tuple[str, ...]:
 
 
 @functools.cache
-def own_networks() -> tuple[str, ...]:
-    """Names of the networks that timm lacks: the keys of NETWORKS, read from the source of train/cifar_networks.py."""
-    tree = parsed(PACKAGE / "train" / "cifar_networks.py")
-    tables = [n.value for n in tree.body if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "NETWORKS"]
-    return tuple(ast.literal_eval(key) for key in tables[0].keys)
+def own_networks() -> dict[str, str]:
+    """Networks that timm lacks -> their module in train/: the keys of its NETWORKS, read from its source."""
+    found = {}
+    for module in ("cifar_networks", "mnist_networks"):
+        for node in parsed(PACKAGE / "train" / f"{module}.py").body:
+            if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "NETWORKS":
+                found |= {ast.literal_eval(key): module for key in node.value.keys}
+    return found
 
 
 def method_code(name: str) -> dict[str, str]:

@@ -339,7 +339,7 @@ def _model(name: str, tree: Any, data: dict, recipes: dict, where: str) -> Model
         )
     registered, classes = timm_index()
     own = own_networks()
-    module = "networks" if network in own else registered.get(network) or classes.get(network)
+    module = own.get(network) or registered.get(network) or classes.get(network)
     if module is None:
         raise unknown("timm model", network, [*registered, *classes, *own], where)
     model = _given(model, data[model.data], where)

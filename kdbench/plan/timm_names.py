@@ -12,9 +12,9 @@ from kdbench.plan.registry import parsed
 from kdbench.types import KdbenchError
 
 FAMILIES = {
-    "cnn": "resnet resnetv2 convnext efficientnet mobilenetv3 regnet vgg densenet ghostnet repvgg networks",
+    "cnn": "resnet resnetv2 convnext efficientnet mobilenetv3 regnet vgg densenet ghostnet repvgg cifar_networks",
     "vit": "vision_transformer deit swin_transformer swin_transformer_v2 beit eva cait pvt_v2 levit",
-    "mlp": "mlp_mixer",
+    "mlp": "mlp_mixer mnist_networks",
 }
 _FAMILY_OF_MODULE = {module: family for family, modules in FAMILIES.items() for module in modules.split()}
 

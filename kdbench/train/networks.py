@@ -1,4 +1,4 @@
-"""Names -> networks: timm's, and those of cifar_networks.py. Shapes are probed, never written down."""
+"""Names -> networks: timm's, and those that it lacks. Shapes are probed, never written down."""
 
 from __future__ import annotations
 
@@ -19,9 +19,12 @@ from torch._subclasses.fake_tensor import (
 import kdbench.torchvision_ops  # noqa: F401
 from kdbench.data.pictures import USUAL, View
 from kdbench.signals import EVERYTHING, Reader
-from kdbench.train.cifar_networks import NETWORKS
+from kdbench.train import cifar_networks, mnist_networks
 from kdbench.train.order import stream
 from kdbench.types import KdbenchError, ModelSpec
+
+NETWORKS = cifar_networks.NETWORKS | mnist_networks.NETWORKS
+"""Networks that timm lacks: name in a suite -> function of `num_classes` and `in_chans`."""
 
 
 def build(

@@ -8,27 +8,20 @@ MD5 is the published one; an .npz is never unpickled.
 
 from __future__ import annotations
 
-import http.client
-import socket
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock
 
 from kdbench.data.labelled import Labelled, split
 from kdbench.data.raw import RawData
 from kdbench.data.sources import imagefolder, npz
-from kdbench.plan.paths import RESULTS
+from kdbench.data.sources._download import DOWNLOADS, fetching
 from kdbench.types import KdbenchError
 
 SHAPE = [32, 32, 3]
 TOTALS = {"train": 50_000, "test": 10_000}
 ARCHIVES = {"cifar10": "cifar-10-python.tar.gz", "cifar100": "cifar-100-python.tar.gz"}
-DOWNLOADS = RESULTS / "data" / "downloads"
-SECONDS = 60
-"""After so long without a byte a download is given up."""
 
 
 def build(
@@ -100,31 +93,19 @@ def _published(name: str, archive: Path | None, data_dir: Path | None) -> Labell
     from torchvision.datasets.utils import check_integrity, extract_archive
 
     source = getattr(datasets, name.upper())
-    DOWNLOADS.mkdir(parents=True, exist_ok=True)
-    with FileLock(DOWNLOADS / f".{name}.lock"), tempfile.TemporaryDirectory(dir=DOWNLOADS, prefix=".") as fresh:
+    with fetching(name, source.url, f"{ARCHIVES[name]}, {name}.npz or {name}/") as fresh:
         if archive is None and check_integrity(DOWNLOADS / source.filename, source.tgz_md5):
             archive = DOWNLOADS / source.filename
-        patience = socket.getdefaulttimeout()
-        try:
-            parts = (_parts(source, data_dir) if data_dir else None) or _parts(source, DOWNLOADS)
-            if parts is None:
-                if archive and not check_integrity(archive, source.tgz_md5):
-                    raise KdbenchError(f"{name}: {archive} is not the published archive (another MD5); fetch it again")
-                if archive:
-                    extract_archive(str(archive), fresh)
-                socket.setdefaulttimeout(SECONDS)
-                parts = {part: source(fresh, train=part == "train", download=True) for part in TOTALS}
-                (DOWNLOADS / source.base_folder).mkdir(exist_ok=True)
-                for file in Path(fresh, source.base_folder).iterdir():
-                    file.replace(DOWNLOADS / source.base_folder / file.name)
-        except (OSError, RuntimeError, http.client.HTTPException) as error:
-            raise KdbenchError(
-                f"{name}: the download failed from {source.url}: {error}; nothing was kept. Run it again with a "
-                f"network, or set KDBENCH_DATA to a folder that holds {ARCHIVES[name]}, {name}.npz or {name}/ "
-                "(docs/your-own-data.md)"
-            ) from error
-        finally:
-            socket.setdefaulttimeout(patience)
+        parts = (_parts(source, data_dir) if data_dir else None) or _parts(source, DOWNLOADS)
+        if parts is None:
+            if archive and not check_integrity(archive, source.tgz_md5):
+                raise KdbenchError(f"{name}: {archive} is not the published archive (another MD5); fetch it again")
+            if archive:
+                extract_archive(str(archive), str(fresh))
+            parts = {part: source(fresh, train=part == "train", download=True) for part in TOTALS}
+            (DOWNLOADS / source.base_folder).mkdir(exist_ok=True)
+            for file in (fresh / source.base_folder).iterdir():
+                file.replace(DOWNLOADS / source.base_folder / file.name)
     return Labelled(
         where=f"{name}: the download",
         images={part: found.data for part, found in parts.items()},
