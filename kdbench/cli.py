@@ -19,8 +19,9 @@ from kdbench import supervise
 from kdbench.cpu import slow_bf16
 from kdbench.errors import unknown
 from kdbench.plan.jobs import Job, Plan, jobs_of_pair, jobs_of_teacher, make_plan
+from kdbench.plan.models import origin
 from kdbench.plan.paths import claim, home
-from kdbench.plan.suite import load_suite, origin
+from kdbench.plan.suite import load_suite
 from kdbench.types import KdbenchError
 
 FOR_YOU, FOR_THE_WORKFLOW, FOR_KEEPERS = "for you", "for the workflow", "for keepers of results"

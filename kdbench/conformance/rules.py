@@ -26,8 +26,8 @@ from kdbench.conformance import rehearsal
 from kdbench.conformance.networks import ALL_PAIRS, BATCH, RECIPE, SHAPE, tiny_cohort
 from kdbench.conformance.trial import Trial
 from kdbench.methods.base import Distiller
+from kdbench.plan.blocks import GROUPS
 from kdbench.plan.registry import Parameter, load_method
-from kdbench.plan.suite import GROUPS
 from kdbench.types import KdbenchError, ModelSpec, Recipe
 
 _ANNOTATIONS = ("int", "float", "bool", "str", "Literal[", "tuple[", "None")

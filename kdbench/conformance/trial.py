@@ -15,7 +15,7 @@ from torch import Tensor
 from kdbench.conformance import rehearsal
 from kdbench.conformance.networks import TRAIN_SIZE
 from kdbench.methods.base import Distiller
-from kdbench.plan.suite import GUIDES
+from kdbench.plan.blocks import GUIDES
 from kdbench.signals import EVERYTHING
 from kdbench.train.cohort import Cohort
 from kdbench.train.engine import _step

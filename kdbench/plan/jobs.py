@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.errors import unknown
+from kdbench.plan.blocks import tuning_pair
 from kdbench.plan.keys import hash_of, version_of, versions_of_run, without_defaults
 from kdbench.plan.paths import data_folder, home, of_budget, owner_of, runs_folder, tuned_file
 from kdbench.plan.registry import method_info, source_constant
-from kdbench.plan.suite import tuning_pair
 from kdbench.types import Block, KdbenchError, MethodSpec, Pair, Suite, Tune
 
 SCRATCH = "scratch"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from kdbench.plan.suite import GROUPS
+from kdbench.plan.blocks import GROUPS
 from kdbench.report import stats
 from kdbench.report.block import BlockReport
 from kdbench.report.cells import FURTHER, baselines_of, rivals_of

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kdbench.plan.suite import origin
+from kdbench.plan.models import origin
 from kdbench.report.page import Cell
 from kdbench.types import Block, Suite
 

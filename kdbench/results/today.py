@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.files import read_json, sha256_file
+from kdbench.plan.blocks import tuning_pair
 from kdbench.plan.jobs import Plan, Run
 from kdbench.plan.paths import data_folder, tuned_file
 from kdbench.plan.registry import method_info
-from kdbench.plan.suite import tuning_pair, typed
+from kdbench.plan.suite import typed
 from kdbench.results.record import FINISHED, read_run, retrain_command
 from kdbench.types import Block, KdbenchError, ModelSpec, Suite
 

@@ -15,10 +15,10 @@ import statistics
 from typing import Any
 
 from kdbench.files import write_json
+from kdbench.plan.blocks import tuning_pair
 from kdbench.plan.jobs import Plan, Run, tuning_grid, tuning_runs
 from kdbench.plan.paths import tuned_file
 from kdbench.plan.registry import method_info
-from kdbench.plan.suite import tuning_pair
 from kdbench.results.record import FINISHED
 from kdbench.results.today import Stale, Today
 from kdbench.run.progress import say

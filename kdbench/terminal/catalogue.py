@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from kdbench.plan.blocks import GROUPS
 from kdbench.plan.registry import MethodInfo, load_method, method_info, method_names
-from kdbench.plan.suite import GROUPS
 
 HEAD = """# Methods
 
