@@ -39,10 +39,12 @@ def supervised(work: Callable[[], int]) -> int:
     at("")
     sys.stdout.flush()
     sys.stderr.flush()
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)  # one that comes now waits for the handlers below
     child = os.fork()
     if child == 0:
         code = 1
         try:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             if sys.platform == "linux":
                 ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
                 if os.getppid() != parent:
@@ -57,6 +59,7 @@ def supervised(work: Callable[[], int]) -> int:
             os._exit(code)
     for number in _PASSED_ON:
         signal.signal(number, lambda number, frame: _pass_on(number, child))
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if code >= 0:
         return code

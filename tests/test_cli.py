@@ -319,7 +319,9 @@ def test_in_this_process_too(tmp_path):
     assert "UHKD\\u2020" in (tmp_path / "out").read_text()
 
 
-@pytest.mark.parametrize("command", ["show methods", "plan quick", "--help", "doctor"])
+@pytest.mark.parametrize(
+    "command", [pytest.param("show methods", marks=pytest.mark.slow), "plan quick", "--help", "doctor"]
+)
 def test_a_reader_that_leaves_early_is_no_mistake(command):
     done = shell(f"set -o pipefail; (kdbench {command}; echo $? >&2) | true")
     assert done.stderr in (b"0\n", b"141\n"), done.stderr

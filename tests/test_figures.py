@@ -326,6 +326,7 @@ def test_views_of_the_stages_show_one_pair_or_one_method_in_one_band():
     assert pair in text and other in text and "UHKD†" not in text and "before training" in text
 
 
+@pytest.mark.slow
 def test_every_figure_that_has_its_numbers_is_written(tmp_path):
     suite, block, frame = make(pairs=1, methods=("scratch", "kd"))
     short = curves(block).query("step < 500")

@@ -191,7 +191,11 @@ def test_each_pair_is_a_suite_whose_runs_are_those_of_the_whole():
     ("name", "jobs"),
     [
         ("ofa-cifar100", {"data": 1, "teacher": 12, "cohort": 3 * (12 + 5), "stages": 12}),
-        ("ofa-cifar100-swin-t-resnet18", {"data": 1, "teacher": 1, "cohort": 2, "stages": 1}),
+        pytest.param(
+            "ofa-cifar100-swin-t-resnet18",
+            {"data": 1, "teacher": 1, "cohort": 2, "stages": 1},
+            marks=pytest.mark.slow,
+        ),
         ("ofa-imagenet", {"data": 1, "teacher": 5, "cohort": 15 + 5, "stages": 15}),
     ],
 )

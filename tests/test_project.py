@@ -70,6 +70,7 @@ def test_planning_imports_nothing_heavy():
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_the_torchvision_shim_declares_once():
     code = (
         "import kdbench.torchvision_ops, importlib; importlib.reload(kdbench.torchvision_ops); import torchvision, timm"

@@ -163,6 +163,7 @@ def test_a_table_says_what_a_step_is():
     assert step_facts(tiny_plan().suite, tiny_plan().suite.blocks[0]) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", [{"steps": 4}, {"epochs": 2, "warmup_epochs": 1}])
 def test_scratch_at_equal_compute_keeps_batches_and_schedule(trained, schedule):
     student = {"lr": 0.01, "batch_size": 100, "accumulate": 4} | schedule

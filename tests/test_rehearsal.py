@@ -242,6 +242,7 @@ def test_augmented_batches_do_not_wait_and_are_those_of_the_cpu(trained, geometr
         assert torch.equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_a_whole_job_ends_as_it_does_on_the_cpu(trained, monkeypatch):
     """Teacher read in, every step, evaluation, a checkpoint after each step, one resumed from it, results written."""
     methods = ["scratch", "crd", "uhkd"]

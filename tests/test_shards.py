@@ -148,7 +148,7 @@ def test_files_that_cannot_be_used_are_named_and_the_others_are_packed(pets):
 # ------------------------------------------------------------------------------------------------- kills and changes
 
 
-@pytest.mark.parametrize("cores", [1, 2])
+@pytest.mark.parametrize("cores", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_after_a_kill_finished_shards_are_kept(pets, monkeypatch, cores):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
     whole = pack(pets, "whole")

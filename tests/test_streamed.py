@@ -176,7 +176,7 @@ def test_nobody_elses_random_numbers_are_drawn(packed):
         assert torch.equal(drawn, torch.rand(3))
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_evaluation_is_each_networks_own_view_of_the_whole_split(packed, workers):
     batches, read = Batches(packed, {"image"}, CPU, workers), packed.pictures("image", "test")
     for view in (View(0.875, "bilinear"), View(0.9, "bicubic")):
@@ -356,6 +356,7 @@ def results(plan: Plan) -> dict:
     return found
 
 
+@pytest.mark.slow
 def test_a_whole_job_does_not_depend_on_workers_and_says_what_it_decoded_with(taught):
     found = {}
     for workers in (0, 2):
