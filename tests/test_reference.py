@@ -11,7 +11,7 @@ from conftest import REPOSITORY, run_jobs, tiny_plan, write_tiny
 
 from kdbench import cli
 from kdbench.data.packed import load_packed
-from kdbench.files import write_json
+from kdbench.files import write_json, write_text
 from kdbench.plan.jobs import make_plan
 from kdbench.plan.paths import data_folder, reference_folder
 from kdbench.plan.suite import load_suite
@@ -108,9 +108,14 @@ def test_what_was_measured_is_read_back_as_it_was_written(tmp_path, monkeypatch)
     assert {kind for _, kind in written} == {"stages", "channels"}
 
 
-def test_an_older_reference_says_what_it_has(monkeypatch):
+def test_an_older_reference_says_what_it_has(tmp_path, monkeypatch):
+    """One of runs.csv and tuned.json alone."""
     monkeypatch.chdir(REPOSITORY)
-    reference = Reference(load_suite("tuned"))
+    suite = load_suite("tuned")
+    for file in ("runs.csv", "tuned.json"):
+        write_text(tmp_path / reference_folder(suite) / file, (reference_folder(suite) / file).read_text())
+    monkeypatch.chdir(tmp_path)
+    reference = Reference(suite)
     report = reference_reports(reference)[0]
     assert "runs.csv alone" in reference.left_out and len(report.curves) == len(report.stages) == 0
     assert {choice["method"] for choice in report.tuned} >= {"kd"} and report.made_with["date"]
