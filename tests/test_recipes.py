@@ -91,10 +91,12 @@ class Hard(tiny_networks.Noise):
 
 
 def gradients(batch_size: int, accumulate: int, method) -> tuple[torch.Tensor, list]:
-    """Of a first step on 24 samples, student and method in one vector, and the batches it is made of."""
+    """Of a first step on 24 samples without dropout, and the batches it is made of."""
     params, models = method.Params(), tiny_networks.MODELS
+    student = models["student-vit"]
+    student = dataclasses.replace(student, args={k: v for k, v in student.args.items() if k != "drop_rate"})
     own = Recipe("r", lr=0.1, steps=2, warmup=0.0, batch_size=batch_size, accumulate=accumulate)
-    cohort = tiny_networks.tiny_cohort(params, models["teacher-mlp"], models["student-vit"], recipe=own)
+    cohort = tiny_networks.tiny_cohort(params, models["teacher-mlp"], student, recipe=own)
     cohort = dataclasses.replace(cohort, batches=Hard(tiny_networks.SHAPE, tiny_networks.CPU))
     member = new_member(cohort, method, params, 0)
     batches = list(cohort.step_batches(torch.arange(24) % tiny_networks.TRAIN_SIZE, 0))
