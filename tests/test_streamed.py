@@ -370,6 +370,7 @@ def test_a_whole_job_does_not_depend_on_workers_and_says_what_it_decoded_with(ta
     assert found[0] == found[2]
 
 
+@pytest.mark.slow
 def test_one_decode_serves_all_members(taught, monkeypatch):
     reads: list[tuple[str, int]] = []
     real = Pictures.picture
