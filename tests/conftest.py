@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import shutil
@@ -123,14 +124,10 @@ def wait_for(pid: int) -> int:
 def _trained_folder(tmp_path_factory) -> Path:
     """A folder with the tiny suite's packed data and trained teachers."""
     folder = tmp_path_factory.mktemp("trained")
-    here = Path.cwd()
-    os.chdir(folder)
-    try:
+    with contextlib.chdir(folder):
         plan = tiny_plan()
         run_data(plan, plan.of("data")[0])
         run_jobs(plan, "teacher")
-    finally:
-        os.chdir(here)
     return folder
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import random
@@ -325,15 +326,13 @@ def streamed_plan(**changes) -> Plan:
 
 @pytest.fixture(scope="module")
 def _taught(tmp_path_factory) -> Path:
-    place, here = tmp_path_factory.mktemp("streamed"), Path.cwd()
+    place = tmp_path_factory.mktemp("streamed")
     write_jpegs(place / "pets")
-    os.chdir(place)
-    with pytest.MonkeyPatch.context() as patch:
+    with contextlib.chdir(place), pytest.MonkeyPatch.context() as patch:
         patch.setenv("KDBENCH_DATA", str(place))
         plan = streamed_plan()
         run_data(plan, plan.of("data")[0])
         run_jobs(plan, "teacher")
-    os.chdir(here)
     return place
 
 

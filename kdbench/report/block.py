@@ -152,6 +152,7 @@ def block_reports(today: Today, *also: str) -> list[BlockReport]:
     for block in plan.suite.blocks:
         facts = _facts(plan.suite, block)
         frame = collect(today, block)
+        lengths = _lengths(today, block, frame)
         if block.also and facts["counts"]:
             frame = frame.join(_from_predictions(today, block, frame))
         more: dict[str, Any] = {
@@ -170,19 +171,22 @@ def block_reports(today: Today, *also: str) -> list[BlockReport]:
             tuned=today.choices(block),
             correct=correct_images(today, block, frame) if len(block.seeds) == 1 and facts["counts"] else {},
             made_with=made_with,
-            lengths=_lengths(today, block),
+            lengths=lengths,
             **more,
         )
         reports.append(report)
     return reports
 
 
-def _lengths(today: Today, block: Block) -> pd.DataFrame:
+def _lengths(today: Today, block: Block, frame: pd.DataFrame) -> pd.DataFrame:
+    """frame: of the budget that the block shows."""
     if len(block.lengths) == 1:
         return pd.DataFrame()
     shown = {m.id for m in block.methods}
     frames = [
-        collect(today, replace(block, budget=budget), [m for m in methods if m.id in shown])
+        frame
+        if budget == block.budget
+        else collect(today, replace(block, budget=budget), [m for m in methods if m.id in shown])
         for budget, methods in block.lengths.items()
     ]
     return pd.concat(frames, ignore_index=True)

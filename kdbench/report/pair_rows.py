@@ -13,7 +13,7 @@ from kdbench.report.block import BlockReport
 from kdbench.report.cells import FURTHER, baselines_of, rivals_of
 from kdbench.report.page import Cell, Group, Row, Table
 from kdbench.report.pair_tables import gap_cell, harnesses, mark_notes, method_notes, reading_cell, teacher_cell
-from kdbench.report.text import accuracy_cell, known, note_letters, note_list, paired_cell, summary_cell
+from kdbench.report.text import accuracy_cell, known, note_letters, note_list, paired_cell, spread, summary_cell
 from kdbench.report.verdicts import collapse_note, label_of, left_out, short_labels
 from kdbench.types import Block, MethodSpec
 
@@ -154,4 +154,4 @@ def _mean_cell(values: pd.Series, seeds: int) -> Cell:
     mean, sd, n = stats.mean_sd(values)
     if not n:
         return Cell("—")
-    return Cell(f"{mean:.1f}{f' ± {sd:.1f}' if n > 1 else ''}{f' ({n})' if n < seeds else ''}", mean)
+    return Cell(f"{mean:.1f}{spread(sd)}{f' ({n})' if n < seeds else ''}", mean)

@@ -19,6 +19,7 @@ from kdbench.report.text import (
     paired_cell,
     points_cell,
     setting,
+    spread,
     summary_cell,
 )
 from kdbench.report.verdicts import by_group, label_of
@@ -147,10 +148,9 @@ def teacher_cell(report: BlockReport, pair: str, notes: dict[str, str]) -> Cell:
     if not n:
         return Cell("—")
     same = n > 1 and sd < 1e-9
-    spread = f" ± {sd:.1f}" if n > 1 and not same else ""
     of = f" ({n})" if n < len(report.block.seeds) else ""
     letters = note_letters(notes, ["the same teacher accuracy in every seed"] if same else [])
-    return Cell(f"{mean:.1f}{spread}{of}", mean, letters=letters)
+    return Cell(f"{mean:.1f}{'' if same else spread(sd)}{of}", mean, letters=letters)
 
 
 def gap_cell(report: BlockReport, pair: str, notes: dict[str, str]) -> Cell:

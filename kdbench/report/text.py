@@ -101,8 +101,12 @@ def summary_cell(record: Mapping[str, Any], name: str) -> Cell:
     mean, sd = record[f"{name}_mean"], record[f"{name}_sd"]
     if not known(mean):
         return Cell("—", of=_run_of(record))
-    spread = f" ± {sd:.1f}" if known(sd) else ""
-    return Cell(f"{mean:.1f}{spread}{_of_seeds(record, name)}", mean, of=_run_of(record))
+    return Cell(f"{mean:.1f}{spread(sd)}{_of_seeds(record, name)}", mean, of=_run_of(record))
+
+
+def spread(sd: float | None) -> str:
+    """What stands behind a mean: its standard deviation, where there is one."""
+    return f" ± {sd:.1f}" if known(sd) else ""
 
 
 def _absent(status: str) -> str:

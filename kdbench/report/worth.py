@@ -12,12 +12,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
+from kdbench.plan.jobs import SCRATCH
 from kdbench.report import stats
 from kdbench.report.page import Cell, Group, Row, Table
-from kdbench.report.text import joined, known, pair_text, with_interval
+from kdbench.report.text import joined, known, pair_text, spread, with_interval
 from kdbench.types import Block, MethodSpec
-
-SCRATCH = "scratch"
 
 
 class Least(NamedTuple):
@@ -43,6 +42,13 @@ def least_compute(operations: np.ndarray, accuracy: np.ndarray, wanted: float) -
     return Least(float(np.exp(logs[after - 1] + share * (logs[after] - logs[after - 1]))), "")
 
 
+def counted(lengths: pd.DataFrame) -> pd.DataFrame:
+    """The finished runs that hold their operations, with `operations` of the whole training; lengths:
+    BlockReport.lengths."""
+    runs = lengths.assign(operations=stats.operations(lengths), test=stats.numbers(lengths, "test"))
+    return runs[(runs["status"] == "finished") & np.isfinite(runs["operations"]) & np.isfinite(runs["test"])]
+
+
 def worth(lengths: pd.DataFrame) -> pd.DataFrame:
     """A row a (pair, method, budget) with a finished seed, Scratch left out; lengths: BlockReport.lengths. Columns:
 
@@ -52,8 +58,7 @@ def worth(lengths: pd.DataFrame) -> pd.DataFrame:
       upper bound, `?` where both happen
     - n: seeds
     """
-    runs = lengths.assign(operations=stats.operations(lengths), test=stats.numbers(lengths, "test"))
-    runs = runs[(runs["status"] == "finished") & np.isfinite(runs["operations"]) & np.isfinite(runs["test"])]
+    runs = counted(lengths)
     axes = {key: own for key, own in runs[runs["method"] == SCRATCH].groupby(["pair", "seed"]) if len(own) > 1}
     rows = []
     for (pair, method, budget), own in runs[runs["method"] != SCRATCH].groupby(["pair", "method", "budget"]):
@@ -159,4 +164,4 @@ def _scratch_table(block: Block, lengths: pd.DataFrame) -> Table:
 
 def _mean_cell(values: Iterable[float]) -> Cell:
     mean, sd, n = stats.mean_sd(values)
-    return Cell(f"{mean:.1f}" + (f" ± {sd:.1f}" if known(sd) else ""), mean) if n else Cell("—")
+    return Cell(f"{mean:.1f}{spread(sd)}", mean) if n else Cell("—")

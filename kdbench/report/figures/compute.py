@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, NullLocator
 
+from kdbench.plan.jobs import SCRATCH
 from kdbench.report import stats
 from kdbench.report.block import BlockReport
 from kdbench.report.figures.canvas import (
@@ -30,7 +31,7 @@ from kdbench.report.figures.canvas import (
 )
 from kdbench.report.figures.limits import PANELS, ROWS, first, table_of
 from kdbench.report.figures.style import NULL, method_styles, styled
-from kdbench.report.worth import SCRATCH
+from kdbench.report.worth import counted
 
 TITLE = "Accuracy against compute, budget by budget"
 READS = ("lengths",)
@@ -39,10 +40,7 @@ READS = ("lengths",)
 @styled
 def draw(report: BlockReport) -> Figure:
     block, labels, styles = report.block, labels_of(report.block), method_styles(report.suite)
-    runs = report.lengths.assign(
-        operations=stats.operations(report.lengths), test=stats.numbers(report.lengths, "test")
-    )
-    runs = runs[(runs["status"] == "finished") & np.isfinite(runs["operations"])]
+    runs = counted(report.lengths)
     methods, left_out = first((m.id for m in block.methods), ROWS, "methods", table_of(report))
     pairs, more = first((p.id for p in block.pairs), PANELS, "pairs", table_of(report))
     shape = arrange(len(pairs), 3)
@@ -55,7 +53,7 @@ def draw(report: BlockReport) -> Figure:
         own = runs[runs["pair"] == pair]
         if own.empty:
             say(axes, "no result that holds its operations")
-        level = stats.teachers(report.frame).get(pair, pd.Series(dtype=float)).mean()
+        level = report.teachers.get(pair, pd.Series(dtype=float)).mean()
         if np.isfinite(level):
             axes.axhline(level, color="#444444", lw=0.9, ls="--")
         for method in methods:
