@@ -60,6 +60,7 @@ def written_at(folder: Path) -> dict[str, int]:
 
 @pytest.mark.parametrize("source", ["jpegfolder", "imagefolder"])
 def test_images_are_normalised_by_the_constants_that_a_teacher_from_imagenet_expects(pets, source):
+    import kdbench.torchvision_ops  # noqa: F401, I001  (before timm)
     from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
     def packed(**args) -> Packed:
