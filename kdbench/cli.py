@@ -54,7 +54,7 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-SUITE = argument("suite", help="name of a file in config/, or a path to a .yaml")
+SUITE = argument("suite", help="name of a file in config/ or of a suite that comes with kdbench, or a path to a .yaml")
 REFERENCE = argument(
     "--reference", action="store_true", help="from results/reference/SUITE alone, without the files of its runs"
 )
@@ -142,6 +142,14 @@ def _overview() -> str:
 
 
 # --------------------------------------------------------------------------------------------------------------- verbs
+
+
+@verb(FOR_YOU, "init mine", argument("folder", type=Path, help="new or empty"))
+def _init(args: argparse.Namespace) -> None:
+    """Lay out a folder to work in: Snakefile, config/quick.yaml, profiles."""
+    from kdbench.terminal import init
+
+    _wrote(init.lay_out(args.folder))
 
 
 @verb(

@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 from conftest import write_tiny
 from fakes import block, fake_plan, finish_all
-from test_project import PYPROJECT
 
 from kdbench import cli
 from kdbench.plan.jobs import make_plan
@@ -93,7 +92,7 @@ def test_a_published_value_of_a_cell_that_is_not_trained():
 
 def test_only_what_was_read_verbatim_ships():
     files = sorted(published.FOLDER.glob("*.csv"))
-    assert files and PYPROJECT["tool"]["setuptools"]["package-data"]["kdbench.terminal"] == ["published_numbers/*.csv"]
+    assert files
     for file in files:
         table = published.values(file.stem)
         assert set(table["certainty"]) == {"verbatim"} and set(table["epoch"]) <= {"last", "best"}

@@ -25,6 +25,9 @@ def versions() -> dict[str, str]:
 
 
 def _commit() -> str:
+    # The commit of what a wheel is installed into, somebody's own project say, would be no commit of kdbench.
+    if not (PACKAGE.parent / ".git").exists():
+        return "unknown"
     try:
         git = ["git", "-C", str(PACKAGE), "describe", "--always", "--dirty", "--abbrev=12"]
         return subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
