@@ -207,21 +207,17 @@ def _watch(args: argparse.Namespace) -> None:
 @verb(
     FOR_YOU,
     "show quick cnn-t--vit-s kd 0",
-    argument("suite", help="name of a file in config/, or a path to a .yaml; or `methods`, or `citations`"),
+    argument("suite", help="name of a file in config/, or a path to a .yaml; or `methods`"),
     argument("pair", nargs="?"),
     argument("method", nargs="?"),
     argument("seed", nargs="?", type=int),
 )
 def _show(args: argparse.Namespace) -> None:
-    """Print what is known of a suite, a pair, a cell or a run; `show methods`; or BibTeX: `show citations [SUITE]`."""
-    from kdbench.plan.registry import citations
+    """Print what is known of a suite, a pair, a cell or a run; or `show methods`."""
     from kdbench.terminal import catalogue, show
 
     if args.suite == "methods":
         print(catalogue.page())
-        return
-    if args.suite == "citations":
-        print(citations(load_suite(args.pair) if args.pair else None))
         return
     show.show(_load(args), args.pair, args.method, args.seed)
 
@@ -236,6 +232,14 @@ def _report(args: argparse.Namespace) -> None:
         _wrote([report.write_reference_report(plan, args.out or home(plan.suite) / "reference.html")])
     else:
         _wrote([report.write_report(plan, args.out or home(plan.suite) / "report.html")])
+
+
+@verb(FOR_YOU, "cite quick", argument("suite", nargs="?", help="as for other verbs; default all methods and data"))
+def _cite(args: argparse.Namespace) -> None:
+    """Print the BibTeX of kdbench and of a suite's methods and data, as it lies in tables/SUITE.bib."""
+    from kdbench.report.cite import citations
+
+    print(citations(load_suite(args.suite) if args.suite else None))
 
 
 @verb(

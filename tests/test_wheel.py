@@ -16,7 +16,6 @@ from test_workflow import job_counts
 import kdbench
 from kdbench import cli
 from kdbench.plan import paths
-from kdbench.plan.suite import load_suite
 
 
 def done(*command: str | Path, folder: Path, code: int = 0) -> str:
@@ -56,9 +55,9 @@ def bin(wheel, tmp_path_factory) -> Path:
 def test_a_wheel_holds_the_package_and_what_is_shipped_with_it(wheel):
     """Committed files or such as could be committed: no results of runs."""
     places = ("kdbench", "Snakefile", "config", "profiles", "workflow", "results/reference", "tables/reference")
+    places += ("CITATION.cff",)
     files = done("git", "ls-files", "--cached", "--others", "--exclude-standard", *places, folder=REPOSITORY).split()
-    own = ("results/reference/bench/", "results/reference/reliability/")
-    expected = {f if f.startswith("kdbench/") else f"kdbench/shipped/{f}" for f in files if not f.startswith(own)}
+    expected = {file if file.startswith("kdbench/") else f"kdbench/shipped/{file}" for file in files}
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert names == expected and "kdbench/shipped/results/reference/glyphs-edition-1/runs.csv" in names
     assert wheel.stat().st_size < 20e6 and f"-{kdbench.__version__}-" in wheel.name
@@ -114,18 +113,17 @@ def test_init_lays_out_a_folder_and_writes_over_nothing(tmp_path, monkeypatch, c
     assert (tmp_path / "new/Snakefile").read_text() == "my own"
 
 
-def test_a_reference_is_read_in_the_folder_then_in_the_package(tmp_path, monkeypatch):
-    package, suite = tmp_path / "site-packages/kdbench", load_suite(REPOSITORY / "config/quick.yaml")
+def test_what_is_read_is_the_folders_own_else_what_comes_with_kdbench(tmp_path, monkeypatch):
+    package, runs = tmp_path / "site-packages/kdbench", paths.REFERENCES / "quick/runs.csv"
     monkeypatch.setattr(paths, "PACKAGE", package)
     monkeypatch.chdir(tmp_path)
     assert paths.shipped("config") == tmp_path / "site-packages/config", "a checkout"
-    came = package / "shipped/results/reference/quick"
-    came.mkdir(parents=True)
+    came = package / "shipped" / runs
+    came.parent.mkdir(parents=True)
     assert paths.shipped("config") == package / "shipped/config", "a wheel"
-    assert paths.found_reference(suite) == Path("results/reference/quick"), "neither has one"
-    (came / "runs.csv").touch()
-    assert paths.found_reference(suite) == came
-    own = paths.reference_folder(suite)
-    own.mkdir(parents=True)
-    (own / "runs.csv").touch()
-    assert paths.found_reference(suite) == own == Path("results/reference/quick")
+    assert paths.found(runs) == runs, "neither has it"
+    came.touch()
+    assert paths.found(runs) == came
+    runs.parent.mkdir(parents=True)
+    runs.touch()
+    assert paths.found(runs) == runs

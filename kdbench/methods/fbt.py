@@ -51,6 +51,8 @@ BIBTEX = """
   title = {Fuse Before Transfer: Knowledge Fusion for Heterogeneous Distillation},
   booktitle = {IEEE/CVF International Conference on Computer Vision},
   year = {2025},
+  eprint = {2410.12342},
+  archiveprefix = {arXiv},
 }
 """
 

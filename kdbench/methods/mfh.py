@@ -56,6 +56,8 @@ BIBTEX = """
   title = {The Modality Focusing Hypothesis: Towards Understanding Crossmodal Knowledge Distillation},
   booktitle = {International Conference on Learning Representations},
   year = {2023},
+  eprint = {2206.06487},
+  archiveprefix = {arXiv},
 }
 """
 

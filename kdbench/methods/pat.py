@@ -58,6 +58,8 @@ BIBTEX = """
   title = {Perspective-Aware Teaching: Adapting Knowledge for Heterogeneous Distillation},
   booktitle = {IEEE/CVF International Conference on Computer Vision},
   year = {2025},
+  eprint = {2501.08885},
+  archiveprefix = {arXiv},
 }
 """
 

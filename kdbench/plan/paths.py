@@ -38,6 +38,11 @@ def shipped(place: Path | str) -> Path:
     return (of_wheel if of_wheel.is_dir() else PACKAGE.parent) / place
 
 
+def found(place: Path) -> Path:
+    """Where a place is read: in the working folder, or where it is not there, in what comes with kdbench."""
+    return next((path for path in (place, shipped(place)) if path.exists()), place)
+
+
 def home(suite: Suite) -> Path:
     """The folder that holds all results of a suite."""
     return RESULTS / suite.name
@@ -94,15 +99,8 @@ def weights_file(model: ModelSpec) -> Path:
 
 
 def reference_folder(suite: Suite) -> Path:
-    """Where the committed results of a suite are written: runs.csv and what belongs to it."""
+    """Where the committed results of a suite lie, or where they would: runs.csv and what belongs to it."""
     return REFERENCES / suite.name
-
-
-def found_reference(suite: Suite) -> Path:
-    """Where they are read: in the working folder, or where it has none of the suite, among those that come with
-    kdbench."""
-    own = reference_folder(suite)
-    return next((folder for folder in (own, shipped(own)) if (folder / "runs.csv").exists()), own)
 
 
 def findings_page(suite: Suite) -> Path:

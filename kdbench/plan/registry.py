@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.errors import unknown
-from kdbench.types import KdbenchError, Suite
+from kdbench.types import KdbenchError
 
 PACKAGE = Path(__file__).resolve().parent.parent
 METHODS, SOURCES = PACKAGE / "methods", PACKAGE / "data" / "sources"
@@ -180,12 +180,6 @@ def method_info(name: str) -> MethodInfo:
         harness=constants.get("HARNESS"),
         bibtex=constants.get("BIBTEX", "").strip(),
     )
-
-
-def citations(suite: Suite | None) -> str:
-    """A .bib file: the BibTeX entries of a suite's methods, or of all."""
-    own = {m.method for block in suite.blocks for m in block.methods} if suite else method_names()
-    return "\n\n".join(filter(None, (method_info(name).bibtex for name in sorted(own))))
 
 
 def _locate(name: str) -> tuple[Path, str]:

@@ -13,7 +13,7 @@ from kdbench.errors import unknown
 from kdbench.plan import yamlfile
 from kdbench.plan.blocks import block_of, check_shuffled, claim_of, method_of, paper_of, tune_of, with_weights
 from kdbench.plan.models import check_fit, data_of, model_of, recipe_of
-from kdbench.plan.paths import CONFIG_FOLDER, shipped
+from kdbench.plan.paths import CONFIG_FOLDER, found, shipped
 from kdbench.plan.registry import method_names
 from kdbench.plan.trees import NOTHING, built, checked_name, mapping, named, seeds_of, unknown_key
 from kdbench.types import KdbenchError, Suite
@@ -29,30 +29,25 @@ def suite_path(name: str | Path) -> Path:
     if path.suffix in {".yaml", ".yml"}:
         if path.is_file():
             return path
-        files = {p.stem: p for folder in (*_folders()[::-1], path.parent) for p in sorted(folder.glob("*.y*ml"))}
+        folders = (shipped(CONFIG_FOLDER), CONFIG_FOLDER, path.parent)
+        files = {p.stem: p for folder in folders for p in sorted(folder.glob("*.y*ml"))}
         near = difflib.get_close_matches(path.stem, files, n=1)
         where = "" if path.is_absolute() else f" in {Path.cwd()}"
         hint = f"; did you mean {files[near[0]]}?" if near else ""
         raise KdbenchError(f"there is no file {path}{where}{hint}")
-    if found := _in(_folders(), name):
-        return found
+    if (file := _file(name)).is_file():
+        return file
     if path.is_file():
         raise KdbenchError(f"{path} is not a suite: a suite is a .yaml file")
     for near in (CONFIG_FOLDER / f"{name}.yml", Path(f"{name}.yaml"), Path(f"{name}.yml")):
         if near.is_file():
-            raise KdbenchError(f"there is no suite {CONFIG_FOLDER / f'{name}.yaml'}; did you mean the file {near}?")
-    where = " or ".join(dict.fromkeys(str(folder.absolute()) for folder in _folders()))
-    raise unknown("suite", str(name), _names(_folders()), f"no such file in {where}")
+            raise KdbenchError(f"there is no suite {file}; did you mean the file {near}?")
+    folders = dict.fromkeys((CONFIG_FOLDER.absolute(), shipped(CONFIG_FOLDER)))  # one in the repository
+    raise unknown("suite", str(name), _names(folders), f"no such file in {' or '.join(map(str, folders))}")
 
 
-def _folders() -> tuple[Path, Path]:
-    """Where a suite is looked up by name; in the repository both are one."""
-    return CONFIG_FOLDER, shipped(CONFIG_FOLDER)
-
-
-def _in(folders: Iterable[Path], name: str | Path) -> Path | None:
-    """The first file of a suite of this name."""
-    return next((path for folder in folders if (path := folder / f"{name}.yaml").is_file()), None)
+def _file(name: str | Path) -> Path:
+    return found(CONFIG_FOLDER / f"{name}.yaml")
 
 
 def _names(folders: Iterable[Path]) -> set[str]:
@@ -90,8 +85,7 @@ def typed(suite: Suite) -> str:
 
 def typed_file(name: str, path: Path | None) -> str:
     """The same, for the suite NAME of a file; its name where the file is not known."""
-    found = _in(_folders(), name)
-    by_name = path is None or (found and found.absolute() == path.absolute())
+    by_name = path is None or path.absolute() == _file(name).absolute()
     return name if by_name else shlex.quote(path.as_posix())
 
 
@@ -105,7 +99,8 @@ def load_suite(name: str | Path) -> Suite:
     tree = yamlfile.read(path)
     if isinstance(tree, dict) and "extends" in tree:
         base, folders = checked_name(tree.pop("extends"), f"{path}: extends"), (path.parent, shipped(CONFIG_FOLDER))
-        if not (base_path := _in(folders, base)):
+        base_path = next((file for folder in folders if (file := folder / f"{base}.yaml").is_file()), None)
+        if base_path is None:
             raise unknown("suite", base, _names(folders), f"{path}: extends")
         base = yamlfile.read(base_path)
         if not isinstance(base, dict) or "extends" in base:

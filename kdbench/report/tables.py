@@ -11,10 +11,10 @@ from typing import Any
 import pandas as pd
 
 from kdbench.files import write_text
-from kdbench.plan.registry import citations
 from kdbench.report import stats
 from kdbench.report.block import BlockReport
 from kdbench.report.cells import baselines_of, cells
+from kdbench.report.cite import citations
 from kdbench.report.latex import preview
 from kdbench.report.page import Cell, Document, Row, Section, Table, html, markdown
 from kdbench.report.pair_rows import pair_rows

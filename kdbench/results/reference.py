@@ -33,7 +33,7 @@ import pandas as pd
 from kdbench.data.packed import load_packed
 from kdbench.files import atomic, read_json, sha256_file, write_json, write_text
 from kdbench.plan.jobs import Plan, Run
-from kdbench.plan.paths import REFERENCES, data_folder, found_reference, of_budget, reference_folder, tuned_file
+from kdbench.plan.paths import REFERENCES, data_folder, found, of_budget, reference_folder, tuned_file
 from kdbench.plan.suite import typed
 from kdbench.results.frames import histories, predictions
 from kdbench.results.record import DIVERGED, FINISHED, MISSING, UNSUPPORTED
@@ -202,7 +202,7 @@ class Reference(Frozen):
     """
 
     def __init__(self, suite: Suite) -> None:
-        super().__init__(found_reference(suite), f"kdbench reference {typed(suite)}")
+        super().__init__(found(reference_folder(suite) / "runs.csv").parent, f"kdbench reference {typed(suite)}")
         self.suite = suite
         if other := set(self.texts["edition"]) - {str(suite.edition)}:
             raise KdbenchError(

@@ -8,8 +8,8 @@ from kdbench.plan.registry import MethodInfo, load_method, method_info, method_n
 HEAD = """# Methods
 
 Made by `kdbench show methods` from the docstrings in kdbench/methods. † and ‡ mark what is not fully known from a
-paper or its code. The main weight is what `tune` varies ([suites.md](suites.md)). `kdbench show citations SUITE` prints
-BibTeX. What was looked at and is not here stands in [rivals.md](rivals.md), with the reason.
+paper or its code. The main weight is what `tune` varies ([suites.md](suites.md)). `kdbench cite SUITE` prints BibTeX.
+What was looked at and is not here stands in [rivals.md](rivals.md), with the reason.
 """
 
 

@@ -17,7 +17,7 @@ import pandas as pd
 from scipy import stats as st
 
 from kdbench.plan.jobs import make_plan
-from kdbench.plan.paths import found_reference, of_budget
+from kdbench.plan.paths import found, of_budget, reference_folder
 from kdbench.plan.suite import load_suite
 from kdbench.report import stats
 from kdbench.results.frames import all_runs
@@ -64,7 +64,7 @@ def reference(name: str) -> Path:
     """The committed runs of a suite. Raises KdbenchError where there are none, and for a path that names no suite."""
     if _is_csv(name):
         raise KdbenchError(f"{name} has no reference of its own; name what to hold it against: kdbench compare A B")
-    path = found_reference(load_suite(name)) / "runs.csv"
+    path = found(reference_folder(load_suite(name)) / "runs.csv")
     if not path.exists():
         raise KdbenchError(
             f"suite {name} has no reference ({path} does not exist); name one: kdbench compare {shlex.quote(name)} B"

@@ -23,6 +23,13 @@ from kdbench.data.raw import RawData, SourceMissing
 from kdbench.data.sources._download import DOWNLOADS, fetching
 from kdbench.types import KdbenchError
 
+BIBTEX = """
+@misc{lecunmnist,
+  author = {LeCun, Y. and Cortes, C. and Burges, C. J. C.},
+  title = {The {MNIST} database of handwritten digits},
+  howpublished = {http://yann.lecun.com/exdb/mnist/},
+}
+"""
 FILES = {
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
     "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
