@@ -99,10 +99,10 @@ def test_the_readme_is_a_page():
     assert len((REPOSITORY / "README.md").read_bytes()) < 7000
 
 
-PAGES = [REPOSITORY / "README.md", *sorted(REPOSITORY.glob("docs/*.md"))]
+PAGES = [REPOSITORY / "config/README.md", *sorted((*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md")))]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
 def test_links_lead_somewhere(page):
     """To a file that is there and, after a #, to a heading in it as GitHub writes its address."""
     for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
