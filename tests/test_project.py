@@ -219,6 +219,17 @@ def test_the_page_on_reliability_quotes_what_was_measured():
         assert told in page
 
 
+def test_forms_for_issues_have_what_github_asks_of_them():
+    for path in REPOSITORY.glob(".github/ISSUE_TEMPLATE/*.yml"):
+        form = yaml.safe_load(path.read_text())
+        assert form["name"] and form["description"] and form["body"], path
+        for field in form["body"]:
+            assert field["type"] in {"dropdown", "input", "textarea", "checkboxes"} and field["attributes"]["label"]
+            assert ("options" in field["attributes"]) == (field["type"] in {"dropdown", "checkboxes"})
+        ids = [field["id"] for field in form["body"]]
+        assert len(set(ids)) == len(ids)
+
+
 FILE = r"\b(?:kdbench|speed|tests|docs|workflow)/[\w./-]*\.(?:py|json|md|smk|html|csv)\b"
 
 
