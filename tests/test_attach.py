@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
+import re
 import subprocess
 import sys
 
+import matplotlib.pyplot as plt
 import pytest
 import torch
+from conftest import REPOSITORY
 from torch import nn
 
 import kdbench
@@ -21,7 +25,8 @@ from kdbench.train.engine import _step
 from kdbench.train.member import new_member, new_optimizer
 from kdbench.types import KdbenchError
 
-# kdbench has made sure that torchvision can be imported.
+# kdbench has made sure that these can be imported.
+import timm  # isort: skip
 from torchvision.models import ResNet, SwinTransformer, VisionTransformer  # isort: skip
 from torchvision.models.resnet import BasicBlock  # isort: skip
 
@@ -349,6 +354,39 @@ def test_without_a_teacher():
     student, teacher = nn.Linear(7, CLASSES), nn.Sequential(nn.Linear(7, 9), nn.ReLU(), nn.Linear(9, CLASSES))
     x = torch.randn(6, 7)
     assert set(kdbench.attach(student, teacher, "kd", sample=x, temperature=4)(x, LABELS, 0.0)) == {"ce", "kd"}
+
+
+@few_samples
+def test_the_loop_of_the_documentation():
+    page = (REPOSITORY / "docs/attach.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    teacher = timm.models.VisionTransformer(16, 4, num_classes=CLASSES, embed_dim=24, depth=12, num_heads=2)
+    place = {
+        "student": small_resnet(),
+        "teacher": teacher,
+        "images": IMAGES,
+        "loader": [(IMAGES, LABELS)],
+        "torch": torch,
+    }
+    exec(code, place)
+    assert set(place["terms"]) == {"ce", "kd", "stage1", "stage2", "stage3", "stage4"} and 0 <= place["accuracy"] <= 1
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*non-interactive")
+def test_the_tour(monkeypatch):
+    """Its cells in their order: the teacher learns, every student learns, and what is shown was found in this way."""
+    monkeypatch.setattr(plt, "show", plt.close)
+    path = REPOSITORY / "docs/tour.ipynb"
+    place: dict = {}
+    for cell in json.loads(path.read_text())["cells"]:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), place)
+    assert place["found"] > 95
+    assert {method for method, _ in place["accuracy"]} == {"scratch", "kd", "uhkd"} and min(
+        place["accuracy"].values()
+    ) > 40
+    assert path.stat().st_size < 200_000
 
 
 def test_importing_kdbench_stays_light():
