@@ -448,6 +448,26 @@ def _import(args: argparse.Namespace) -> None:
     import_runs(_load_to_write(args), args.folder)
 
 
+@verb(
+    FOR_KEEPERS,
+    "teachers import quick",
+    argument("action", choices=("export", "import")),
+    SUITE,
+    argument("folder", nargs="?", type=Path, help="default results/reference/SUITE/teachers"),
+    argument("--seeds", type=int, nargs="+", help="export only these seeds"),
+)
+def _teachers(args: argparse.Namespace) -> None:
+    """Write trained teachers as files for a repository, or take them from there instead of training them."""
+    from kdbench.run import teachers
+
+    plan = _load_to_write(args)
+    folder = args.folder or teachers.teachers_folder(plan.suite)
+    if args.action == "export":
+        _wrote(teachers.export_teachers(plan, folder, args.seeds))
+    else:
+        teachers.import_teachers(plan, folder)
+
+
 @verb(FOR_KEEPERS, "findings glyphs", SUITE)
 def _findings(args: argparse.Namespace) -> None:
     """Write docs/results-SUITE.md: what a suite found, from its reference alone. The abstract there stays."""

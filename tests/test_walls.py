@@ -63,7 +63,15 @@ def test_no_import_circles():
         pytest.fail(" -> ".join(error.args[1]))
 
 
-ROWS = ["types errors", "files checkpoint", "cpu supervise", "tensors signals", "frequency similarity", "plan", "data"]
+ROWS = [
+    "types errors",
+    "files checkpoint",
+    "cpu supervise",
+    "tensors signals named",
+    "frequency similarity",
+    "plan",
+    "data",
+]
 ROWS += ["methods", "train", "results", "report", "run", "terminal", "conformance", "cli"]
 
 

@@ -150,6 +150,7 @@ def after_third_stage(model: nn.Module) -> tuple[list[nn.Module], Literal["maps"
 
 class Method(Distiller):
     Params = Params
+    timm_teacher = True
 
     def __init__(self, params: Params, pair: PairShapes) -> None:
         super().__init__(params, pair)

@@ -148,6 +148,7 @@ def mfh_loss(
 
 class Method(Distiller):
     Params = Params
+    timm_teacher = True
 
     def __init__(self, params: Params, pair: PairShapes) -> None:
         super().__init__(params, pair)

@@ -292,6 +292,7 @@ def stage_entrances(model: nn.Module) -> tuple[list[nn.Module], Literal["maps", 
 
 class Method(Distiller):
     Params = Params
+    timm_teacher = True
 
     def __init__(self, params: Params, pair: PairShapes) -> None:
         super().__init__(params, pair)

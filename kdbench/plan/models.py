@@ -12,7 +12,7 @@ from kdbench.errors import unknown
 from kdbench.files import is_url, sha256_file
 from kdbench.plan.keys import own_networks
 from kdbench.plan.registry import source_constant, source_names, source_params
-from kdbench.plan.timm_names import _FAMILY_OF_MODULE, timm_arguments, timm_index, timm_tags
+from kdbench.plan.timm_names import FAMILY_OF_MODULE, timm_arguments, timm_index, timm_tags
 from kdbench.plan.trees import built, checked, mapping, text_of, unknown_key
 from kdbench.types import AUTO_AUGMENT, DataSpec, KdbenchError, ModelSpec, Recipe
 
@@ -151,9 +151,9 @@ def model_of(name: str, tree: Any, data: dict, recipes: dict, where: str) -> Mod
         raise KdbenchError(
             f"{where}.args: patch_drop_rate must be 0: timm's stage maps are wrong when patches are dropped"
         )
-    if model.family is None and module not in _FAMILY_OF_MODULE:
+    if model.family is None and module not in FAMILY_OF_MODULE:
         raise KdbenchError(f"{where}: timm's {module} is of no family known here; add family: cnn, vit or mlp")
-    return dataclasses.replace(model, family=model.family or _FAMILY_OF_MODULE[module])
+    return dataclasses.replace(model, family=model.family or FAMILY_OF_MODULE[module])
 
 
 def _given(model: ModelSpec, data: DataSpec, where: str) -> ModelSpec:
