@@ -93,8 +93,8 @@ def test_texts_are_of_the_same_numbers(data):
         cells, minus = shown[place("glyphs-edition-1", runs.iloc[0], method)], tests[method] - tests["scratch"]
         ends = stats.t.interval(0.95, len(minus) - 1, minus.mean(), stats.sem(minus))
         interval = f"{minus.mean():+.1f} [{ends[0]:+.1f}, {ends[1]:+.1f}]".replace("-", "−")
-        assert cells[1:5] == ["glyphs-edition-1", "1", "raster", "cnn-t → vit-s"]
-        assert cells[5:] == ["5", f"{tests[method].mean():.1f} ± {tests[method].std():.1f}", interval]
+        assert cells[1:6] == ["glyphs-edition-1", "1", "raster", "cnn-t → vit-s", "reference"]
+        assert cells[6:] == ["5", f"{tests[method].mean():.1f} ± {tests[method].std():.1f}", interval]
 
 
 def test_a_row_opens_its_seeds_its_cost_and_its_curve(data):
@@ -151,7 +151,7 @@ def test_hostile_names_stay_text_and_another_edition_is_shown(odd):
     data = data_of(odd)
     for row in table_of(data)["rows"]:
         assert [cell["text"] for cell in row["cells"][:4]] == [HOSTILE, "quick", "7", HOSTILE]
-        assert row["cells"][5]["text"] == "2"
+        assert row["cells"][6]["text"] == "2"
     for detail in data["details"].values():
         assert [text["text"] for text in detail["texts"]] == ["No suite in config/ trains this cell today."]
         assert any(HOSTILE in note and note.startswith("diverged in 1 of 3") for note in detail["notes"])
