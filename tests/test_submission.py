@@ -361,6 +361,13 @@ def test_what_cannot_be_submitted_or_shown(mine, monkeypatch, capsys, words, tol
         ("__import__('os')", "no use for __import__"),
         ("().__class__.__base__.__subclasses__()", "no use for the attribute __subclasses__"),
         ("x = (1 for _ in ()).gi_frame.f_back", "no use for the attribute f_back"),
+        ("from torch import Tensor\nTensor.__eq__ = print", "Tensor.__eq__ is changed"),
+        ("F.cross_entropy = my_loss", "F.cross_entropy is changed, and a method changes attributes of self alone"),
+        ("import torch\ntorch.set_num_threads(2)", "torch.set_num_threads changes what other"),
+        ("import torch\ntorch.manual_seed(0)", "torch.manual_seed changes what other methods compute with"),
+        ("from torch.nn.modules import module\nmodule.register_module_forward_hook(print)", "changes what other"),
+        ("from typing import get_type_hints", "typing.get_type_hints executes text"),
+        ("match my_loss:\n    case object(__globals__=x):\n        pass", "no use for matching attributes"),
         (f"LABELS = '{'0' * 50_000}'", "more than 50,000 bytes"),
     ],
 )

@@ -22,21 +22,17 @@ from kdbench.types import KdbenchError
 LARGEST = 50_000
 """Bytes of a file: room for a method, not for a table of labels."""
 ALLOWED = ("__future__", "abc", "collections", "dataclasses", "enum", "functools", "itertools", "math", "typing")
-ALLOWED += (
-    "torch",
-    "torch.autograd",
-    "torch.fft",
-    "torch.linalg",
-    "torch.nn",
-    "torch.special",
-    "torch.utils.checkpoint",
-)
+ALLOWED += ("torch", "torch.autograd", "torch.fft", "torch.linalg", "torch.nn", "torch.special")
+ALLOWED += ("torch.utils.checkpoint",)
 ALLOWED += ("kdbench.errors", "kdbench.frequency", "kdbench.methods", "kdbench.signals", "kdbench.tensors")
 ALLOWED += ("kdbench.types",)
 """Modules that a file may use; of all but torch, whatever lies in them too."""
 _REFUSED = ("torch.hub", "torch.jit", "torch.serialization", "torch.storage", "torch._classes", "torch._ops")
 """Where functions and classes of torch come from that read files or load code."""
-_READS = {"from_file", "load", "save"}
+_CALLS = {"from_file": "reads files", "load": "reads files or loads code", "save": "writes files"}
+_CALLS |= dict.fromkeys(("get_type_hints", "ForwardRef", "singledispatch"), "executes text")
+_FOR_ALL = ("register_module_", "set_", "use_deterministic", "manual_seed", "seed")
+"""What functions of torch begin with that reach beyond their arguments."""
 _BUILTINS = {"open", "eval", "exec", "compile", "getattr", "setattr", "delattr", "vars", "globals", "locals", "input"}
 _BUILTINS |= {"breakpoint", "__import__", "__builtins__", "__loader__", "__spec__"}
 _FRAMES = {"gi_frame", "cr_frame", "ag_frame", "tb_frame", "f_back", "f_globals", "f_locals", "f_builtins"}
@@ -65,13 +61,24 @@ def findings(path: Path) -> list[str]:
 
 
 def _of_names(node: ast.AST) -> Iterator[str]:
-    """Built-in functions and attributes that lead to files or out of the method."""
+    """Built-in functions and attributes that lead to files or out of the method, and changes of what is not its own."""
     if isinstance(node, ast.Name) and node.id in _BUILTINS:
         yield f"a method has no use for {node.id}"
     if isinstance(node, ast.Attribute):
         hidden = node.attr.startswith("__") and node.attr not in _DUNDERS
         if hidden or node.attr in _FRAMES:
             yield f"a method has no use for the attribute {node.attr}"
+        if not isinstance(node.ctx, ast.Load) and _root(node) != "self":
+            yield f"{ast.unparse(node)} is changed, and a method changes attributes of self alone"
+    if isinstance(node, ast.MatchClass) and node.kwd_attrs:
+        yield f"a method has no use for matching attributes ({', '.join(node.kwd_attrs)})"
+
+
+def _root(node: ast.expr) -> str | None:
+    """The name that a chain of dots and brackets begins with."""
+    while isinstance(node, ast.Attribute | ast.Subscript):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else None
 
 
 class _Modules:
@@ -90,7 +97,8 @@ class _Modules:
                 return
             for alias in node.names:
                 value = _attribute(importlib.import_module(module), alias.name)
-                yield from _judged(value, f"{module}.{alias.name}")
+                if why := _refusal(value, f"{module}.{alias.name}"):
+                    yield why
                 if isinstance(value, ModuleType):
                     self.named[alias.asname or alias.name] = value
         else:
@@ -105,8 +113,9 @@ class _Modules:
         """ast.walk comes to the whole of a dotted name before its parts."""
         if isinstance(node, ast.Attribute):
             self.within.add(id(node.value))
-            if isinstance(self._reached(node.value), ModuleType):
-                yield from _judged(self._reached(node), ast.unparse(node))
+            of_module = isinstance(self._reached(node.value), ModuleType)
+            if of_module and (why := _refusal(self._reached(node), ast.unparse(node))):
+                yield why
         elif isinstance(node, ast.Name) and node.id in self.named and id(node) not in self.within:
             yield f"the module {node.id} may stand before a dot only"
 
@@ -119,15 +128,22 @@ class _Modules:
         return None
 
 
-def _judged(value: Any, name: str) -> Iterator[str]:
+def _refusal(value: Any, name: str) -> str | None:
     """Why what a dotted name stands for is refused, if it is. What is not there yet may be there in training."""
     if value is None:
-        yield f"there is no {name}"
-    elif isinstance(value, ModuleType):
-        if not _allowed(value.__name__) and not any(a.startswith(f"{value.__name__}.") for a in ALLOWED):
-            yield f"{name} is the module {value.__name__}, which a method may not use"
-    elif str(getattr(value, "__module__", "")).startswith(_REFUSED) or name.rpartition(".")[2] in _READS:
-        yield f"{name} reads files or loads code, for which a method has no use"
+        return f"there is no {name}"
+    if isinstance(value, ModuleType):
+        leads_to_allowed = any(a.startswith(f"{value.__name__}.") for a in ALLOWED)
+        refused = f"{name} is the module {value.__name__}, which a method may not use"
+        return None if leads_to_allowed or _allowed(value.__name__) else refused
+    home = str(getattr(value, "__module__", None) or "torch")  # functions that are not written in Python have none
+    if told := _CALLS.get(called := name.rpartition(".")[2]):
+        return f"{name} {told}, for which a method has no use"
+    if home.startswith(_REFUSED):
+        return f"{name} reads files or loads code, for which a method has no use"
+    if home.partition(".")[0] == "torch" and called.startswith(_FOR_ALL):
+        return f"{name} changes what other methods compute with"
+    return None
 
 
 def _allowed(module: str) -> bool:
