@@ -37,12 +37,12 @@ def submit(base: str, method: str, name: str | None) -> list[Path]:
     file, cls = Path(place), cls or "Method"
     if file.suffix != ".py" or not file.is_file():
         raise KdbenchError(f"--method: expected path/to/file.py:CLASS of a file that is there, got {method!r}")
-    name = name or file.stem
+    name, suite = name or file.stem, load_suite(base)
     tree = suite_tree_for(base, name, cls)
     check_rules(file, cls)
     with atomic(folder_of(name) / METHOD) as copy:
         copy.write(file.read_bytes())
-    plan, suite = training_plan(write_suite(name, tree, base)), load_suite(base)
+    plan = training_plan(write_suite(name, tree, suite.name))
     check_keys(plan, suite)
     claim(plan.suite)
     run_jobs(plan)
@@ -53,6 +53,6 @@ def submit(base: str, method: str, name: str | None) -> list[Path]:
         "code": method_code(tree["methods"][name]["method"]),
         "processor": provenance.processor(),
     }
-    written = [*write_submission(today, name, facts), write_card(name)]
-    say(recompute(Submission(name)))
+    written = [*write_submission(today, name, facts), card := write_card(name)]
+    say(f"{recompute(Submission(name))}; fill in {card}, then: kdbench verify {folder_of(name)}")
     return written
