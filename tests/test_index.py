@@ -173,7 +173,7 @@ def test_the_commands_shown_train_the_cell_from_nothing(tmp_path, monkeypatch, c
 def test_in_a_browser_rows_are_found_sorted_and_opened(page, odd, tmp_path):
     path = tmp_path / "index.html"
     path.write_text(page)
-    shown = "return [...document.querySelectorAll('main tbody tr')].map((row) => row.cells[6].innerText.trim())"
+    shown = "return [...document.querySelectorAll('main tbody tr')].map((row) => row.cells[7].innerText.trim())"
     with browser(390, 844) as tab:
         tab.open(path)
         everything = tab.run(shown)
@@ -183,7 +183,7 @@ def test_in_a_browser_rows_are_found_sorted_and_opened(page, odd, tmp_path):
         assert tab.run("return document.querySelector('[role=status]').textContent") == (
             f"{len(found)} of {len(everything)} rows"
         )
-        tab.click("main thead th:nth-child(7) button")
+        tab.click("main thead th:nth-child(8) button")
         means = [float(text.split(" ±")[0]) for text in tab.run(shown)]
         assert means == sorted(means, reverse=True)
         tab.click("main tbody tr:first-child th button")

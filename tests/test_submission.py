@@ -258,6 +258,11 @@ def moved_reference():
     reseal()
 
 
+def linked_card():
+    (FOLDER / "card.yaml").unlink()
+    (FOLDER / "card.yaml").symlink_to("/etc/passwd")
+
+
 def empty_card():
     (FOLDER / "card.yaml").write_text("paper: x\nclaims: ' '\n")
 
@@ -290,6 +295,7 @@ def list_for_a_card():
         (no_suite, "about.json is damaged .it has no suite."),
         (unnamed_method, r"does not name method\.py"),
         (moved_reference, "the reference of tiny has no run of today's key for the check row"),
+        (linked_card, r"card\.yaml is a link"),
         (empty_card, r"card\.yaml: claims is not filled in"),
         (strange_card, "card.yaml: unknown key 'papers'; did you mean 'paper'"),
         (list_for_a_card, "expected the texts paper, claims, contact"),

@@ -6,7 +6,7 @@ over which the suite's are corrected: a row from outside must move no verdict of
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -51,13 +51,12 @@ class SubmittedRow:
 
     def verdict(self, baseline: str, pairs: Sequence[str]) -> pd.Series:
         """difference, low, high, n, pairs and p against a check row, as stats.verdict has them, over these pairs."""
-        delta = stats.differences(self.frame, baseline)[[self.submission.name]]
-        means = stats.over_pairs(delta, pairs)[self.submission.name]
-        interval, p = stats.paired_t_interval(means), float(stats.paired_p(means.dropna().to_numpy()))
-        known = delta.dropna().index.get_level_values("pair").isin(list(pairs))
-        used = delta.dropna()[known].index.unique("pair")
-        found = dict(zip(("difference", "low", "high", "n"), interval, strict=True))
-        return pd.Series({**found, "p": p, "pairs": len(used)})
+        name, delta = self.submission.name, stats.differences(self.frame, baseline)
+        delta = delta.loc[delta.index.get_level_values("pair").isin(pairs), [name]]
+        means = stats.over_pairs(delta, pairs)[name].dropna().to_numpy()
+        found = dict(zip(("difference", "low", "high", "n"), stats.paired_t_interval(means), strict=True))
+        used = delta.dropna().index.unique("pair")
+        return pd.Series({**found, "p": float(stats.paired_p(means)), "pairs": len(used)})
 
 
 def row_of(submission: Submission, block: Block) -> SubmittedRow | None:
@@ -67,7 +66,7 @@ def row_of(submission: Submission, block: Block) -> SubmittedRow | None:
     if own.empty:
         return None
     labels = dict(zip(own["method"], own["label"], strict=True))
-    methods = tuple(MethodSpec(id, "", {}, labels[id], "submitted") for id in (*CHECKS, submission.name))
+    methods = tuple(MethodSpec(id, "", {}, labels.get(id, id), "submitted") for id in (*CHECKS, submission.name))
     return SubmittedRow(submission, replace(block, methods=methods, readings=(), rows=(), also=()), own)
 
 
@@ -76,60 +75,59 @@ def submitted_section(report: BlockReport, submissions: Sequence[Submission]) ->
     rows = [row for submission in submissions if (row := row_of(submission, report.block))]
     if not rows:
         return None
-    tables = [*_accuracy_tables(report, rows), *_verdict_tables(report, rows)]
-    return Section(f"{report.block.title}: with submitted rows", (HOW, *_about(rows), *tables))
-
-
-def _about(rows: Sequence[SubmittedRow]) -> Iterator[str]:
-    for row in rows:
-        card, verdict = row.submission.card, row.submission.verdict
-        verified = f" Verified on {verdict['date']}." if verdict else ""
-        told = [f"{key.capitalize()}: {card[key].rstrip('.')}." for key in ("paper", "claims") if key in card]
-        yield f"{row.label.text} ({row.submission.name}).{verified} {' '.join(told)}"
-
-
-def _accuracy_tables(report: BlockReport, submitted: Sequence[SubmittedRow]) -> Iterator[Table]:
-    block, records = report.block, report.records
-    kinds = report.headline["kind"]
-    for suffix, pairs in cut(report.suite, block, [p.id for p in block.pairs if kinds[p.id] == "headline"]).items():
-        notes: dict[str, str] = {}
-
-        def own(method: MethodSpec, pairs: Sequence[str] = pairs, notes: dict[str, str] = notes) -> Row:
-            found = (accuracy_cell(records[pair, method.id], notes) for pair in pairs)
-            return Row(Cell(method.label), (Cell(REFERENCE), *found), method.id)
-
-        groups = by_group(block.methods, own)
-        rows = tuple(_accuracy_row(row, pairs, notes) for row in submitted)
-        columns = (("status",), *headings(report, pairs))
-        title = f"Test accuracy on headline pairs, %, with submitted rows{suffix}"
-        yield Table(
-            title, "Method", columns, (*groups, Group("Submitted", rows)), mark_notes(block) + note_list(notes), texts=2
-        )
-
-
-def _accuracy_row(row: SubmittedRow, pairs: Sequence[str], notes: dict[str, str]) -> Row:
-    records, name = row.records(), row.submission.name
-    found = (accuracy_cell({**records[pair, name], "bold": False}, notes) for pair in pairs)
-    return Row(row.label, (row.mark, *found))
-
-
-def _verdict_tables(report: BlockReport, submitted: Sequence[SubmittedRow]) -> Iterator[Table]:
     pairs = list(report.headline.index[report.headline["kind"] == "headline"])
-    for baseline in (baseline for baseline in baselines_of(report.block) if baseline in CHECKS):
-        notes: dict[str, str] = {}
-        verdict = report.verdicts[baseline]
+    tables = [_accuracy_table(report, rows, *part) for part in cut(report.suite, report.block, pairs).items()]
+    baselines = [baseline for baseline in baselines_of(report.block) if baseline in CHECKS]
+    tables += [_verdict_table(report, rows, baseline, pairs) for baseline in baselines]
+    return Section(f"{report.block.title}: with submitted rows", (HOW, *map(_about, rows), *tables))
 
-        def cells_of(v: Mapping[str, Any], mark: Cell, notes: dict[str, str] = notes) -> tuple[Cell, ...]:
-            difference = difference_cell(v, notes)
-            letters = left_out(v["pairs"], len(pairs), notes) if v["n"] else ()
-            return mark, replace(difference, letters=difference.letters + letters), p_cell(v["p"])
 
-        def own(method: MethodSpec, verdict: pd.DataFrame = verdict, cells_of: Any = cells_of) -> Row:
-            v = verdict.loc[method.id]
-            return Row(Cell(method.label), (*cells_of(v, Cell(REFERENCE)), p_cell(v["p_holm"])), method.id)
+def _about(row: SubmittedRow) -> str:
+    card, verdict = row.submission.card, row.submission.verdict
+    texts = [f"{row.label.text} ({row.submission.name})."]
+    texts += [f"Verified on {verdict['date']}."] if verdict else []
+    texts += [f"{key.capitalize()}: {card[key].rstrip('.')}." for key in ("paper", "claims") if key in card]
+    return " ".join(texts)
 
-        groups = by_group((m for m in report.block.methods if m.id in verdict.index), own)
-        rows = (Row(row.label, (*cells_of(row.verdict(baseline, pairs), row.mark), Cell("—"))) for row in submitted)
-        columns = (("status",), ("difference, points", "[95 % t interval]"), ("p",), ("p", "(Holm)"))
-        title = f"{verdict_title(report.block, baseline)}, with submitted rows"
-        yield Table(title, "Method", columns, (*groups, Group("Submitted", tuple(rows))), note_list(notes), texts=2)
+
+def _accuracy_table(report: BlockReport, submitted: Sequence[SubmittedRow], suffix: str, pairs: Sequence[str]) -> Table:
+    notes: dict[str, str] = {}
+
+    def own(method: MethodSpec) -> Row:
+        found = (accuracy_cell(report.records[pair, method.id], notes) for pair in pairs)
+        return Row(Cell(method.label), (Cell(REFERENCE), *found), method.id)
+
+    def theirs(row: SubmittedRow) -> Row:
+        records = row.records()
+        found = (accuracy_cell({**records[pair, row.submission.name], "bold": False}, notes) for pair in pairs)
+        return Row(row.label, (row.mark, *found))
+
+    groups = (*by_group(report.block.methods, own), Group("Submitted", tuple(map(theirs, submitted))))
+    columns = (("status",), *headings(report, pairs))
+    title = f"Test accuracy on headline pairs, %, with submitted rows{suffix}"
+    return Table(title, "Method", columns, groups, mark_notes(report.block) + note_list(notes), texts=2)
+
+
+def _verdict_table(
+    report: BlockReport, submitted: Sequence[SubmittedRow], baseline: str, pairs: Sequence[str]
+) -> Table:
+    notes: dict[str, str] = {}
+    verdict = report.verdicts[baseline]
+
+    def shown(v: pd.Series) -> tuple[Cell, Cell]:
+        difference = difference_cell(v, notes)
+        letters = left_out(v["pairs"], len(pairs), notes) if v["n"] else ()
+        return replace(difference, letters=difference.letters + letters), p_cell(v["p"])
+
+    def own(method: MethodSpec) -> Row:
+        v = verdict.loc[method.id]
+        return Row(Cell(method.label), (Cell(REFERENCE), *shown(v), p_cell(v["p_holm"])), method.id)
+
+    def theirs(row: SubmittedRow) -> Row:
+        return Row(row.label, (row.mark, *shown(row.verdict(baseline, pairs)), Cell("—")))
+
+    methods = (m for m in report.block.methods if m.id in verdict.index)
+    groups = (*by_group(methods, own), Group("Submitted", tuple(map(theirs, submitted))))
+    columns = (("status",), ("difference, points", "[95 % t interval]"), ("p",), ("p", "(Holm)"))
+    title = f"{verdict_title(report.block, baseline)}, with submitted rows"
+    return Table(title, "Method", columns, groups, note_list(notes), texts=2)

@@ -155,7 +155,7 @@ class Frozen:
         self.folder, self.freeze = folder, freeze
         path = folder / "runs.csv"
         if not path.exists():
-            raise KdbenchError(f"{path} does not exist; freeze the suite first: {freeze}")
+            raise KdbenchError(f"{path} does not exist; make it first: {freeze}")
         about = folder / "about.json"
         self.about: dict[str, Any] = read_json(about, "files", "blocks", "made_with") if about.exists() else {}
         self._file("runs.csv")
@@ -179,7 +179,7 @@ class Frozen:
         if digest and not (path.exists() and sha256_file(path) == digest):
             raise KdbenchError(
                 f"{path} is missing or is not the one that about.json beside it names; take the folder from the "
-                f"repository anew, or freeze the suite: {self.freeze}"
+                f"repository anew, or make it again: {self.freeze}"
             )
         return path if digest else None
 

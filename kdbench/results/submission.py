@@ -154,6 +154,9 @@ class Submission(Frozen):
             raise unknown("submission", name, (path.name for path in SUBMISSIONS.glob("*")), str(SUBMISSIONS))
         super().__init__(folder, f"kdbench submit SUITE --method FILE:CLASS --name {name}")
         self.name = name
+        for path in folder.iterdir():
+            if path.is_symlink():
+                raise KdbenchError(f"{path} is a link; a submission holds its files itself")
         read_json(folder / ABOUT, *_OF_ABOUT)
         for file in (METHOD, f"{name}.yaml", "correct.npz"):
             if self._file(file) is None:
