@@ -280,6 +280,36 @@ def _doctor(args: argparse.Namespace) -> int:
     return doctor.examine()
 
 
+@verb(
+    FOR_YOU,
+    "submit quick --method my_kd.py:MyKD",
+    SUITE,
+    argument("--method", required=True, metavar="FILE:CLASS", help="path/to/file.py:CLASS"),
+    argument("--name", help="of the row and its folder; default: the file's"),
+    trains=True,
+)
+def _submit(args: argparse.Namespace) -> None:
+    """Train your method beside the check rows of a suite and write submissions/NAME, a row that others can verify."""
+    from kdbench.submit.submit import submit
+
+    _wrote(submit(args.suite, args.method, args.name))
+
+
+@verb(
+    FOR_YOU,
+    "verify submissions/logit-mse",
+    argument("submissions", nargs="+", metavar="SUBMISSION", help="submissions/NAME"),
+    argument("--recompute-only", action="store_true", help="train nothing, and leave verified.json as it is"),
+    trains=True,
+)
+def _verify(args: argparse.Namespace) -> None:
+    """Are submitted rows what they say? Recomputes all numbers, trains one run again and writes verified.json."""
+    from kdbench.submit.verify import verify
+
+    for submission in args.submissions:
+        verify(submission, args.recompute_only)
+
+
 ONE_JOB = argument("--job", help="only this job of it, as the workflow names it")
 
 
@@ -393,13 +423,17 @@ def _similarity(args: argparse.Namespace) -> None:
     SUITE,
     argument("--partial", action="store_true", help="show what there is and mark what is missing"),
     REFERENCE,
+    argument("--with", dest="submitted", nargs="+", metavar="NAME", default=[], help="also rows of submissions/NAME"),
 )
 def _table(args: argparse.Namespace) -> None:
     """Write tables/SUITE.md, .html, .csv and, for a paper, .tex and .bib (with --reference: in tables/reference)."""
     from kdbench.run.outputs import reference_tables, run_table
 
     plan = _load_to_write(args)
-    _wrote(reference_tables(plan) if args.reference else run_table(plan, partial=args.partial))
+    if args.reference:
+        _wrote(reference_tables(plan, args.submitted))
+    else:
+        _wrote(run_table(plan, partial=args.partial, submitted=args.submitted))
 
 
 @verb(

@@ -124,7 +124,7 @@ def test_an_older_reference_says_what_it_has(tmp_path, monkeypatch):
 
 def test_a_reference_that_is_not_there_or_not_of_the_suite_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(KdbenchError, match=r"results/reference/tiny/runs.csv does not exist; freeze the suite first"):
+    with pytest.raises(KdbenchError, match=r"results/reference/tiny/runs.csv does not exist; make it first"):
         Reference(tiny_plan().suite)
     runs = all_runs(Today(tiny_plan())).assign(test=None)
     path = reference_folder(tiny_plan().suite) / "runs.csv"

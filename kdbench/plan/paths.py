@@ -7,6 +7,7 @@
     tune      results/SUITE/tuned.json                      weights chosen from the cohorts PAIR/seeds-N.tune.json
     stages    results/SUITE/similarity/BLOCK/PAIR.json      teacher and student by stage and band
     channels  results/SUITE/channels/BLOCK/A--B.json        two teachers of different modalities
+    row       submissions/NAME/                             a submitted method and its runs (results/submission.py)
 
 results/SUITE/suite.txt names the file of the suite, since two files may have one name. Suites and references are looked
 up in the working folder first, then among those that come with kdbench; written is in the working folder alone.
@@ -28,6 +29,7 @@ from kdbench.types import KdbenchError, ModelSpec, Suite
 
 CONFIG_FOLDER, RESULTS, TABLES, DOCS = Path("config"), Path("results"), Path("tables"), Path("docs")
 REFERENCES = RESULTS / "reference"
+SUBMISSIONS = Path("submissions")
 CLAIM = "suite.txt"
 """In results/SUITE: the path of the suite's file, relative to the project where it lies in it."""
 

@@ -96,6 +96,11 @@ def load_suite(name: str | Path) -> Suite:
     that comes with kdbench; one that is null here is left out.
     """
     path = suite_path(name)
+    return dataclasses.replace(check_suite(suite_tree(path), path.stem, str(path)), path=path)
+
+
+def suite_tree(path: Path) -> Any:
+    """The values of a suite's file as they are written, with the sections that it takes from another."""
     tree = yamlfile.read(path)
     if isinstance(tree, dict) and "extends" in tree:
         base, folders = checked_name(tree.pop("extends"), f"{path}: extends"), (path.parent, shipped(CONFIG_FOLDER))
@@ -106,7 +111,7 @@ def load_suite(name: str | Path) -> Suite:
         if not isinstance(base, dict) or "extends" in base:
             raise KdbenchError(f"{path}: extends: the base must be a suite that extends no other")
         tree = {key: value for key, value in (base | tree).items() if value is not None}
-    return dataclasses.replace(check_suite(tree, path.stem, str(path)), path=path)
+    return tree
 
 
 def check_suite(tree: Any, name: str, where: str) -> Suite:

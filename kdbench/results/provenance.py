@@ -45,6 +45,21 @@ def hardware(device: Any, threads: int) -> dict[str, Any]:
     return facts
 
 
+def processor() -> str:
+    """The kind of CPU that this process computes on: two of one kind give the same bits. Under a hypervisor a model's
+    name may stand for many kinds."""
+    import torch
+
+    kinds = ("vendor_id", "cpu family", "model", "stepping")
+    try:
+        first = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0]
+        facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
+    except OSError:
+        facts = {}
+    named = ", ".join(f"{kind} {facts[kind]}" for kind in kinds if kind in facts)
+    return f"{_cpu_name()} ({named or platform.machine()}; {torch.backends.cpu.get_cpu_capability()})"
+
+
 def hardware_line(facts: Mapping[str, Any]) -> str:
     """What a table says of the hardware of a run."""
     return f"{facts.get('gpu') or facts['cpu']}, {facts['threads']} thread(s) a job"
