@@ -64,7 +64,7 @@ def test_no_import_circles():
 
 
 ROWS = ["types errors", "files checkpoint", "cpu supervise", "tensors signals", "frequency similarity", "plan", "data"]
-ROWS += ["methods", "train", "results", "report", "run", "terminal", "conformance", "cli"]
+ROWS += ["methods", "train", "results", "report", "run", "claims", "terminal", "conformance", "cli"]
 
 
 def test_imports_go_up_the_table_of_the_wings():
