@@ -34,7 +34,8 @@ def page() -> str:
             "computation. It is on what was published or released and what that does, not on whether a method gains "
             "accuracy: where nothing was trained, the limits say so. *Supported*: the numbers are what the claim says, "
             "and the control does not give them. *Contradicted*: the control gives them too, or they are absent where "
-            "they would have been seen. *Undecided*: neither.",
+            "they would have been seen. *Undecided*: neither. What follows from a formula had been worked out before "
+            "its rule was written; a rule binds every later run.",
             "",
             f"{len(results)} claims: {told}.",
             "",
