@@ -30,6 +30,7 @@ import torch
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from PIL import Image
+from test_avdigits import write_fsdd
 from test_mnist import write_mnist
 
 from kdbench import frequency, similarity
@@ -40,7 +41,7 @@ from kdbench.data.pictures import Pictures, View
 from kdbench.data.prepare import prepare_data
 from kdbench.data.raw import Files
 from kdbench.data.shards import write_shards
-from kdbench.data.sources import mnist
+from kdbench.data.sources import avdigits, mnist
 from kdbench.plan import keys
 from kdbench.plan.jobs import Run
 from kdbench.plan.keys import VERSIONS, all_parts
@@ -186,7 +187,8 @@ def _method(name: str) -> Numbers:
 
 def _source(name: str) -> Numbers:
     """Twenty samples of each modality of what a source builds by default, or of files made for it."""
-    with tempfile.TemporaryDirectory() as folder, patch.dict(mnist.FILES):
+    sums = patch.dict(mnist.FILES), patch.object(avdigits, "RECORDINGS_SHA256")
+    with tempfile.TemporaryDirectory() as folder, sums[0], sums[1]:
         arguments = _files(name, Path(folder))
         raw = importlib.import_module(f"kdbench.data.sources.{name}").build(**arguments, data_dir=Path(folder))
         found: Numbers = {f"labels {split}": raw.labels[split][:20].astype(float).tolist() for split in SPLITS}
@@ -219,6 +221,10 @@ def _files(name: str, folder: Path) -> dict[str, Any]:
     if name == "mnist":
         write_mnist(folder / "mnist", train=40, test=20)
         return {"val_share": 0.25}
+    if name == "avdigits":
+        write_mnist(folder / "mnist", train=400, test=320)
+        write_fsdd(folder / "fsdd")
+        return {"images_per_recording": 1, "train_recordings": 1, "energy": 0.5, "noise": 0.3, "babble": 0.0}
     classes, size, file = {"cifar10": (10, 32, "cifar10"), "cifar100": (100, 32, "cifar100"), "npz": (3, 9, "data")}[
         name
     ]
