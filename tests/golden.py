@@ -306,6 +306,8 @@ def _similarity() -> Numbers:
     rows += similarity.channel_similarity(x, y, torch.arange(24) % 3, seed=0)
     rows.append(similarity.radial_power(b[0]))
     rows.append({"channel mean": similarity.channel_mean_share(x)})
+    rows += similarity.channel_cka(x, y, permutations=3, seed=0)
+    rows += similarity.rotated_similarity(y, x, x, y, draws=3, seed=0)
     return {str(i): _floats(row) for i, row in enumerate(rows)}
 
 

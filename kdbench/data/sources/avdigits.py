@@ -38,6 +38,7 @@ from kdbench.data.sources import mnist
 from kdbench.data.sources._download import DOWNLOADS, fetching
 from kdbench.types import KdbenchError
 
+MODALITIES = ("image", "audio")
 COMMIT = "26eb9aaf76e81b692f806f9140c2d2777410d7a1"
 ARCHIVE = f"free-spoken-digit-dataset-{COMMIT}.zip"
 URL = f"https://codeload.github.com/Jakobovski/free-spoken-digit-dataset/zip/{COMMIT}"
