@@ -321,7 +321,10 @@ class Block:
         if len(self.sizes) < 3 or not found or any("" in both for both in found):
             return None
         read = [(json.loads(own), json.loads(base)) for own, base in found]
-        means = np.mean([[own[group] - base[group] for group in self.sizes] for own, base in read], axis=0)
+        # Where seeds have test sets of their own, a group is in some of them.
+        means = np.array(
+            [np.mean([own[group] - base[group] for own, base in read if group in own]) for group in self.sizes]
+        )
         return means if np.ptp(means) > 1e-9 else None
 
     def check_groups(self, where: str, line: dict, checked: Checked) -> None:

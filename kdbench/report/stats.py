@@ -441,7 +441,7 @@ def group_intervals(
     frame: pd.DataFrame, baseline: str, methods: Sequence[str], sizes: Mapping[str, int]
 ) -> pd.DataFrame:
     """groups_low and groups_high, index method: the bootstrap interval over groups of test samples of the difference in
-    a verdict, which is averaged over the same headline pairs and complete seeds.
+    a verdict, which is averaged over the same headline pairs and complete seeds, or those whose test set has the group.
 
     frame: with test_by_group, {group: accuracy in percent} of every run that counts; sizes: {group: samples}.
     """
@@ -454,7 +454,9 @@ def group_intervals(
         cells = list(itertools.product(grid.columns, grid.dropna().index))
         if cells:
             own, base = (accuracy.loc[[(pair, m, seed) for pair, seed in cells]] for m in (method, baseline))
-            row[:] = (own.to_numpy() - base.to_numpy()).mean(axis=0)
+            delta = own.reset_index(drop=True) - base.reset_index(drop=True)
+            if delta.notna().any(axis=1).all():  # else a run does not tell its groups
+                row[:] = delta.mean()
     low, high = group_bootstrap(rows, np.array(list(sizes.values())))
     return pd.DataFrame({"groups_low": low, "groups_high": high}, pd.Index(grids, name="method"))
 
