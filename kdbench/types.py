@@ -229,6 +229,8 @@ class MethodSpec:
     """The label of figures, where room is scarce; the label itself where empty."""
     harness: str | None = None
     """The code base that its weights come from; None for what has no teacher, and where the suite's tuning chose."""
+    tune: bool = True
+    """Whether a suite that tunes chooses its main weight; else it keeps the weight that it has, in every block."""
 
     @property
     def stream(self) -> str:
@@ -340,6 +342,9 @@ class Claim:
     """The same without what the claim is about."""
     question: str
     """Which a difference between the two answers, and which goes before that answer."""
+    margin: float | None = None
+    """Points that a difference must exceed to count, fixed before any run; the claim is then decided (stats.decision),
+    over all pairs of a direction, be they headline pairs or not."""
 
 
 @dataclass(frozen=True)

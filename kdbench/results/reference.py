@@ -118,16 +118,16 @@ def _correct(today: Today) -> list[tuple[Run, np.ndarray]]:
     """Every finished run with which test samples it gets right, bool (N,); none where the data are not packed."""
     found: dict[Path, tuple[Run, np.ndarray]] = {}
     for block in today.plan.suite.blocks:
-        folder = data_folder(today.plan.suite, block.data, block.seeds[0])
-        if not (folder / "meta.json").exists():
+        folders = {seed: data_folder(today.plan.suite, block.data, seed) for seed in block.seeds}
+        if not all((folder / "meta.json").exists() for folder in folders.values()):
             continue
-        labels = load_packed(folder).labels("test")
+        labels = {seed: load_packed(folder).labels("test") for seed, folder in folders.items()}
         trained = [(method, budget) for budget, methods in block.lengths.items() for method in methods]
         for pair, seed, (method, budget) in itertools.product(block.pairs, block.seeds, trained):
             run = today.plan.run_of(pair, method, seed, budget)
             record = None if run.result in found else today.has(run)
             if record and record["status"] == FINISHED:
-                found[run.result] = run, predictions(run, len(labels)).classes == labels
+                found[run.result] = run, predictions(run, len(labels[seed])).classes == labels[seed]
     return list(found.values())
 
 

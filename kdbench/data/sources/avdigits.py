@@ -59,6 +59,7 @@ NOTES = [
     "Images: MNIST, Y. LeCun and C. Cortes, CC BY-SA 3.0. Audio: Free Spoken Digit Dataset, Z. Jackson and others, "
     "github.com/Jakobovski/free-spoken-digit-dataset at 26eb9aa, CC BY-SA 4.0; changed into spectrograms.",
 ]
+UNSEEN = "Seed i is tested on speaker i modulo six, who is in no other split."
 Recording = tuple[int, int, int]
 """Digit, position in SPEAKERS, number."""
 
@@ -109,7 +110,8 @@ def build(
         kinds={"image": "image", "audio": "image"},
         labels={split: np.array([clip[0] for clip, _ in pairs[split]]) for split in SPLITS},
         class_names=digits.class_names,
-        notes=NOTES,
+        notes=NOTES
+        + (["Seed i is tested on speaker i modulo six, who is in no other split."] if unseen_speaker else []),
         groups=("recordings", [f"{d}_{SPEAKERS[s]}_{i}" for (d, s, i), _ in pairs["test"]]),
     )
     images = {s: digits.images["test" if s == "test" else "train"][[i for _, i in pairs[s]]] for s in SPLITS}
