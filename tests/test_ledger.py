@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from conftest import REPOSITORY
 
 from kdbench import claims, cli
-from kdbench.claims import _page, fdcmkd_published
+from kdbench.claims import _page, fdcmkd_distillation, fdcmkd_frequency, fdcmkd_published
 from kdbench.files import read_json
+from kdbench.plan.suite import load_suite
 from kdbench.similarity import low_band_share
 
 SLOW = {"mfh_toy"}
@@ -84,3 +87,55 @@ def test_claims_by_hand(tmp_path, monkeypatch, capsys):
     assert "did you mean 'token_bandwidth'?" in capsys.readouterr().err
     assert cli.main(["claim", "uhkd_spectrum"]) == 2
     assert "kdbench reference glyphs-edition-1" in capsys.readouterr().err
+
+
+def test_the_rule_of_frequencies_stands_in_its_suite(monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    suite = load_suite(fdcmkd_frequency.SUITE)
+    assert " ".join(suite.banner.split()) == fdcmkd_frequency.RULE and len(suite.seeds) >= 5
+
+
+def rotated(low: float, high: float, split: float, seeds: int = 2) -> list[dict]:
+    values = {"raw": (low + high) / 2, "low": low, "high": high, "low - high": low - high}
+    return [
+        {"seed": seed, "band": band, "cosine": value + 0.001 * seed, "reason": None}
+        | {"shuffled_low": -0.05, "shuffled_high": 0.05, "split_low": -split, "split_high": split}
+        for seed in range(seeds)
+        for band, value in values.items()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "split", "verdict"),
+    [
+        (0.9, 0.1, 0.2, "supported"),
+        (0.5, 0.48, 0.04, "contradicted"),
+        (0.5, 0.3, 0.3, "undecided"),
+        (0.02, 0.0, 0.1, "undecided"),
+    ],
+)
+def test_frequencies_are_judged_from_frozen_channels(low, high, split, verdict, monkeypatch):
+    """A difference beyond the half-splits, none, one within them, and features that share nothing to see."""
+    plain = [
+        {"seed": seed, "treatment": treatment, "band": band, "cosine": 0.5, "null_prediction": 0.6, "cka": 0.3}
+        for seed in range(2)
+        for treatment in ("DC kept", "DC removed")
+        for band in ("raw", "low", "high")
+    ]
+    others = [{**row, "networks": "image and audio untrained"} for row in plain]
+    document = {"rows": plain, "others": others, "cka": plain, "rotated": rotated(low, high, split)}
+    suite = SimpleNamespace(blocks=[SimpleNamespace(seeds=(0, 1))])
+    monkeypatch.setattr(fdcmkd_frequency, "load_suite", lambda name: suite)
+    monkeypatch.setattr(fdcmkd_frequency, "Reference", lambda _: SimpleNamespace(documents=lambda *_: [document]))
+    numbers = fdcmkd_frequency.run()
+    assert numbers["difference"] == pytest.approx(low - high, abs=1e-3) and numbers["kept_predicted"] == 0.6
+    assert fdcmkd_frequency.FOUND.format(**numbers) and fdcmkd_frequency.verdict(numbers) == verdict
+
+
+@pytest.mark.parametrize(
+    ("everywhere", "contradicted", "verdict"),
+    [(True, False, "supported"), (False, True, "contradicted"), (False, False, "undecided")],
+)
+def test_distillation_is_judged_in_both_directions(everywhere, contradicted, verdict):
+    numbers = {"all_supported": everywhere, "contradicted_everywhere": contradicted}
+    assert fdcmkd_distillation.verdict(numbers) == verdict
