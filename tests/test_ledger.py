@@ -13,7 +13,7 @@ from kdbench.files import read_json
 from kdbench.plan.suite import load_suite
 from kdbench.similarity import low_band_share
 
-SLOW = {"mfh_toy"}
+SLOW = {"mfh_toy", "ucmkd_transfer"}
 RUN = [name for name in claims.names() if claims.committed(name)]
 
 

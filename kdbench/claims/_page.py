@@ -75,5 +75,9 @@ def _section(name: str, claim: ModuleType, result: dict[str, Any] | None) -> lis
             f"- Computed {result['date']} in {result['seconds']:.1f} s on {result['hardware']}; {made}.",
         ]
     else:
-        lines += [f"- **Verdict: {NOT_RUN}.**", f"- Limits: {claim.LIMITS}"]
+        todo = f"snakemake --cores all --config suite={claim.SUITE} && kdbench reference {claim.SUITE}"
+        lines += [
+            f"- **Verdict: {NOT_RUN}.** It takes a suite: `{todo} && kdbench claim {name}`",
+            f"- Limits: {claim.LIMITS}",
+        ]
     return lines
