@@ -199,18 +199,24 @@ def _watch(args: argparse.Namespace) -> None:
 @verb(
     FOR_YOU,
     "show quick cnn-t--vit-s kd 0",
-    argument("suite", help="name of a file in config/, or a path to a .yaml; or `methods`, `claims` or `citations`"),
+    argument(
+        "suite", help="name of a file in config/, or a path to a .yaml; or `methods`, `data`, `claims`, or `citations`"
+    ),
     argument("pair", nargs="?"),
     argument("method", nargs="?"),
     argument("seed", nargs="?", type=int),
 )
 def _show(args: argparse.Namespace) -> None:
-    """Print what is known of a suite, a pair, a cell or a run; the methods, the claims; or BibTeX (`citations`)."""
+    """Print what is known of a suite, a pair, a cell or a run; `show methods`, `show data` (sources and licences),
+    `show claims`; or BibTeX: `show citations [SUITE]`."""
     from kdbench.plan.registry import citations
     from kdbench.terminal import catalogue, show
 
     if args.suite == "methods":
         print(catalogue.page())
+        return
+    if args.suite == "data":
+        print(catalogue.data_page())
         return
     if args.suite == "claims":
         from kdbench.claims import _page

@@ -66,6 +66,9 @@ class Recipe:
     """Floor of the cosine schedule."""
     milestones: tuple[float, ...] = ()
     """In place of the cosine: shares of all steps after each of which the learning rate is a tenth of what it was."""
+    poly: float = 0.0
+    """In place of the cosine: after each epoch the learning rate falls towards `min_lr`, its height above it in
+    proportion to the share of epochs left to this power, as in FD-CMKD's code; 0: off."""
     momentum: float = 0.9
     """SGD only."""
     nesterov: bool = True

@@ -133,8 +133,9 @@ def _trained(spec: ModelSpec, recipe: Recipe) -> engine.Outcome:
 
 def _step(key: str) -> Numbers:
     """Two epochs of three steps (of one, where it accumulates) of scratch, the first of them warm-up."""
-    value = {"lr_per": 16, "accumulate": 3, "warmup_epochs": 1, "ema_decay": 0.5}[key]
-    recipe = Recipe("r", lr=1e-1, optimizer="sgd", epochs=2, batch_size=8, **{key: value})
+    value = {"lr_per": 16, "accumulate": 3, "warmup_epochs": 1, "poly": 0.9, "ema_decay": 0.5}[key]
+    beside = {"warmup": 0.0} if key == "poly" else {}
+    recipe = Recipe("r", lr=1e-1, optimizer="sgd", epochs=2, batch_size=8, **beside, **{key: value})
     outcome = _trained(tiny.MODELS["student-vit"], recipe)
     names = ("lr", "test_nll", "ema_test_nll")
     history = [[epoch[name] for name in names if name in epoch] for epoch in outcome.record["history"]]
