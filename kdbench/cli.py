@@ -207,17 +207,26 @@ def _watch(args: argparse.Namespace) -> None:
 @verb(
     FOR_YOU,
     "show quick cnn-t--vit-s kd 0",
-    argument("suite", help="name of a file in config/, or a path to a .yaml; or `methods`"),
+    argument("suite", help="name of a file in config/, or a path to a .yaml; or `methods`, `data` or `claims`"),
     argument("pair", nargs="?"),
     argument("method", nargs="?"),
     argument("seed", nargs="?", type=int),
 )
 def _show(args: argparse.Namespace) -> None:
-    """Print what is known of a suite, a pair, a cell or a run; or `show methods`."""
+    """Print what is known of a suite, a pair, a cell or a run; `show methods`, `show data` (sources and licences) or
+    `show claims`."""
     from kdbench.terminal import catalogue, show
 
     if args.suite == "methods":
         print(catalogue.page())
+        return
+    if args.suite == "data":
+        print(catalogue.data_page())
+        return
+    if args.suite == "claims":
+        from kdbench.claims import _page
+
+        print(_page.page())
         return
     show.show(_load(args), args.pair, args.method, args.seed)
 
@@ -270,6 +279,27 @@ def _check(args: argparse.Namespace) -> int:
         print(finding)
     print(f"{args.method}: {f'{len(findings)} findings' if findings else 'keeps the rules'}")
     return 1 if findings else 0
+
+
+@verb(
+    FOR_YOU,
+    "claim token_bandwidth",
+    argument("name", nargs="?", help="of a file in kdbench/claims; without it, all are listed"),
+    stopped="stopped; nothing was written",
+)
+def _claim(args: argparse.Namespace) -> None:
+    """Put a published claim to the test, or list the claims and the verdicts on them."""
+    from kdbench import claims
+    from kdbench.claims import _page
+    from kdbench.files import read_json
+
+    if args.name is None:
+        print(_page.listing())
+        return
+    path = claims.run_claim(args.name)
+    result = read_json(path)
+    print(f"{claims.load(args.name).CLAIM}\n{claims.found(claims.load(args.name), result)}\n{result['verdict']}")
+    _wrote([path])
 
 
 @verb(FOR_YOU, "doctor")
