@@ -234,7 +234,7 @@ def test_a_chosen_temperature_is_trained_with_and_shown(trained):
     run_training(plan, plan.job("cohort", "cnn-t--vit-s/seeds-0.tuned"), threads=1)
     assert read_run(run.result)["tuned"] == {"kd_weight": 10.0, "temperature": 4.0}
     text = written(plan)
-    assert "tuned: × 10, T 4 on cnn-t → vit-s" in text and "| 10 (× 10, T 4" in text
+    assert "weight × 10, T 4 on cnn-t → vit-s" in text and "| 10 (× 10, T 4" in text
 
 
 def test_the_nearest_to_the_default_wins_a_tie_of_temperatures():

@@ -139,7 +139,7 @@ def method_notes(report: BlockReport, method: MethodSpec) -> list[str]:
     marked = {m.footnote for m in report.block.methods if any(c in MARKS for c in m.label)}
     texts = [method.footnote] if method.footnote and method.footnote not in marked else []
     if chosen := [c for c in report.tuned if method.tuned_from and c["method"] == method.stream]:
-        texts.append("tuned: " + "; ".join(f"{setting(c)} on {pair_text(c['pair'])}" for c in chosen))
+        texts.append("weight " + "; ".join(f"{setting(c)} on {pair_text(c['pair'])}" for c in chosen))
     return texts
 
 
