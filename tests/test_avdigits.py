@@ -158,6 +158,10 @@ def test_a_speaker_who_is_held_out_is_in_the_test_set_alone(marked):
 
 def test_another_draw_pairs_training_samples_otherwise_and_leaves_the_test_set(standard, marked):
     other = marked(draw=3)
+    hard = [marked(energy=0.5, noise=0.2, babble=3.0, draw=draw).modalities for draw in (0, 3)]
+    for modality in avdigits.MODALITIES:
+        same = {s: np.array_equal(*(found[modality][s] for found in hard)) for s in SPLITS}
+        assert same == {"train": False, "val": False, "test": True}
     same = {s: other.modalities["image"][s].tobytes() == standard.modalities["image"][s].tobytes() for s in SPLITS}
     assert same == {"train": False, "val": False, "test": True}
     assert other.groups == standard.groups and heard(other, "test") == heard(standard, "test")

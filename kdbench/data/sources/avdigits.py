@@ -78,13 +78,13 @@ def build(
     """Modalities `image`, uint8 (N, 28, 28, 1), and `audio`, uint8 (N, 64, 64, 1), of the same digits.
 
     Recordings 0-4 of each speaker and digit are test, 5-9 validation, from 10 on training. Test images are of MNIST's
-    test part, the others of its training part; none is in two pairs. Groups of test samples are the recordings.
+    test part, the others of its training part; no image is in two pairs. Groups of test samples are the recordings.
 
     unseen_speaker: test on all 50 recordings a digit of one speaker, who is in no other split: speaker `draw` modulo
     six. Recordings 0-4 of the others are then left out.
     images_per_recording: pairs that each recording is in. train_recordings: of each speaker and digit, at most 40.
-    energy: of images, keep the fewest leading principal components of the training images with this share of their
-    variance; 1: all.
+    energy: of images, keep the fewest leading principal components with this share of their variance, those of every
+    sixth image of MNIST's training part; 1: all.
     noise: sd of Gaussian noise on pixels, as a share of half the range (127.5 grey levels).
     babble: three training recordings of other digits are mixed into each recording, at this ratio of its energy to
     theirs in decibels; None: none are.
@@ -110,12 +110,11 @@ def build(
         kinds={"image": "image", "audio": "image"},
         labels={split: np.array([clip[0] for clip, _ in pairs[split]]) for split in SPLITS},
         class_names=digits.class_names,
-        notes=NOTES
-        + (["Seed i is tested on speaker i modulo six, who is in no other split."] if unseen_speaker else []),
+        notes=[*NOTES, *([UNSEEN] if unseen_speaker else [])],
         groups=("recordings", [f"{d}_{SPEAKERS[s]}_{i}" for (d, s, i), _ in pairs["test"]]),
     )
     images = {s: digits.images["test" if s == "test" else "train"][[i for _, i in pairs[s]]] for s in SPLITS}
-    mean, components = _leading(images["train"], energy)
+    mean, components = _leading(digits.images["train"][::6], energy)
     others = {digit: [clip for clip in clips["train"] if clip[0] != digit] for digit in range(10)}
     for number, split in enumerate(SPLITS):
         rng = np.random.default_rng([number, 0 if split == "test" else draw])
