@@ -396,6 +396,8 @@ class Suite:
     paper: Paper = Paper()
     path: Path | None = None
     """The file that it was read from."""
+    extends: str = ""
+    """Name of the suite that gave it the sections that its file leaves out."""
 
 
 # ------------------------------------------------------------------------------------------- what networks tell methods

@@ -19,7 +19,7 @@ from kdbench.types import KdbenchError, Suite
 
 CONFIG_FOLDER = Path("config")
 _SECTIONS = {"seeds", "data", "recipes", "models", "methods", "blocks", "tune", "claims", "paper"}
-_OPTIONS = {f.name for f in dataclasses.fields(Suite)} - _SECTIONS - {"name", "path"}
+_OPTIONS = {f.name for f in dataclasses.fields(Suite)} - _SECTIONS - {"name", "path", "extends"}
 
 
 def suite_path(name: str | Path) -> Path:
@@ -93,16 +93,17 @@ def load_suite(name: str | Path) -> Suite:
     out.
     """
     path = suite_path(name)
-    tree = yamlfile.read(path)
+    tree, extended = yamlfile.read(path), ""
     if isinstance(tree, dict) and "extends" in tree:
-        base_path = path.with_name(f"{checked_name(tree.pop('extends'), f'{path}: extends')}.yaml")
+        extended = checked_name(tree.pop("extends"), f"{path}: extends")
+        base_path = path.with_name(f"{extended}.yaml")
         if not base_path.is_file():
             raise unknown("suite", base_path.stem, (p.stem for p in path.parent.glob("*.yaml")), f"{path}: extends")
         base = yamlfile.read(base_path)
         if not isinstance(base, dict) or "extends" in base:
             raise KdbenchError(f"{path}: extends: the base must be a suite that extends no other")
         tree = {key: value for key, value in (base | tree).items() if value is not None}
-    return dataclasses.replace(check_suite(tree, path.stem, str(path)), path=path)
+    return dataclasses.replace(check_suite(tree, path.stem, str(path)), path=path, extends=extended)
 
 
 def check_suite(tree: Any, name: str, where: str) -> Suite:
