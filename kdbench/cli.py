@@ -148,7 +148,7 @@ def _overview() -> str:
     FOR_YOU,
     "plan quick --cost",
     SUITE,
-    argument("--cost", action="store_true", help="also count steps and operations; needs the data to be packed"),
+    argument("--cost", action="store_true", help="also time a few steps: hours, memory, disk; needs the data packed"),
 )
 def _plan(args: argparse.Namespace) -> None:
     """List the jobs of a suite, and how many of their runs are done."""
