@@ -391,6 +391,8 @@ class Suite:
     """What a cluster profile asks for, a job, until jobs like it have been measured."""
     jobs_per_gpu: int = 1
     """Training jobs that may share a card of a machine on which no scheduler hands out cards."""
+    one_teacher: bool = False
+    """Whether the first seed's teachers teach in all seeds, so that intervals hold the spread of students alone."""
     tune: Tune | None = None
     claims: tuple[Claim, ...] = ()
     paper: Paper = Paper()

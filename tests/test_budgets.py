@@ -86,6 +86,16 @@ def test_each_budget_is_a_run_of_its_own_and_teachers_are_shared():
     assert runs[0.5].result == Path("results/tiny/runs-x0.5/cnn-t--vit-s/kd/seed1.json")
 
 
+def test_one_teacher_teaches_in_all_seeds():
+    own, shared = (tiny_plan(seeds=[3, 4, 5], one_teacher=one) for one in (False, True))
+    (teacher,) = [run for job in shared.of("teacher") for run in job.runs]
+    assert teacher.seed == 3 and len({run.seed for job in own.of("teacher") for run in job.runs}) == 3
+    assert [shared.teacher("cnn-t", seed) for seed in (3, 4, 5)] == [teacher] * 3
+    jobs = {job.runs[0].seed: job for job in shared.of("cohort") if job.pair.teacher}
+    (output,) = {job.output for job in shared.of("teacher")}
+    assert all(output in job.inputs for job in jobs.values()) and len(jobs) == 3
+
+
 def test_a_budget_has_the_numbers_of_a_longer_recipe():
     longer = tiny_plan(recipes__student__steps=24)
     keys = {place: run.key for place, run in longer.runs().items()}

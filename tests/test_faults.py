@@ -495,6 +495,7 @@ def census() -> dict[str, int]:
     return held | {"memory_kb": me.memory_info().rss // 1024}
 
 
+@pytest.mark.slow
 def test_many_jobs_in_one_process_leave_nothing_behind(trained):
     first, count = 5, 500 if FULL else 20
     plan = tiny_plan(seeds=list(range(count)), blocks__main__methods=["scratch"], recipes__student__steps=1)

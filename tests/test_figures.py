@@ -194,12 +194,19 @@ def test_all_files_with_their_labels_and_the_same_bytes_again(kind, labels, tmp_
 
 KINDS = ("stages", "similarity", "spectra", "channels", "treatments", "verdict", "accuracy", "cost", "learning")
 KINDS += ("compute",)
+SIZES = {kind: {1: MANY, 5: tuple(METHODS)} for kind in KINDS}
+for _kind in ("similarity", "treatments", "verdict", "accuracy", "cost"):
+    SIZES[_kind][9] = MANY
+"""Pairs -> methods of a figure that is looked at; all but the most pairs are slow tests."""
 
 
 @pytest.mark.parametrize(
     ("kind", "pairs", "methods"),
-    [(kind, *size) for kind in KINDS for size in ((1, MANY), (5, tuple(METHODS)))]
-    + [(kind, 9, MANY) for kind in ("similarity", "treatments", "verdict", "accuracy", "cost")],
+    [
+        pytest.param(kind, pairs, methods, marks=() if pairs == max(SIZES[kind]) else pytest.mark.slow)
+        for kind in KINDS
+        for pairs, methods in SIZES[kind].items()
+    ],
 )
 def test_nothing_overlaps(kind, pairs, methods):
     long = {m: f"{m}, a method with quite a long name (variant: paper)" for m in ("ofa", "uhkd", "m3", "m4", "m5")}

@@ -63,6 +63,8 @@ PLAIN = [
     "poolformer_s12",
 ]
 LATE = {"efficientvit_m0", "dpn48b", "dla46_c"}
+LARGE = {"volo_d1_224", "resnetv2_50"}
+"""Of the odd ones; they are slow tests, as plain ones are."""
 
 
 def network(name: str, **args) -> torch.nn.Module:
@@ -70,7 +72,10 @@ def network(name: str, **args) -> torch.nn.Module:
     return networks.build(spec, (224, 224, 3), 7, 0)
 
 
-@pytest.mark.parametrize("name", [*ODD, *(pytest.param(name, marks=pytest.mark.slow) for name in PLAIN)])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=pytest.mark.slow if name in {*PLAIN, *LARGE} else ()) for name in (*ODD, *PLAIN)],
+)
 def test_training_and_evaluation_are_of_one_network(name):
     if name in LATE and Version(timm.__version__) < Version("1.0.31"):
         pytest.skip("this timm cannot hand out its maps")

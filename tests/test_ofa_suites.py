@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
+import torch
 import yaml
 from conftest import REPOSITORY
 from PIL import Image
 from test_workflow import job_counts, snakemake
 
+from kdbench.data.prepare import prepare_data
 from kdbench.plan.jobs import make_plan
+from kdbench.plan.registry import load_method
 from kdbench.plan.suite import check_suite, load_suite
 from kdbench.results.record import read_run
 from kdbench.run.data import run_data
 from kdbench.run.training import run_training
 from kdbench.train import networks
-from kdbench.train.cohort import learning_rate
-from kdbench.types import Recipe
+from kdbench.train.batches import Batches
+from kdbench.train.cohort import Cohort, learning_rate, load_teacher
+from kdbench.train.engine import _step
+from kdbench.train.member import new_member
+from kdbench.types import DataSpec, Recipe
 
 PAIRS = {
     "ofa-cifar100": """swin-t resnet18, vit-s resnet18, mixer-b16 resnet18, swin-t mobilenetv2, vit-s mobilenetv2,
@@ -236,6 +244,47 @@ def test_stages_at_224_px_are_those_of_ofas_code(name):
     side = networks.reader(models[name], (224, 224, 3), 10, 0).side
     assert list(side.stages) == STAGES[name]
     assert side.prefix == (name in ("deit-t", "vit-s"))
+
+
+@pytest.fixture(scope="module")
+def batches(tmp_path_factory) -> Batches:
+    """Noise at 224 px, of two classes."""
+    place = tmp_path_factory.mktemp("noise")
+    pictures(place / "noise", 8)
+    spec = DataSpec("noise", "jpegfolder", {"folder": "noise", "val_share": 0.25})
+    return Batches(prepare_data(spec, place / "packed", place), {"image"}, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("name", "pair", "methods"),
+    [
+        pytest.param("ofa-imagenet", "deit-t-timm--mobilenetv2", ["ofa"], id="sample"),
+        *(
+            pytest.param(name, pair.id, METHODS, marks=pytest.mark.slow, id=f"{name}-{pair.id}")
+            for name in PAIRS
+            for pair in load_suite(name).blocks[0].pairs
+        ),
+    ],
+)
+def test_methods_take_two_steps_at_224_px(batches, name, pair, methods):
+    suite = load_suite(name)
+    shown, spec = (suite.models[model] for model in pair.split("--"))
+    recipe = dataclasses.replace(suite.recipes[spec.recipe], batch_size=4, accumulate=1)
+    shape = batches.shape["image"]
+
+    teacher = load_teacher(shown, None, batches, batches.device, 0)
+    cohort = Cohort(spec, recipe, batches, batches.device, 0, teacher)
+    taken = [cohort.batch(torch.arange(4 * step, 4 * step + 4), step) for step in range(2)]
+    before = networks.build(spec, shape, batches.classes, 0).state_dict()
+    for method in (m for m in suite.blocks[0].methods if m.id in methods):
+        cls = load_method(method.method)
+        member = new_member(cohort, cls, cls.Params(**method.params), 0)
+        for batch in taken:
+            _step(cohort, member, batch)
+        assert torch.isfinite(torch.stack(member.values)).all() and len(member.values) == 2, method.id
+        after = member.model.state_dict()
+        assert all(torch.isfinite(value).all() for value in after.values()), method.id
+        assert any(not torch.equal(value, before[key]) for key, value in after.items()), method.id
 
 
 @pytest.mark.slow

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 
 import pytest
 import setuptools
@@ -218,3 +220,23 @@ def test_every_file_that_is_named_is_there():
         for named in re.findall(FILE, path.read_text()):
             made_up = re.search(r"\b[A-Z]{4,}\b", named)
             assert made_up or (REPOSITORY / named).exists(), f"{path.relative_to(REPOSITORY)} names {named}"
+
+
+def test_the_container_installs_the_versions_of_the_references_and_runs_the_main_command():
+    lines = (REPOSITORY / "Containerfile").read_text().splitlines()
+    assert "RUN pip install --no-cache-dir -c constraints.txt -e ." in lines
+    assert lines[-1] == 'CMD ["snakemake", "--cores", "all"]'
+    image = next(line for line in lines if line.startswith("FROM "))
+    assert f"python:{PYPROJECT['project']['requires-python'].removeprefix('>=')}-slim" in image
+
+
+@pytest.mark.slow
+def test_conda_can_solve_the_environment():
+    conda = next(filter(None, map(shutil.which, ("micromamba", "mamba", "conda"))), None)
+    if conda is None:
+        pytest.skip("there is no micromamba, mamba or conda")
+    command = [conda, "env", "create", "--dry-run", "--file", REPOSITORY / "environment.yml", "--name", "kdbench-test"]
+    if Path(conda).name == "micromamba":
+        command = [conda, "create", "--yes", *command[3:]]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -262,6 +262,7 @@ def test_a_run_goes_on_bit_for_bit_alone_or_in_a_cohort(trained, monkeypatch, kn
     assert again["hashes"]["weights"] == records["ofa"]["hashes"]["weights"]
 
 
+@pytest.mark.slow
 def test_a_step_cut_short_between_two_batches_is_taken_anew(trained, monkeypatch):
     plan = resumable("accumulate", ["kd", "ofa"])
     run_jobs(plan, "cohort")

@@ -46,12 +46,8 @@ NARROW = {"pat": {"width": 32}, "crd": {"width": 16}}
 # ------------------------------------------------------------------------------------------------------------- methods
 
 
-OFTEN = ("kd", "uhkd")
-"""One that reads logits, one that reads features; the others are slow tests."""
-
-
 @pytest.mark.parametrize(
-    "method", [m if m in OFTEN else pytest.param(m, marks=pytest.mark.slow) for m in method_names()]
+    "method", [m if m == "kd" else pytest.param(m, marks=pytest.mark.slow) for m in method_names()]
 )
 def test_every_method_on_every_pair_of_families(method):
     assert rehearse(method, NARROW.get(method)) == []
@@ -75,7 +71,14 @@ SETTINGS = [
 ]
 
 
-@pytest.mark.parametrize(("method", "params"), SETTINGS, ids=str)
+FIRST = dict(reversed(SETTINGS))
+"""Of each method; the others are slow tests."""
+
+
+@pytest.mark.parametrize(
+    ("method", "params"),
+    [pytest.param(m, p, marks=() if p == FIRST[m] else pytest.mark.slow, id=f"{m}-{p}") for m, p in SETTINGS],
+)
 def test_settings_that_compute_otherwise(method, params):
     assert rehearse(method, params, ALL_PAIRS[:1]) == []
 

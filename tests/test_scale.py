@@ -72,7 +72,10 @@ def test_cells_are_computed_once_a_block(monkeypatch, tmp_path):
 MANY = limits.PANELS + 3
 
 
-@pytest.mark.parametrize("kind", ["accuracy", "learning", "stages", "spectra", "treatments"])
+@pytest.mark.parametrize(
+    "kind",
+    ["accuracy", *(pytest.param(k, marks=pytest.mark.slow) for k in ("learning", "stages", "spectra", "treatments"))],
+)
 def test_a_figure_of_many_pairs_is_cut_and_says_so(kind):
     suite, block, frame = huge(MANY)
     figure = figures.kinds()[kind].draw(report(suite, block, frame))

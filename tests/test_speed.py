@@ -84,6 +84,7 @@ def test_the_bare_loop_ends_in_the_engines_weights(options, pair, precision):
     assert all(torch.equal(outcome.weights[name], by_hand[name]) for name in by_hand)
 
 
+@pytest.mark.slow
 def test_the_script_takes_the_engines_first_step(options):
     """The same losses, gradients and optimizer for every method, on an un-augmented batch."""
     trial = made(options, ("vit-heavy", "cnn"), methods=METHODS)
@@ -125,6 +126,7 @@ def test_the_script_takes_the_engines_first_step(options):
             assert all(a[key] == b[key] for key in ("lr", "weight_decay", "betas", "eps"))
 
 
+@pytest.mark.slow
 def test_operations_are_those_of_a_formula(options):
     """Two ViTs, whose products can be counted by hand: the teacher looks once, each student pays three times but for
     the gradient of its input."""

@@ -5,7 +5,8 @@ MODALITY-SPLIT-00000.jpegs and so on, in which the files of SHARD pictures stand
 memory map; of a shard only the bytes of a picture are read, since pages of a mapped shard would count as memory of the
 job, until it had all of the data set. Every picture has a checksum, which is compared whenever it is read.
 
-The decoder is Pillow's. Crops and resizes are those of torchvision and timm on PIL images, bit for bit.
+The decoder is Pillow's: torchvision's rests on the same libjpeg-turbo, and its compiled operators do not load beside
+every torch. Crops and resizes are those of torchvision and timm on PIL images, bit for bit.
 """
 
 from __future__ import annotations

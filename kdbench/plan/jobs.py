@@ -156,9 +156,9 @@ def _teacher_seeds(suite: Suite, block: Block, pair: Pair) -> tuple[int, ...]:
 
 
 def teacher_seed(suite: Suite, model: str, seed: int) -> int:
-    """The seed whose run is the teacher of this one: its own, or the suite's first for all where a teacher is taken as
-    it is."""
-    return seed if suite.models[model].recipe else suite.seeds[0]
+    """The seed whose run is the teacher of this one: its own, or the suite's first for all where the suite has one
+    teacher or takes it as it is."""
+    return suite.seeds[0] if suite.one_teacher or suite.models[model].recipe is None else seed
 
 
 Wanted = dict[tuple[Pair, float], dict[str, tuple[MethodSpec, set[int]]]]
