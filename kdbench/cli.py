@@ -156,7 +156,7 @@ def _init(args: argparse.Namespace) -> None:
     FOR_YOU,
     "plan quick --cost",
     SUITE,
-    argument("--cost", action="store_true", help="also count steps and operations; needs the data to be packed"),
+    argument("--cost", action="store_true", help="also time a few steps: hours, memory, disk; needs the data packed"),
 )
 def _plan(args: argparse.Namespace) -> None:
     """List the jobs of a suite, and how many of their runs are done."""
@@ -542,10 +542,10 @@ def _findings(args: argparse.Namespace) -> None:
 
 @verb(FOR_KEEPERS, "published anchors-32", SUITE)
 def _published(args: argparse.Namespace) -> int:
-    """Are our accuracies those that were published? Exit code 1 where a cell is not."""
+    """Are our accuracies those that were published? Also in tables/SUITE-published.md. Exit code 1 where one is not."""
     from kdbench.terminal import published
 
-    return 0 if published.published(_load(args)) else 1
+    return 0 if published.published(_load_to_write(args)) else 1
 
 
 def _load(args: argparse.Namespace) -> Plan:

@@ -406,6 +406,8 @@ class Suite:
     paper: Paper = Paper()
     path: Path | None = None
     """The file that it was read from."""
+    extends: Path | None = None
+    """The file that gave it the sections that its own leaves out."""
 
 
 # ------------------------------------------------------------------------------------------- what networks tell methods

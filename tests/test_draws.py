@@ -113,7 +113,7 @@ def test_one_verb_packs_all_draws_and_a_job_packs_its_own(tmp_path, monkeypatch,
     a, b = (load_packed(job.output.parent) for job in (first, second))
     assert not np.array_equal(a.array("raster", "train"), b.array("raster", "train"))
     assert np.array_equal(a.array("raster", "test"), b.array("raster", "test"))
-    assert len(cost.lines(draws_plan())) == 5
+    assert len(cost.counted(draws_plan())) == 3
 
 
 def test_each_seed_is_trained_and_measured_with_its_own_data(packed):

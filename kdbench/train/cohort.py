@@ -147,24 +147,27 @@ class Cohort:
             with self.autocast():
                 yield teacher.reader(x)
 
-    def logits(self, students: Sequence[nn.Module], split: str) -> list[Tensor]:
-        """Of each student, in evaluation mode, (N, classes) float32 of a whole split in its own order. Every image is
-        read once for all of them."""
-        return self._logits(students, self.student.input, split, networks.view(self.student)) if students else []
+    def logits(self, students: Sequence[nn.Module], split: str, limit: int | None = None) -> list[Tensor]:
+        """Of each student, in evaluation mode, (N, classes) float32 of a whole split in its own order, or of its first
+        `limit` samples. Every image is read once for all of them."""
+        view = networks.view(self.student)
+        return self._logits(students, self.student.input, split, view, limit) if students else []
 
     def teacher_logits(self, split: str) -> Tensor:
         """(N, classes), as of a student."""
         return self._logits([self.teacher.reader.model], self.teacher.modality, split, self.teacher.view)[0]
 
     @torch.no_grad()
-    def _logits(self, models: Sequence[nn.Module], modality: str, split: str, view: View) -> list[Tensor]:
+    def _logits(
+        self, models: Sequence[nn.Module], modality: str, split: str, view: View, limit: int | None = None
+    ) -> list[Tensor]:
         training = [model.training for model in models]
         for model in models:
             model.eval()
         with self.autocast():
             found = [
                 [read_logits(model, x).float() for model in models]
-                for x in self.batches.evaluation(modality, split, view=view)
+                for x in self.batches.evaluation(modality, split, limit=limit, view=view)
             ]
         for model, mode in zip(models, training, strict=True):
             model.train(mode)
