@@ -156,7 +156,7 @@ def _init(args: argparse.Namespace) -> None:
     FOR_YOU,
     "plan quick --cost",
     SUITE,
-    argument("--cost", action="store_true", help="also count steps and operations; needs the data to be packed"),
+    argument("--cost", action="store_true", help="also time a few steps: hours, memory, disk; needs the data packed"),
 )
 def _plan(args: argparse.Namespace) -> None:
     """List the jobs of a suite, and how many of their runs are done."""
@@ -207,17 +207,26 @@ def _watch(args: argparse.Namespace) -> None:
 @verb(
     FOR_YOU,
     "show quick cnn-t--vit-s kd 0",
-    argument("suite", help="name of a file in config/, or a path to a .yaml; or `methods`"),
+    argument("suite", help="name of a file in config/, or a path to a .yaml; or `methods`, `data` or `claims`"),
     argument("pair", nargs="?"),
     argument("method", nargs="?"),
     argument("seed", nargs="?", type=int),
 )
 def _show(args: argparse.Namespace) -> None:
-    """Print what is known of a suite, a pair, a cell or a run; or `show methods`."""
+    """Print what is known of a suite, a pair, a cell or a run; `show methods`, `show data` (sources and licences) or
+    `show claims`."""
     from kdbench.terminal import catalogue, show
 
     if args.suite == "methods":
         print(catalogue.page())
+        return
+    if args.suite == "data":
+        print(catalogue.data_page())
+        return
+    if args.suite == "claims":
+        from kdbench.claims import _page
+
+        print(_page.page())
         return
     show.show(_load(args), args.pair, args.method, args.seed)
 
@@ -270,6 +279,27 @@ def _check(args: argparse.Namespace) -> int:
         print(finding)
     print(f"{args.method}: {f'{len(findings)} findings' if findings else 'keeps the rules'}")
     return 1 if findings else 0
+
+
+@verb(
+    FOR_YOU,
+    "claim token_bandwidth",
+    argument("name", nargs="?", help="of a file in kdbench/claims; without it, all are listed"),
+    stopped="stopped; nothing was written",
+)
+def _claim(args: argparse.Namespace) -> None:
+    """Put a published claim to the test, or list the claims and the verdicts on them."""
+    from kdbench import claims
+    from kdbench.claims import _page
+    from kdbench.files import read_json
+
+    if args.name is None:
+        print(_page.listing())
+        return
+    path = claims.run_claim(args.name)
+    result = read_json(path)
+    print(f"{claims.load(args.name).CLAIM}\n{claims.found(claims.load(args.name), result)}\n{result['verdict']}")
+    _wrote([path])
 
 
 @verb(FOR_YOU, "doctor")
@@ -512,10 +542,10 @@ def _findings(args: argparse.Namespace) -> None:
 
 @verb(FOR_KEEPERS, "published anchors-32", SUITE)
 def _published(args: argparse.Namespace) -> int:
-    """Are our accuracies those that were published? Exit code 1 where a cell is not."""
+    """Are our accuracies those that were published? Also in tables/SUITE-published.md. Exit code 1 where one is not."""
     from kdbench.terminal import published
 
-    return 0 if published.published(_load(args)) else 1
+    return 0 if published.published(_load_to_write(args)) else 1
 
 
 def _load(args: argparse.Namespace) -> Plan:

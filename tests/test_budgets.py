@@ -270,14 +270,12 @@ def test_a_longer_training_is_expected_to_take_longer(tmp_path, monkeypatch):
 
 
 def test_costs_count_the_steps_of_each_budget(trained):
-    lines = [line.split() for line in cost.lines(budgets_plan(1, 2))]
-    steps = {" ".join(line[:-3]): line[-2] for line in lines[1:-1]}
-    assert steps == {
-        "cohort cnn-t--vit-s": "12",
-        "cohort cnn-t--vit-s x2": "24",
-        "cohort none--vit-s": "12",
-        "cohort none--vit-s x2": "24",
-        "teacher cnn-t": "30",
+    assert {each.name: each.steps for each in cost.counted(budgets_plan(1, 2))} == {
+        "cohort cnn-t--vit-s": 12,
+        "cohort cnn-t--vit-s x2": 24,
+        "cohort none--vit-s": 12,
+        "cohort none--vit-s x2": 24,
+        "teacher cnn-t": 30,
     }
 
 

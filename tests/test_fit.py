@@ -52,7 +52,7 @@ def test_where_another_suite_packed_the_data_the_teacher_finds_it(trained):
     with pytest.raises(KdbenchError, match="BasicBlock"):
         run_jobs(plan, "teacher")
     with pytest.raises(KdbenchError, match="BasicBlock"):
-        cost.lines(plan)
+        cost.counted(plan)
 
 
 def test_a_recipe_that_does_not_fit_its_pairs_data_is_found_when_they_are_packed(tmp_path, monkeypatch):

@@ -97,6 +97,9 @@ def test_what_was_measured_is_read_back_as_it_was_written(tmp_path, monkeypatch)
             document["ceiling"] = [{"seeds": [0, 1], "stage": 1, "band": "low", "cka": 1 / 7, "reason": None}]
         else:
             document["after"] = rows[:1]
+            document["others"] = [{"seed": 0, "networks": "a and b untrained", "band": "low", "cosine": 0.25}]
+            document["rotated"] = [{"seed": 0, "band": "low - high", "cosine": -0.1, "split_low": None}]
+            document["cka"] = rows[1:]
             document["channel_mean"] = [{"seed": 0, "feature": "after", "share_a": 0.1, "share_b": 2 / 3}]
         write_json(job.output, document)
         written.setdefault((job.block, job.kind), []).append(document)

@@ -72,7 +72,7 @@ ROWS = [
     "plan",
     "data",
 ]
-ROWS += ["methods", "train", "results", "report", "run", "terminal", "conformance", "submit", "cli"]
+ROWS += ["methods", "train", "results", "report", "run", "claims", "terminal", "conformance", "submit", "cli"]
 
 
 def test_imports_go_up_the_table_of_the_wings():

@@ -43,7 +43,17 @@ def recipe_of(name: str, tree: Any, where: str) -> Recipe:
         value = getattr(recipe, key)
         if value is not None and value <= 0:
             raise KdbenchError(f"{where}: {key}: must be positive, got {value}")
-    not_negative = ("weight_decay", "min_lr", "warmup_lr", "crop", "clip_grad", "color_jitter", "mixup", "cutmix")
+    not_negative = (
+        "weight_decay",
+        "min_lr",
+        "warmup_lr",
+        "poly",
+        "crop",
+        "clip_grad",
+        "color_jitter",
+        "mixup",
+        "cutmix",
+    )
     for key in not_negative:
         value = getattr(recipe, key)
         if value is not None and value < 0:
@@ -58,6 +68,10 @@ def recipe_of(name: str, tree: Any, where: str) -> Recipe:
         raise KdbenchError(
             f"{where}: milestones: expected rising shares of all steps, between 0 and 1, got {list(recipe.milestones)}"
         )
+    if recipe.poly and (
+        recipe.epochs is None or recipe.milestones or recipe.warmup_epochs is not None or recipe.warmup
+    ):
+        raise KdbenchError(f"{where}: poly: goes by epochs; give these, warmup: 0, and no other schedule")
     if recipe.milestones and recipe.min_lr:
         raise KdbenchError(f"{where}: give one of milestones and min_lr, the floor of a cosine")
     if recipe.interpolation != "bilinear" and not recipe.resized_crop:

@@ -319,6 +319,11 @@ def changed_args(source: str, args: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in args.items() if value != source_params(source)[key].default}
 
 
+def source_doc(source: str) -> str:
+    """What a data source says of itself: what it holds, where that comes from, and under which licence."""
+    return ast.get_docstring(parsed(SOURCES / f"{source}.py")) or ""
+
+
 def reads_files(source: str) -> bool:
     """Whether a data source reads files of the user: it then has a function `source_files`."""
     body = parsed(SOURCES / f"{source}.py").body

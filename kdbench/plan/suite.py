@@ -19,7 +19,7 @@ from kdbench.plan.trees import NOTHING, built, checked_name, mapping, named, see
 from kdbench.types import KdbenchError, Suite
 
 _SECTIONS = {"seeds", "data", "recipes", "models", "methods", "blocks", "tune", "claims", "paper"}
-_OPTIONS = {f.name for f in dataclasses.fields(Suite)} - _SECTIONS - {"name", "path"}
+_OPTIONS = {f.name for f in dataclasses.fields(Suite)} - _SECTIONS - {"name", "path", "extends"}
 
 
 def suite_path(name: str | Path) -> Path:
@@ -96,12 +96,13 @@ def load_suite(name: str | Path) -> Suite:
     that comes with kdbench; one that is null here is left out.
     """
     path = suite_path(name)
-    return dataclasses.replace(check_suite(suite_tree(path), path.stem, str(path)), path=path)
+    tree, base = suite_tree(path)
+    return dataclasses.replace(check_suite(tree, path.stem, str(path)), path=path, extends=base)
 
 
-def suite_tree(path: Path) -> Any:
-    """The values of a suite's file as they are written, with the sections that it takes from another."""
-    tree = yamlfile.read(path)
+def suite_tree(path: Path) -> tuple[Any, Path | None]:
+    """The values of a suite's file as they are written, with the sections that it takes from another, and that file."""
+    tree, base_path = yamlfile.read(path), None
     if isinstance(tree, dict) and "extends" in tree:
         base, folders = checked_name(tree.pop("extends"), f"{path}: extends"), (path.parent, shipped(CONFIG_FOLDER))
         base_path = next((file for folder in folders if (file := folder / f"{base}.yaml").is_file()), None)
@@ -111,7 +112,7 @@ def suite_tree(path: Path) -> Any:
         if not isinstance(base, dict) or "extends" in base:
             raise KdbenchError(f"{path}: extends: the base must be a suite that extends no other")
         tree = {key: value for key, value in (base | tree).items() if value is not None}
-    return tree
+    return tree, base_path
 
 
 def check_suite(tree: Any, name: str, where: str) -> Suite:

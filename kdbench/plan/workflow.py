@@ -82,7 +82,7 @@ def report_text(suite: Suite) -> str:
         "minutes_per_job",
     }
     said = dataclasses.asdict(suite)
-    return hash_of({k: v for k, v in said.items() if k not in execution | {"jobs_per_gpu", "path"}})[:16]
+    return hash_of({k: v for k, v in said.items() if k not in execution | {"jobs_per_gpu", "path", "extends"}})[:16]
 
 
 def report_version(*parts: str) -> str:

@@ -41,7 +41,7 @@ from kdbench.report.verdicts import (
     DETECTABLE,
     by_group,
     claim_results,
-    claims_table,
+    claims_tables,
     detectable_sentence,
     verdict_sentence,
     verdict_table,
@@ -112,7 +112,7 @@ def _sections(report: BlockReport) -> list[Section]:
             sections.append(Section(f"{block.title}: {title.lower()}", (why, *tables)))
     parts = [part for baseline in baselines_of(block) for part in _verdict_parts(report, baseline)]
     if claims := claim_results(report.suite, block, report.frame):
-        parts.append(claims_table(block, claims))
+        parts += claims_tables(block, claims)
     if report.tuned:
         parts.append(_tuning_table(block, report.tuned, report.suite.tune.budget))
     if stats.numbers(report.frame, "epochs").max() >= OPTIMISM_EPOCHS:

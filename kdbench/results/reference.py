@@ -7,6 +7,8 @@
     ceiling.csv      two seeds of the student from scratch        the same
     channels.csv     two modalities by channel band               a row of a document of kind `channels`
     channels-after.csv, channel-mean.csv                          the same after the last activation; share of the mean
+    channels-others.csv                                           the same of untrained networks and of students
+    channels-cka.csv, channels-rotated.csv                        CKA by band; cosines after a fitted rotation
     correct.npz      which test samples each run gets right, a bit a sample
     tuned.json       the choices of tuning
     about.json       what tables say of the data and of what computed them, and the checksum of every file here
@@ -44,7 +46,7 @@ CELL = ["block", "pair", "method", "budget"]
 NEEDED = [*CELL, "edition", "label", "seed", "status", "test"]
 _STATES = {FINISHED, DIVERGED, UNSUPPORTED, MISSING}
 _TEXTS = {"block", "pair", "teacher", "student", "method", "label", "key", "status", "reason", "edition"}
-_TEXTS |= {"finished_at", "hardware", "a", "b", "band", "role", "model", "treatment", "feature"}
+_TEXTS |= {"finished_at", "hardware", "a", "b", "band", "role", "model", "treatment", "feature", "networks"}
 """Columns of any file here that hold text; all others hold numbers, lists and objects, as JSON writes them."""
 _MEASURED = {
     "similarity": ("stages", "rows"),
@@ -52,7 +54,10 @@ _MEASURED = {
     "ceiling": ("stages", "ceiling"),
     "channels": ("channels", "rows"),
     "channels-after": ("channels", "after"),
+    "channels-others": ("channels", "others"),
     "channel-mean": ("channels", "channel_mean"),
+    "channels-cka": ("channels", "cka"),
+    "channels-rotated": ("channels", "rotated"),
 }
 """Name of a CSV -> the kind of documents and the list in each that it holds."""
 _HEAD = ["block", "pair", "a", "b"]
@@ -111,16 +116,16 @@ def correct(today: Today) -> list[tuple[Run, np.ndarray]]:
     """Every finished run with which test samples it gets right, bool (N,); none where the data are not packed."""
     found: dict[Path, tuple[Run, np.ndarray]] = {}
     for block in today.plan.suite.blocks:
-        folder = data_folder(today.plan.suite, block.data, block.seeds[0])
-        if not (folder / "meta.json").exists():
+        folders = {seed: data_folder(today.plan.suite, block.data, seed) for seed in block.seeds}
+        if not all((folder / "meta.json").exists() for folder in folders.values()):
             continue
-        labels = load_packed(folder).labels("test")
+        labels = {seed: load_packed(folder).labels("test") for seed, folder in folders.items()}
         trained = [(method, budget) for budget, methods in block.lengths.items() for method in methods]
         for pair, seed, (method, budget) in itertools.product(block.pairs, block.seeds, trained):
             run = today.plan.run_of(pair, method, seed, budget)
             record = None if run.result in found else today.has(run)
             if record and record["status"] == FINISHED:
-                found[run.result] = run, predictions(run, len(labels)).classes == labels
+                found[run.result] = run, predictions(run, len(labels[seed])).classes == labels[seed]
     return list(found.values())
 
 

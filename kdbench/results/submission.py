@@ -70,7 +70,7 @@ def suite_tree_for(base: str, name: str, cls: str) -> dict[str, Any]:
     Raises KdbenchError for a suite that is not in config/, where no block has CHECKS, and for a name that is a method's
     or a suite's.
     """
-    suite, tree = load_suite(base), suite_tree(suite_path(base))
+    suite, (tree, _) = load_suite(base), suite_tree(suite_path(base))
     if typed(suite) != suite.name:
         raise KdbenchError(f"rows are submitted to a suite in {CONFIG_FOLDER}/, and {base} is none")
     rows = {block.name: {method.id for method in block.trained} for block in suite.blocks}

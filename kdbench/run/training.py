@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from kdbench import checkpoint
 from kdbench.cpu import slow_bf16
-from kdbench.data.packed import load_packed
+from kdbench.data.packed import Packed, load_packed
 from kdbench.files import atomic, sha256_file, write_json
 from kdbench.plan.jobs import Job, Plan, Run
 from kdbench.plan.paths import data_folder, of_budget
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import torch
 
     from kdbench.train.batches import Batches
+    from kdbench.train.cohort import Cohort
 
 ONE_VERSION = ("torch", "timm")
 
@@ -40,7 +41,6 @@ def run_training(
     import torch
 
     from kdbench.run import fit
-    from kdbench.train.batches import Batches
 
     if threads != plan.suite.threads:
         raise KdbenchError(
@@ -48,8 +48,6 @@ def run_training(
             f"would differ in the last bit; give snakemake at least --cores {plan.suite.threads}, or edit the suite"
         )
     torch.set_num_threads(threads)
-    models = plan.suite.models
-    modalities = {models[m].input for m in (job.pair.teacher, job.pair.student) if m}
     batches = packed = None
     for seed in dict.fromkeys(r.seed for r in job.runs if seeds is None or r.seed in seeds):
         folder = state_folder(plan, job, seed)
@@ -63,7 +61,7 @@ def run_training(
                     if job.kind == "teacher":
                         # Another suite may have packed these data.
                         fit.check(plan, pack, fit.pairs_of(plan, job.data, job.pair.student))
-                    batches = Batches(pack, modalities, _device(plan.suite), plan.suite.workers)
+                    batches = batches_of(plan.suite, job, pack)
                 _train_seed(today, job, seed, todo, batches, state_file)
             checkpoint.remove(state_file)
             if job.kind == "teacher":
@@ -137,28 +135,58 @@ def write_manifest(job: Job) -> None:
     write_json(job.output, {"job": job.id, "key": job.key, "runs": runs, "measured": measured_cost(records)})
 
 
+def batches_of(suite: Suite, job: Job, pack: Packed) -> Batches:
+    """The batches of a job: of a packed data set what its networks read."""
+    from kdbench.train.batches import Batches
+
+    modalities = {suite.models[name].input for name in (job.pair.teacher, job.pair.student) if name}
+    return Batches(pack, modalities, _device(suite), suite.workers)
+
+
+def cohort_of(
+    suite: Suite,
+    job: Job,
+    seed: int,
+    batches: Batches,
+    runs: list[Run],
+    taught: dict[str, torch.Tensor] | None = None,
+    start: dict[str, torch.Tensor] | None = None,
+) -> Cohort:
+    """The cohort of some runs of a job and seed.
+
+    taught: the trained teacher's weights; None: those of before its training. start: the student's, where they do not
+    come from the seed.
+    """
+    from kdbench.train.cohort import Cohort, load_teacher
+
+    student = suite.models[job.pair.student]
+    recipe = suite.recipes[student.recipe].times(job.budget) if student.recipe else None
+    teacher = untrained = None
+    if job.pair.teacher:
+        spec = suite.models[job.pair.teacher]
+        teacher = load_teacher(spec, taught, batches, batches.device, seed)
+        if any(run.method.guide == "untrained" for run in runs):
+            untrained = load_teacher(spec, None, batches, batches.device, seed)
+    kept = suite.precision, suite.checkpoint_seconds
+    return Cohort(student, recipe, batches, batches.device, seed, teacher, *kept, untrained, start)
+
+
 def _train_seed(today: Today, job: Job, seed: int, todo: list[Run], batches: Batches, state_file: Path) -> None:
     from kdbench.train import networks
-    from kdbench.train.cohort import Cohort, load_teacher
     from kdbench.train.engine import Outcome, train_cohort
     from kdbench.train.equal_compute import equal_compute
     from kdbench.train.given import as_it_is, given_weights
 
-    suite, device = today.plan.suite, batches.device
-    models = suite.models
-    teacher = untrained = accuracy = None
+    suite, models = today.plan.suite, today.plan.suite.models
+    taught = accuracy = None
     if job.pair.teacher:
-        spec = suite.models[job.pair.teacher]
-        accuracy = today.teacher(spec.name, seed)["accuracy"]
-        weights = load_weights(today.plan.teacher(spec.name, seed))
-        teacher = load_teacher(spec, weights, batches, device, seed)
-        if any(run.method.guide == "untrained" for run in todo):
-            untrained = load_teacher(spec, None, batches, device, seed)
+        accuracy = today.teacher(job.pair.teacher, seed)["accuracy"]
+        taught = load_weights(today.plan.teacher(job.pair.teacher, seed))
     common = {
         "hashes": _input_hashes(today, job, seed),
         "teacher_accuracy": accuracy,
         "versions": provenance.versions(),
-        "hardware": provenance.hardware(device, suite.threads),
+        "hardware": provenance.hardware(batches.device, suite.threads),
     }
     names = {"student": job.pair.student} | ({"teacher": job.pair.teacher} if job.pair.teacher else {})
     shown = {role: batches.shown(models[name].input, networks.view(models[name])) for role, name in names.items()}
@@ -169,14 +197,12 @@ def _train_seed(today: Today, job: Job, seed: int, todo: list[Run], batches: Bat
     if student.is_given:
         start, digest = given_weights(student, batches.shape[student.input], batches.classes, seed)
         common["hashes"]["given"] = digest
-    recipe = suite.recipes[student.recipe].times(job.budget) if student.recipe else None
-    save_every = suite.checkpoint_seconds
-    cohort = Cohort(student, recipe, batches, device, seed, teacher, suite.precision, save_every, untrained, start)
+    cohort = cohort_of(suite, job, seed, batches, todo, taught, start)
 
     def done(outcome: Outcome) -> None:
         _write_outcome(outcome, common)
 
-    if recipe is None:
+    if cohort.recipe is None:
         done(as_it_is(cohort, todo[0]))
         return
     if todo[0].method.compute_of:

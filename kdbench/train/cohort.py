@@ -147,24 +147,27 @@ class Cohort:
             with self.autocast():
                 yield teacher.reader(x)
 
-    def logits(self, students: Sequence[nn.Module], split: str) -> list[Tensor]:
-        """Of each student, in evaluation mode, (N, classes) float32 of a whole split in its own order. Every image is
-        read once for all of them."""
-        return self._logits(students, self.student.input, split, networks.view(self.student)) if students else []
+    def logits(self, students: Sequence[nn.Module], split: str, limit: int | None = None) -> list[Tensor]:
+        """Of each student, in evaluation mode, (N, classes) float32 of a whole split in its own order, or of its first
+        `limit` samples. Every image is read once for all of them."""
+        view = networks.view(self.student)
+        return self._logits(students, self.student.input, split, view, limit) if students else []
 
     def teacher_logits(self, split: str) -> Tensor:
         """(N, classes), as of a student."""
         return self._logits([self.teacher.reader.model], self.teacher.modality, split, self.teacher.view)[0]
 
     @torch.no_grad()
-    def _logits(self, models: Sequence[nn.Module], modality: str, split: str, view: View) -> list[Tensor]:
+    def _logits(
+        self, models: Sequence[nn.Module], modality: str, split: str, view: View, limit: int | None = None
+    ) -> list[Tensor]:
         training = [model.training for model in models]
         for model in models:
             model.eval()
         with self.autocast():
             found = [
                 [read_logits(model, x).float() for model in models]
-                for x in self.batches.evaluation(modality, split, view=view)
+                for x in self.batches.evaluation(modality, split, limit=limit, view=view)
             ]
         for model, mode in zip(models, training, strict=True):
             model.train(mode)
@@ -220,8 +223,8 @@ def shuffled(signals: Signals) -> Signals:
 
 
 def learning_rate(recipe: Recipe, step: int, total: int) -> float:
-    """Linear warm-up, then a cosine down to `min_lr`, or tenths from milestone to milestone: a pure function of the
-    step (0-based)."""
+    """Linear warm-up, then a cosine down to `min_lr`, a power of the epochs left, or tenths from milestone to
+    milestone: a pure function of the step (0-based)."""
     peak, warmup = recipe.peak_lr, int(recipe.warmup * total)
     if recipe.warmup_epochs is not None:
         # As timm's schedulers without `warmup_prefix` have it, which know of epochs only.
@@ -232,5 +235,8 @@ def learning_rate(recipe: Recipe, step: int, total: int) -> float:
         return peak * (step + 1) / warmup
     if recipe.milestones:
         return peak / 10 ** sum(step >= share * total for share in recipe.milestones)
+    if recipe.poly:
+        left = 1 - (step * recipe.epochs // total) / recipe.epochs
+        return recipe.min_lr + (peak - recipe.min_lr) * left**recipe.poly
     share = (step - warmup) / max(1, total - warmup)
     return recipe.min_lr + (peak - recipe.min_lr) * (1 + math.cos(math.pi * share)) / 2
