@@ -1,7 +1,7 @@
 # The contents page of the workflow. Which jobs there are is decided in kdbench/plan/; a rule is one verb of `kdbench`.
 #
 #   snakemake --cores all                         the default suite, config/quick.yaml
-#   snakemake --cores all --config suite=NAME     config/NAME.yaml, or a path to a .yaml
+#   snakemake --cores all --config suite=NAME     config/NAME.yaml, a suite that comes with kdbench, or a path to a .yaml
 
 import os
 import shlex

@@ -13,13 +13,14 @@ from mkdocs.structure.files import File, Files
 from kdbench.report import figures
 from kdbench.report.index import index_page
 from kdbench.results.reference import Frozen, references
+from kdbench.results.submission import submissions
 
 SHOWN = ("README.md", "docs/*.*", "speed/*.py", "tables/reference/**/*", "results/reference/**/*")
 """The pages and what they link to."""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """In place of the files of docs/: those that are shown, and what is made of the references."""
+    """In place of the files of docs/: those that are shown, and what is made of references and submissions."""
     for file in [file for file in files if file.src_dir == config.docs_dir]:
         files.remove(file)
     root = Path(config.config_file_path).parent
@@ -29,7 +30,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             files.append(File(name, str(root), config.site_dir, config.use_directory_urls))
     with contextlib.chdir(root):
         kept = references()
-        page = index_page(kept, [("Documentation", "../index.html")])
+        page = index_page(kept, submissions(), [("Documentation", "../index.html")])
         made = {"results/index.html": page} | {f"results/{r.folder.name}.md": _figures(r) for r in kept}
     for name, content in made.items():
         files.append(File.generated(config, name, content=content))

@@ -54,7 +54,7 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-SUITE = argument("suite", help="name of a file in config/, or a path to a .yaml")
+SUITE = argument("suite", help="name of a file in config/ or of a suite that comes with kdbench, or a path to a .yaml")
 REFERENCE = argument(
     "--reference", action="store_true", help="from results/reference/SUITE alone, without the files of its runs"
 )
@@ -144,6 +144,14 @@ def _overview() -> str:
 # --------------------------------------------------------------------------------------------------------------- verbs
 
 
+@verb(FOR_YOU, "init mine", argument("folder", type=Path, help="new or empty"))
+def _init(args: argparse.Namespace) -> None:
+    """Lay out a folder to work in: Snakefile, config/quick.yaml, profiles."""
+    from kdbench.terminal import init
+
+    _wrote(init.lay_out(args.folder))
+
+
 @verb(
     FOR_YOU,
     "plan quick --cost",
@@ -199,21 +207,26 @@ def _watch(args: argparse.Namespace) -> None:
 @verb(
     FOR_YOU,
     "show quick cnn-t--vit-s kd 0",
-    argument("suite", help="name of a file in config/, or a path to a .yaml; or `methods`, or `citations`"),
+    argument("suite", help="name of a file in config/, or a path to a .yaml; or `methods`, `data` or `claims`"),
     argument("pair", nargs="?"),
     argument("method", nargs="?"),
     argument("seed", nargs="?", type=int),
 )
 def _show(args: argparse.Namespace) -> None:
-    """Print what is known of a suite, a pair, a cell or a run; `show methods`; or BibTeX: `show citations [SUITE]`."""
-    from kdbench.plan.registry import citations
+    """Print what is known of a suite, a pair, a cell or a run; `show methods`, `show data` (sources and licences) or
+    `show claims`."""
     from kdbench.terminal import catalogue, show
 
     if args.suite == "methods":
         print(catalogue.page())
         return
-    if args.suite == "citations":
-        print(citations(load_suite(args.pair) if args.pair else None))
+    if args.suite == "data":
+        print(catalogue.data_page())
+        return
+    if args.suite == "claims":
+        from kdbench.claims import _page
+
+        print(_page.page())
         return
     show.show(_load(args), args.pair, args.method, args.seed)
 
@@ -228,6 +241,14 @@ def _report(args: argparse.Namespace) -> None:
         _wrote([report.write_reference_report(plan, args.out or home(plan.suite) / "reference.html")])
     else:
         _wrote([report.write_report(plan, args.out or home(plan.suite) / "report.html")])
+
+
+@verb(FOR_YOU, "cite quick", argument("suite", nargs="?", help="as for other verbs; default all methods and data"))
+def _cite(args: argparse.Namespace) -> None:
+    """Print the BibTeX of kdbench and of a suite's methods and data, as it lies in tables/SUITE.bib."""
+    from kdbench.report.cite import citations
+
+    print(citations(load_suite(args.suite) if args.suite else None))
 
 
 @verb(
@@ -260,12 +281,63 @@ def _check(args: argparse.Namespace) -> int:
     return 1 if findings else 0
 
 
+@verb(
+    FOR_YOU,
+    "claim token_bandwidth",
+    argument("name", nargs="?", help="of a file in kdbench/claims; without it, all are listed"),
+    stopped="stopped; nothing was written",
+)
+def _claim(args: argparse.Namespace) -> None:
+    """Put a published claim to the test, or list the claims and the verdicts on them."""
+    from kdbench import claims
+    from kdbench.claims import _page
+    from kdbench.files import read_json
+
+    if args.name is None:
+        print(_page.listing())
+        return
+    path = claims.run_claim(args.name)
+    result = read_json(path)
+    print(f"{claims.load(args.name).CLAIM}\n{claims.found(claims.load(args.name), result)}\n{result['verdict']}")
+    _wrote([path])
+
+
 @verb(FOR_YOU, "doctor")
 def _doctor(args: argparse.Namespace) -> int:
     """Look at this machine: versions, devices, folders, settings."""
     from kdbench.terminal import doctor
 
     return doctor.examine()
+
+
+@verb(
+    FOR_YOU,
+    "submit quick --method my_kd.py:MyKD",
+    SUITE,
+    argument("--method", required=True, metavar="FILE:CLASS", help="path/to/file.py:CLASS"),
+    argument("--name", help="of the row and its folder; default: the file's"),
+    trains=True,
+)
+def _submit(args: argparse.Namespace) -> None:
+    """Train your method beside the check rows of a suite and write submissions/NAME, a row that others can verify."""
+    from kdbench.submit.submit import submit
+
+    _wrote(submit(args.suite, args.method, args.name))
+
+
+@verb(
+    FOR_YOU,
+    "verify submissions/logit-mse",
+    argument("submissions", nargs="+", metavar="SUBMISSION", help="submissions/NAME"),
+    argument("--recompute-only", action="store_true", help="train nothing, and leave verified.json as it is"),
+    trains=True,
+)
+def _verify(args: argparse.Namespace) -> None:
+    """Are submitted rows what they say? Recomputes all numbers, trains one run again and writes verified.json."""
+    from kdbench.submit.verify import verify
+
+    for submission in args.submissions:
+        verify(submission, args.recompute_only)
 
 
 ONE_JOB = argument("--job", help="only this job of it, as the workflow names it")
@@ -381,13 +453,17 @@ def _similarity(args: argparse.Namespace) -> None:
     SUITE,
     argument("--partial", action="store_true", help="show what there is and mark what is missing"),
     REFERENCE,
+    argument("--with", dest="submitted", nargs="+", metavar="NAME", default=[], help="also rows of submissions/NAME"),
 )
 def _table(args: argparse.Namespace) -> None:
     """Write tables/SUITE.md, .html, .csv and, for a paper, .tex and .bib (with --reference: in tables/reference)."""
     from kdbench.run.outputs import reference_tables, run_table
 
     plan = _load_to_write(args)
-    _wrote(reference_tables(plan) if args.reference else run_table(plan, partial=args.partial))
+    if args.reference:
+        _wrote(reference_tables(plan, args.submitted))
+    else:
+        _wrote(run_table(plan, partial=args.partial, submitted=args.submitted))
 
 
 @verb(
@@ -434,6 +510,26 @@ def _import(args: argparse.Namespace) -> None:
     from kdbench.run.carry import import_runs
 
     import_runs(_load_to_write(args), args.folder)
+
+
+@verb(
+    FOR_KEEPERS,
+    "teachers import quick",
+    argument("action", choices=("export", "import")),
+    SUITE,
+    argument("folder", nargs="?", type=Path, help="default results/reference/SUITE/teachers"),
+    argument("--seeds", type=int, nargs="+", help="export only these seeds"),
+)
+def _teachers(args: argparse.Namespace) -> None:
+    """Write trained teachers as files for a repository, or take them from there instead of training them."""
+    from kdbench.run import teachers
+
+    plan = _load_to_write(args)
+    folder = args.folder or teachers.teachers_folder(plan.suite)
+    if args.action == "export":
+        _wrote(teachers.export_teachers(plan, folder, args.seeds))
+    else:
+        teachers.import_teachers(plan, folder)
 
 
 @verb(FOR_KEEPERS, "findings glyphs", SUITE)

@@ -12,12 +12,15 @@ none.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import math
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from kdbench.tensors import planar
 from kdbench.types import Side, Signals
@@ -39,95 +42,120 @@ def stage_indices(model: nn.Module) -> list[int]:
 
 
 class Reader:
-    """Reads Signals off one network. Building one probes the network; `side` holds what was found."""
+    """Reads Signals off one network. Building one probes the network; `side` and `classes` hold what was found.
+
+    Hooks are there while it reads and at no other time, so whoever else runs the network, or copies it, sees none.
+    """
 
     def __init__(
         self, model: nn.Module, shape: tuple[int, int, int], family: str, needs: frozenset[str] = EVERYTHING
     ) -> None:
-        """model: a network on the CPU, which may move to another device afterwards; its weights, its statistics and the
-        global RNG stay as they were. shape: (H, W, C) of one input. needs: fields of Signals."""
-        self.model = model
-        self.needs = needs
-        self._stages = stage_indices(model)
+        """model: a network, which may move to another device afterwards; its weights, its statistics and the global RNG
+        stay as they were. shape: (H, W, C) of one input. needs: fields of Signals."""
+        height, width, channels = shape
+        self._stages: Sequence[Any] = stage_indices(model)
         self._prefix = bool(getattr(model, "num_prefix_tokens", 0)) and _takes_prefix(model)
-        self._preact: Tensor | None = None
-        self._read: list[Tensor] = []
-        hooks = [c.register_forward_pre_hook(self._keep_read) for c in classifiers(model)]
-        self.side, last_activation = self._probe(shape, family)
-        if not needs & {"stages", "prefix"}:
-            self._stages = []
-        if not needs & {"pooled", "pooled_preact"}:
-            for hook in hooks:
-                hook.remove()
-        if last_activation and "pooled_preact" in needs:
-            model.get_submodule(last_activation).register_forward_pre_hook(self._keep_preact)
+        x = torch.linspace(-1, 1, 2 * channels * height * width).view(2, channels, height, width)
+        self._probe(model, x.to(next(model.parameters()).device), family, needs)
 
     def __call__(self, x: Tensor, index: Tensor | None = None) -> Signals:
         """x: (B, C, H, W). index: (B,) positions in the training set, passed on."""
-        model, x = self.model, planar(x)
-        inputs = x if "inputs" in self.needs else None
-        stages = prefix = pooled = None
-        self._read = []
-        if self._stages:
-            extra = {"return_prefix_tokens": True} if self._prefix else {}
-            final, maps = model.forward_intermediates(x, indices=self._stages, output_fmt="NCHW", **extra)
-            if _after_head_convolution(final, maps[-1]):
-                maps = [*maps[:-1], final]
-            stages = tuple(planar(m[0] if self._prefix else m) for m in maps)
-            prefix = tuple(m[1] if self._prefix else m.new_zeros(len(m), 0, m.shape[1]) for m in maps)
-        else:
-            final = model.forward_features(x)
-        logits = _one_head(model.forward_head(final))
-        read, self._read = self._read, []
-        if read:
-            # Where two heads read a token each, what they read is averaged as their logits are.
-            pooled = read[0] if len(read) == 1 else sum(read) / len(read)
-        preact, self._preact = self._preact, None
-        preact = pooled if preact is None else preact
-        return Signals(logits, stages, prefix, pooled, preact, index, inputs)
+        x = planar(x) if x.ndim == 4 else x
+        read: list[Tensor] = []
+        preact: list[Tensor] = []
+        # Pooled at once: an activation may work in place.
+        hooks = [m.register_forward_pre_hook(lambda m, i: read.append(one_vector(i[0]))) for m in self._heads]
+        if self._activation:
+            hooks.append(self._activation.register_forward_pre_hook(lambda m, i: preact.append(one_vector(i[0]))))
+        with hooked(hooks):
+            logits, stages, prefix = self._forward(x)
+        # Where two heads read a token each, what they read is averaged as their logits are.
+        pooled = read[0] if len(read) == 1 else sum(read) / len(read) if read else None
+        before = preact[-1] if preact else pooled
+        return Signals(logits, stages, prefix, pooled, before, index, x if "inputs" in self.needs else None)
+
+    def _forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...] | None, tuple[Tensor, ...] | None]:
+        """Logits, stages and their prefix tokens."""
+        model = self.model
+        if not self._stages:
+            return one_head(model.forward_head(model.forward_features(x))), None, None
+        extra = {"return_prefix_tokens": True} if self._prefix else {}
+        final, maps = model.forward_intermediates(x, indices=self._stages, output_fmt="NCHW", **extra)
+        if _after_head_convolution(final, maps[-1]):
+            maps = [*maps[:-1], final]
+        stages = tuple(planar(m[0] if self._prefix else m) for m in maps)
+        prefix = tuple(m[1] if self._prefix else m.new_zeros(len(m), 0, m.shape[1]) for m in maps)
+        return one_head(model.forward_head(final)), stages, prefix
 
     @torch.no_grad()
-    def _probe(self, shape: tuple[int, int, int], family: str) -> tuple[Side, str | None]:
-        """The Side of the network, and the name of the activation that its last map leaves, if any: from a fixed input
-        in evaluation mode."""
-        height, width, channels = shape
-        x = torch.linspace(-1, 1, 2 * channels * height * width).view(2, channels, height, width)
-        called: list[tuple[str, Tensor]] = []
-        hooks = [
-            module.register_forward_hook(lambda m, i, out, name=name: called.append((name, out)))
-            for name, module in self.model.named_modules()
-            if isinstance(module, _ACTIVATIONS) or type(module).__module__ == "timm.layers.activations"
-        ]
-        was_training = self.model.training
-        self.model.eval()
-        final = self.model.forward_features(x)
-        for hook in hooks:
-            hook.remove()
-        signals = self(x)
-        self.model.train(was_training)
-        name, out = called[-1] if called else (None, None)
-        ends_in_activation = out is not None and out.ndim == 4 and out.shape == final.shape and torch.equal(out, final)
-        last_activation = name if ends_in_activation else None
-        side = Side(
+    def _probe(self, model: nn.Module, x: Tensor, family: str, needs: frozenset[str]) -> None:
+        """Find `side` by reading everything of x (B, C, H, W) in evaluation mode; later only what is needed is read."""
+        self.model, self.needs = model, EVERYTHING
+        with evaluating(model):
+            self._heads, self._activation = self._find(x)
+            signals = self(x)
+        self.classes = signals.logits.shape[1]
+        self.side = Side(
             family=family,
             stages=tuple(tuple(m.shape[1:]) for m in signals.stages or ()),
             prefix=signals.prefix[0].shape[1] if signals.prefix else 0,
-            pooled=signals.pooled.shape[1],
-            pooled_preact=final.shape[1] if last_activation else signals.pooled.shape[1],
+            pooled=0 if signals.pooled is None else signals.pooled.shape[1],
+            pooled_preact=0 if signals.pooled is None else signals.pooled_preact.shape[1],
         )
-        return side, last_activation
+        self.needs = needs
+        if not needs & {"stages", "prefix"}:
+            self._stages = []
+        if not needs & {"pooled", "pooled_preact"}:
+            self._heads = []
+        if "pooled_preact" not in needs:
+            self._activation = None
 
-    def _keep_preact(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        # Pooled at once: the activation may work in place.
-        self._preact = _one_vector(inputs[0])
+    def _find(self, x: Tensor) -> tuple[list[nn.Module], nn.Module | None]:
+        """The layers that give logits, and the activation that the last map leaves, if any."""
+        called: list[tuple[nn.Module, Tensor]] = []
+        watched = activations(self.model)
+        with hooked(m.register_forward_hook(lambda m, i, out: called.append((m, out))) for m in watched):
+            final = self.model.forward_features(x)
+        module, out = called[-1] if called else (None, None)
+        ends_in_activation = out is not None and out.ndim == 4 and out.shape == final.shape and torch.equal(out, final)
+        return classifiers(self.model), module if ends_in_activation else None
 
-    def _keep_read(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self._read.append(_one_vector(inputs[0]))
+
+def activations(model: nn.Module) -> list[nn.Module]:
+    """Its modules that are activation functions."""
+    return [
+        module
+        for module in model.modules()
+        if isinstance(module, _ACTIVATIONS) or type(module).__module__ == "timm.layers.activations"
+    ]
+
+
+@contextlib.contextmanager
+def hooked(hooks: Iterable[RemovableHandle]) -> Iterator[None]:
+    """Hooks that are gone afterwards."""
+    hooks = list(hooks)
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """A network in evaluation mode; each of its modules has its own mode back afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def read_logits(model: nn.Module, x: Tensor) -> Tensor:
     """(B, classes) of x (B, C, H, W): the logits that a Reader shows, without building one."""
-    return _one_head(model.forward_head(model.forward_features(planar(x))))
+    return one_head(model.forward_head(model.forward_features(planar(x))))
 
 
 def _after_head_convolution(final: Any, last: Any) -> bool:
@@ -148,12 +176,12 @@ def classifiers(model: nn.Module) -> list[nn.Module]:
     ]
 
 
-def _one_vector(x: Tensor) -> Tensor:
+def one_vector(x: Tensor) -> Tensor:
     """(B, D) of what a layer reads: as it is, or averaged over tokens (B, N, D) or cells (B, D, H, W)."""
     return x if x.ndim == 2 else x.mean(dim=1 if x.ndim == 3 else (2, 3))
 
 
-def _one_head(logits: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+def one_head(logits: Tensor | tuple[Tensor, Tensor]) -> Tensor:
     """A distilled DeiT has two heads; they are averaged, in training as in evaluation."""
     return logits if isinstance(logits, Tensor) else (logits[0] + logits[1]) / 2
 

@@ -7,7 +7,7 @@ Two measures:
   Invariant to rotation, scale and offset of either side, so widths may differ.
 - **Cosine** of paired vectors, the measure of FD-CMKD's similarity figure. It assumes that channel i means the same in
   both networks, which independently trained networks do not promise, and it sees any shared offset: hence the
-  treatments of `channel_similarity`.
+  treatments of `channel_similarity`. `rotated_similarity` gives two networks a common basis first.
 
 And one description of a single network: the radial power spectrum of its maps, in cycles per image.
 
@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.linalg import orthogonal_procrustes
 from torch import Tensor
 
 from kdbench.frequency import bands, coarser_grid, frequencies, full_precision, no_bands, spectrum, split_channels
@@ -214,11 +215,11 @@ def channel_mean_share(x: Tensor) -> float:
     return float((x.shape[1] * x.mean(dim=1).square() / x.square().sum(dim=1).clamp_min(1e-24)).mean())
 
 
-def _unit_bands(x: Tensor) -> dict[tuple[str, str], Tensor]:
-    """Features (N, D) -> unit vectors (N, D) of each band, with the DC component kept and removed."""
+def _bands(x: Tensor) -> dict[tuple[str, str], Tensor]:
+    """Features (N, D) -> each band (N, D), with the DC component kept and removed."""
     low, high = split_channels(x)
     dc = x.mean(dim=1, keepdim=True)
-    parts = {
+    return {
         ("DC kept", "raw"): x,
         ("DC kept", "low"): low + dc,
         ("DC kept", "high"): high,
@@ -226,7 +227,11 @@ def _unit_bands(x: Tensor) -> dict[tuple[str, str], Tensor]:
         ("DC removed", "low"): low,
         ("DC removed", "high"): high,
     }
-    return {key: F.normalize(part, dim=1, eps=1e-12) for key, part in parts.items()}
+
+
+def _unit_bands(x: Tensor) -> dict[tuple[str, str], Tensor]:
+    """The same as unit vectors."""
+    return {key: F.normalize(part, dim=1, eps=1e-12) for key, part in _bands(x).items()}
 
 
 def _shuffled_within(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -315,3 +320,78 @@ def channel_similarity(
             if (dc, band) == ("DC kept", "low"):
                 rows[-1]["null_prediction"] = null_prediction(raw, width)
     return rows
+
+
+def channel_cka(a: Tensor, b: Tensor, permutations: int = 200, seed: int = 0) -> list[dict]:
+    """`cka_with_null` of two modalities' pooled features a (N, D) and b (N, E) in channel bands.
+
+    One row with the DC component kept or removed ("treatment") and a band ("raw", "low", "high"): {"treatment", "band",
+    "cka", "null_low", "null_high", "reason"}.
+    """
+    _check_samples(a, b)
+    own, other, rows = _bands(a.double().cpu()), _bands(b.double().cpu()), []
+    for dc, band in own:
+        value, low, high = cka_with_null(own[dc, band], other[dc, band], permutations, seed)
+        reason = None if value is not None else "a side does not vary in this band"
+        rows.append({"treatment": dc, "band": band, "cka": value, "null_low": low, "null_high": high, "reason": reason})
+    return rows
+
+
+# ------------------------------------------------------------------------------------------------------------- rotation
+
+
+def rotated_similarity(
+    fit_a: Tensor, fit_b: Tensor, a: Tensor, b: Tensor, draws: int = 200, seed: int = 0
+) -> list[dict]:
+    """Cosine of channel bands once a (N, D) is rotated into the basis of b (N, D).
+
+    Independently trained networks share no basis, so their cosine is near 0 whatever they know. Here the rotation that
+    brings a closest to b (orthogonal Procrustes) is fitted on other samples, fit_a and fit_b (M, D), whose means are
+    taken off; both sides are then cut into bands without the mean over channels.
+
+    One row a band ("raw", "low", "high", "low - high"): {"band", "cosine", "shuffled_low", "shuffled_high",
+    "split_low", "split_high", "reason"}; low and high are 2.5 and 97.5 % quantiles of two nulls, `draws` draws each:
+
+    - shuffled: sample i of one side with a random sample of the other;
+    - split: in place of the bands two random orthogonal halves of the same ranks. If the order of channels carries no
+      meaning, low and high are one such split among others. None for raw, which has no halves.
+
+    Where the widths differ there is no rotation: the rows then hold None and the reason.
+    """
+    bands = ("raw", "low", "high", "low - high")
+    numbers = ("cosine", "shuffled_low", "shuffled_high", "split_low", "split_high")
+    width, other_width = a.shape[1], b.shape[1]
+    if width != other_width:
+        nothing = {**dict.fromkeys(numbers), "reason": f"feature widths differ ({width} and {other_width})"}
+        return [{"band": band, **nothing} for band in bands]
+
+    fit_a, fit_b, a, b = (x.double().cpu() for x in (fit_a, fit_b, a, b))
+    mean_a, mean_b = fit_a.mean(dim=0), fit_b.mean(dim=0)
+    rotation, _ = orthogonal_procrustes((fit_a - mean_a).numpy(), (fit_b - mean_b).numpy())
+    a, b = (a - mean_a) @ torch.from_numpy(rotation), b - mean_b
+    a, b = (x - x.mean(dim=1, keepdim=True) for x in (a, b))
+
+    def cosines(b: Tensor, low_a: Tensor, low_b: Tensor) -> tuple[float, ...]:
+        low, high = mean_cosine(low_a, low_b), mean_cosine(a - low_a, b - low_b)
+        return mean_cosine(a, b), low, high, low - high
+
+    low_a, low_b = split_channels(a)[0], split_channels(b)[0]
+    rng = np.random.default_rng(seed)
+    orders = [rng.permutation(len(a)) for _ in range(draws)]
+    halves = [_random_half(width, rng) for _ in range(draws)]
+    shuffled = np.quantile([cosines(b[order], low_a, low_b[order]) for order in orders], QUANTILES, axis=0)
+    split = np.quantile([cosines(b, a @ half, b @ half) for half in halves], QUANTILES, axis=0)
+    columns = zip(cosines(b, low_a, low_b), *shuffled.tolist(), *split.tolist(), strict=True)
+    rows = [
+        {"band": band, **dict(zip(numbers, own, strict=True)), "reason": None}
+        for band, own in zip(bands, columns, strict=True)
+    ]
+    rows[0] |= {"split_low": None, "split_high": None}
+    return rows
+
+
+def _random_half(width: int, rng: np.random.Generator) -> Tensor:
+    """(D, D): projection on a random part of the space without the channel mean, of the low band's rank."""
+    directions = np.concatenate([np.ones((width, 1)), rng.standard_normal((width, width - 1))], axis=1)
+    basis = torch.from_numpy(np.linalg.qr(directions).Q[:, 1 : 1 + 2 * (width // 4)].copy())
+    return basis @ basis.T

@@ -66,6 +66,9 @@ class Recipe:
     """Floor of the cosine schedule."""
     milestones: tuple[float, ...] = ()
     """In place of the cosine: shares of all steps after each of which the learning rate is a tenth of what it was."""
+    poly: float = 0.0
+    """In place of the cosine: after each epoch the learning rate falls towards `min_lr`, its height above it in
+    proportion to the share of epochs left to this power, as in FD-CMKD's code; 0: off."""
     momentum: float = 0.9
     """SGD only."""
     nesterov: bool = True
@@ -229,6 +232,8 @@ class MethodSpec:
     """The label of figures, where room is scarce; the label itself where empty."""
     harness: str | None = None
     """The code base that its weights come from; None for what has no teacher, and where the suite's tuning chose."""
+    tune: bool = True
+    """Whether a suite that tunes chooses its main weight; else it keeps the weight that it has, in every block."""
 
     @property
     def stream(self) -> str:
@@ -340,6 +345,9 @@ class Claim:
     """The same without what the claim is about."""
     question: str
     """Which a difference between the two answers, and which goes before that answer."""
+    margin: float | None = None
+    """Points that a difference must exceed to count, fixed before any run; the claim is then decided (stats.decision),
+    over all pairs of a direction, be they headline pairs or not."""
 
 
 @dataclass(frozen=True)
@@ -398,8 +406,8 @@ class Suite:
     paper: Paper = Paper()
     path: Path | None = None
     """The file that it was read from."""
-    extends: str = ""
-    """Name of the suite that gave it the sections that its file leaves out."""
+    extends: Path | None = None
+    """The file that gave it the sections that its own leaves out."""
 
 
 # ------------------------------------------------------------------------------------------- what networks tell methods

@@ -30,6 +30,7 @@ import torch
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from PIL import Image
+from test_avdigits import write_fsdd
 from test_mnist import write_mnist
 
 from kdbench import frequency, similarity
@@ -40,7 +41,7 @@ from kdbench.data.pictures import Pictures, View
 from kdbench.data.prepare import prepare_data
 from kdbench.data.raw import Files
 from kdbench.data.shards import write_shards
-from kdbench.data.sources import mnist
+from kdbench.data.sources import avdigits, mnist
 from kdbench.plan import keys
 from kdbench.plan.jobs import Run
 from kdbench.plan.keys import VERSIONS, all_parts
@@ -132,8 +133,9 @@ def _trained(spec: ModelSpec, recipe: Recipe) -> engine.Outcome:
 
 def _step(key: str) -> Numbers:
     """Two epochs of three steps (of one, where it accumulates) of scratch, the first of them warm-up."""
-    value = {"lr_per": 16, "accumulate": 3, "warmup_epochs": 1, "ema_decay": 0.5}[key]
-    recipe = Recipe("r", lr=1e-1, optimizer="sgd", epochs=2, batch_size=8, **{key: value})
+    value = {"lr_per": 16, "accumulate": 3, "warmup_epochs": 1, "poly": 0.9, "ema_decay": 0.5}[key]
+    beside = {"warmup": 0.0} if key == "poly" else {}
+    recipe = Recipe("r", lr=1e-1, optimizer="sgd", epochs=2, batch_size=8, **beside, **{key: value})
     outcome = _trained(tiny.MODELS["student-vit"], recipe)
     names = ("lr", "test_nll", "ema_test_nll")
     history = [[epoch[name] for name in names if name in epoch] for epoch in outcome.record["history"]]
@@ -186,7 +188,8 @@ def _method(name: str) -> Numbers:
 
 def _source(name: str) -> Numbers:
     """Twenty samples of each modality of what a source builds by default, or of files made for it."""
-    with tempfile.TemporaryDirectory() as folder, patch.dict(mnist.FILES):
+    sums = patch.dict(mnist.FILES), patch.object(avdigits, "RECORDINGS_SHA256")
+    with tempfile.TemporaryDirectory() as folder, sums[0], sums[1]:
         arguments = _files(name, Path(folder))
         raw = importlib.import_module(f"kdbench.data.sources.{name}").build(**arguments, data_dir=Path(folder))
         found: Numbers = {f"labels {split}": raw.labels[split][:20].astype(float).tolist() for split in SPLITS}
@@ -219,6 +222,10 @@ def _files(name: str, folder: Path) -> dict[str, Any]:
     if name == "mnist":
         write_mnist(folder / "mnist", train=40, test=20)
         return {"val_share": 0.25}
+    if name == "avdigits":
+        write_mnist(folder / "mnist", train=400, test=320)
+        write_fsdd(folder / "fsdd")
+        return {"images_per_recording": 1, "train_recordings": 1, "energy": 0.5, "noise": 0.3, "babble": 0.0}
     classes, size, file = {"cifar10": (10, 32, "cifar10"), "cifar100": (100, 32, "cifar100"), "npz": (3, 9, "data")}[
         name
     ]
@@ -300,6 +307,8 @@ def _similarity() -> Numbers:
     rows += similarity.channel_similarity(x, y, torch.arange(24) % 3, seed=0)
     rows.append(similarity.radial_power(b[0]))
     rows.append({"channel mean": similarity.channel_mean_share(x)})
+    rows += similarity.channel_cka(x, y, permutations=3, seed=0)
+    rows += similarity.rotated_similarity(y, x, x, y, draws=3, seed=0)
     return {str(i): _floats(row) for i, row in enumerate(rows)}
 
 

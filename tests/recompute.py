@@ -263,9 +263,10 @@ class Block:
             near = {m for m in compared if tests[m].mean() >= lowest}
         return near | {best}
 
-    def grid(self, method: str, baseline: str) -> pd.DataFrame:
-        """Differences over headline pairs, a row a complete seed."""
-        used = [p for p in self.headline if not self.not_applicable(p, method) and not self.not_applicable(p, baseline)]
+    def grid(self, method: str, baseline: str, pairs: list[str] | None = None) -> pd.DataFrame:
+        """Differences over headline pairs, or these, a row a complete seed."""
+        pairs = self.headline if pairs is None else pairs
+        used = [p for p in pairs if not self.not_applicable(p, method) and not self.not_applicable(p, baseline)]
         return pd.DataFrame({p: self.difference(p, method, baseline).reindex(self.seeds) for p in used}).dropna()
 
     @functools.cache  # noqa: B019
@@ -321,7 +322,10 @@ class Block:
         if len(self.sizes) < 3 or not found or any("" in both for both in found):
             return None
         read = [(json.loads(own), json.loads(base)) for own, base in found]
-        means = np.mean([[own[group] - base[group] for group in self.sizes] for own, base in read], axis=0)
+        # Where seeds have test sets of their own, a group is in some of them.
+        means = np.array(
+            [np.mean([own[group] - base[group] for own, base in read if group in own]) for group in self.sizes]
+        )
         return means if np.ptp(means) > 1e-9 else None
 
     def check_groups(self, where: str, line: dict, checked: Checked) -> None:
@@ -336,11 +340,22 @@ class Block:
                 checked.percentile(f"{where}: {name}", points, share, line[name])
             self.verdict(line["baseline"])[line["method"]][f"groups_{end}"] = line[name]
 
-    def claim(self, label: str) -> dict:
-        """Of "A minus B", or "A minus B, students that read M": such directions are not pooled."""
+    def decisions(self, labels: list[str], margins: list[float]) -> list[dict]:
+        """Of the rows of a table of claims with margins."""
+        rows = [self.claim(label, self.pairs) for label in labels]
+        adjusted = holm({i: row["p"] for i, row in enumerate(rows)})
+        for i, (row, margin) in enumerate(zip(rows, margins, strict=True)):
+            met = "supported" if row["difference"] > margin and row["low"] > 0 else "undecided"
+            word = "contradicted" if row["high"] < margin else met
+            row |= {"p_holm": adjusted[i], "margin": margin, "decision": "no test" if math.isnan(row["low"]) else word}
+        return rows
+
+    def claim(self, label: str, pairs: list[str] | None = None) -> dict:
+        """Of "A minus B", or "A minus B, students that read M": such directions are not pooled. pairs: in place of the
+        headline pairs."""
         names, _, read = label.partition(", students that read ")
         method, control = (next(m for m in self.methods if self.labels[m] == name) for name in names.split(" minus "))
-        grid = self.grid(method, control)
+        grid = self.grid(method, control, pairs)
         grid = grid[[pair for pair in grid if not read or self.reads[pair.split("--")[1]] == read]]
         row = self.summary(grid)
         return row | {"headline": grid.shape[1], "p_holm": row["p"]}
@@ -448,6 +463,15 @@ def check_table(block: Block, title: str, baseline: str, heads: list, rows: list
             checked.same(f"{where}: label", block.labels[method], bare(cells[0]))
             for head, text in zip(heads[1:], cells[1:], strict=True):
                 check_verdict(where, " ".join(head), text, block.verdict(baseline)[method], checked)
+    elif title.startswith("Claims with a margin"):
+        margins = [float(cells[-2]) for cells in rows]
+        for v, cells in zip(block.decisions([bare(cells[0]) for cells in rows], margins), rows, strict=True):
+            where = f"{title}, {cells[0]}"
+            *heads_of_numbers, last = heads[1:]
+            checked.same(f"{where}: {last[0]}", v["decision"], bare(cells[-1]))
+            for head, text in zip(heads_of_numbers, cells[1:-1], strict=True):
+                own = v | {"p_holm": v["p"]} if head == ["p", "(unadjusted)"] else v
+                check_verdict(where, " ".join(head), text, own, checked)
     elif title.startswith("Claims"):
         for cells in rows:
             for head, text in zip(heads[1:], cells[1:], strict=True):
@@ -501,6 +525,7 @@ def check_verdict(where: str, head: str, text: str, v: dict, checked: Checked) -
         "with any one pair": ("without_low", "without_high"),
         "better / worse": ("pairs_better", "pairs_worse", "headline"),
         "complete": ("n", "seeds"),
+        "margin": ("margin",),
         "headline": ("pairs", "headline"),
     }
     if head.startswith("verdict"):

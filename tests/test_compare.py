@@ -39,8 +39,9 @@ def test_welch_by_hand():
     rng = np.random.default_rng(0)
     for n, m in ((2, 5), (3, 3), (10, 4)):
         a, b = rng.normal(80, 3, n), rng.normal(80, 0.5, m)
-        low, high = st.ttest_ind(a, b, equal_var=False).confidence_interval(0.95)
-        assert compare.welch_half_width(list(a), list(b)) == pytest.approx((high - low) / 2)
+        for error in (0.05, 0.001):
+            low, high = st.ttest_ind(a, b, equal_var=False).confidence_interval(1 - error)
+            assert compare.welch_half_width(list(a), list(b), error) == pytest.approx((high - low) / 2)
 
 
 def test_the_border_is_half_the_interval():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import numpy as np
@@ -11,13 +12,16 @@ from fakes import finish
 
 from kdbench import cli
 from kdbench.data.packed import load_packed
+from kdbench.data.sources import glyphs
 from kdbench.plan.paths import data_folder
 from kdbench.report.block import block_reports
 from kdbench.report.page import markdown
 from kdbench.report.tables import describe
+from kdbench.results import reference
 from kdbench.results.record import read_run
 from kdbench.results.today import Stale, Today
 from kdbench.run import measure
+from kdbench.run.data import run_data
 from kdbench.run.training import unfinished
 from kdbench.terminal import cost
 from kdbench.types import KdbenchError
@@ -77,7 +81,7 @@ def test_the_tuning_reads_the_draw_of_its_seed():
 def test_a_source_that_cannot_draw_is_refused(draw):
     with pytest.raises(KdbenchError) as error:
         tiny_plan(data={"digits": {"source": "digits", "size": 8, "draw": draw}})
-    told = "data.digits.draw: the source 'digits' has one training set only; one that can draw: glyphs"
+    told = "data.digits.draw: the source 'digits' has one training set only; one that can draw: avdigits, glyphs"
     assert told in str(error.value)
 
 
@@ -134,3 +138,27 @@ def test_each_seed_is_trained_and_measured_with_its_own_data(packed):
     finish(swapped, 97.0, hashes={"data": sums[0], "weights": None})
     with pytest.raises(Stale, match="other data"):
         Today(packed).record(swapped)
+
+
+def test_a_seed_with_a_test_set_of_its_own_is_held_to_that(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    real = glyphs.build
+    monkeypatch.setattr(glyphs, "build", lambda *, draw=0, **args: real(**args, seed=draw))
+    plan = draws_plan(blocks__main__table={"also": ["groups"]}, data={"glyphs": GLYPHS | {"test": 20, "draw": "seed"}})
+    for job in plan.of("data"):
+        run_data(plan, job)
+    packs = {job.seed: load_packed(job.output.parent) for job in plan.of("data")}
+    labels = {seed: pack.labels("test") for seed, pack in packs.items()}
+    assert not np.array_equal(labels[0], labels[1])
+    weights = hashlib.sha256(b"weights").hexdigest()
+    for run in all_runs(plan).values():
+        hashes = {"data": packs[run.seed].meta["sha256"], "teacher": weights if run.pair.teacher else None}
+        finish(run, 100.0, hashes=hashes | {"weights": weights})
+        np.savez(run.stem.with_suffix(".npz"), test_logits=np.eye(2, dtype=np.float16)[labels[run.seed]])
+
+    today = Today(plan)
+    (report,) = block_reports(today)
+    assert [set(found.values()) for found in report.frame["test_by_group"]] == [{100.0}] * 4
+    assert report.groups["sizes"] == {**packs[0].groups().sizes, **packs[1].groups().sizes}
+    assert (report.frame["agreement_right"] == 100).all()
+    assert all(right.all() for _, right in reference._correct(today))

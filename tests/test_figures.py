@@ -636,6 +636,26 @@ def test_treatments_without_a_cosine_have_no_panel_but_a_reason():
     assert said == 2 * ["feature widths differ (8 and 4)"]
 
 
+def test_treatments_show_untrained_networks_and_a_common_basis_where_they_were_measured():
+    suite, block, _ = make(pairs=1)
+    (document,) = channels(block)
+    document["others"] = [
+        row | {"networks": networks}
+        for row in document["rows"][:3]
+        for networks in ("image and audio untrained", "image and audio after kd")
+    ]
+    numbers = {"cosine": 0.5, "shuffled_low": -0.1, "shuffled_high": 0.1, "split_low": 0.4, "split_high": 0.6}
+    document["rotated"] = [
+        {"seed": 0, "band": band, **numbers, "reason": None} for band in ("raw", "low", "high", "low - high")
+    ]
+    figure = draw("treatments", suite, block, channels=[document])
+    names = [label.get_text().replace("\n", " ") for label in figure.axes[0].get_yticklabels()]
+    added = ["untrained, channel mean kept", "rotated", "rotated, shuffled pairs", "rotated, random halves"]
+    assert names[-4:] == added and len(names) == 8
+    assert "fitted on validation" in figure._supxlabel.get_text().replace("\n", " ")
+    assert "fitted" not in draw("treatments", suite, block, channels=channels(block))._supxlabel.get_text()
+
+
 def test_channels_stand_beside_the_curve_of_a_shared_mean_before_and_after_the_activation():
     suite, block, _ = make(pairs=3)
     documents = channels(block)

@@ -208,6 +208,23 @@ def test_a_run_without_its_groups_leaves_no_interval():
     assert stats.group_intervals(frame, "scratch", ["kd", "ofa"], SIZES).isna().all(axis=None)
 
 
+def test_a_group_counts_in_the_seeds_whose_test_set_has_it():
+    _, _, frame = make(pairs=1, methods=("scratch", "kd"), seeds=2)
+    of_seed = {0: ("a", "b", "c"), 1: ("c", "d", "e")}
+    frame = grouped(frame)
+    frame["test_by_group"] = [
+        {group: found[group] for group in of_seed[seed]}
+        for found, seed in zip(frame["test_by_group"], frame["seed"], strict=True)
+    ]
+    delta = {group: [] for group in SIZES}
+    for own, base in zip(*(frame.loc[frame["method"] == m, "test_by_group"] for m in ("kd", "scratch")), strict=True):
+        for group in own:
+            delta[group].append(own[group] - base[group])
+    means = np.array([[np.mean(delta[group]) for group in SIZES]])
+    (low,), (high,) = stats.group_bootstrap(means, np.array(list(SIZES.values())))
+    assert stats.group_intervals(frame, "scratch", ["kd"], SIZES).loc["kd"].tolist() == [low, high]
+
+
 # ------------------------------------------------------------------------------------------------------------- printed
 
 

@@ -93,8 +93,8 @@ def test_texts_are_of_the_same_numbers(data):
         cells, minus = shown[place("glyphs-edition-1", runs.iloc[0], method)], tests[method] - tests["scratch"]
         ends = stats.t.interval(0.95, len(minus) - 1, minus.mean(), stats.sem(minus))
         interval = f"{minus.mean():+.1f} [{ends[0]:+.1f}, {ends[1]:+.1f}]".replace("-", "−")
-        assert cells[1:5] == ["glyphs-edition-1", "1", "raster", "cnn-t → vit-s"]
-        assert cells[5:] == ["5", f"{tests[method].mean():.1f} ± {tests[method].std():.1f}", interval]
+        assert cells[1:6] == ["glyphs-edition-1", "1", "raster", "cnn-t → vit-s", "reference"]
+        assert cells[6:] == ["5", f"{tests[method].mean():.1f} ± {tests[method].std():.1f}", interval]
 
 
 def test_a_row_opens_its_seeds_its_cost_and_its_curve(data):
@@ -151,7 +151,7 @@ def test_hostile_names_stay_text_and_another_edition_is_shown(odd):
     data = data_of(odd)
     for row in table_of(data)["rows"]:
         assert [cell["text"] for cell in row["cells"][:4]] == [HOSTILE, "quick", "7", HOSTILE]
-        assert row["cells"][5]["text"] == "2"
+        assert row["cells"][6]["text"] == "2"
     for detail in data["details"].values():
         assert [text["text"] for text in detail["texts"]] == ["No suite in config/ trains this cell today."]
         assert any(HOSTILE in note and note.startswith("diverged in 1 of 3") for note in detail["notes"])
@@ -173,7 +173,7 @@ def test_the_commands_shown_train_the_cell_from_nothing(tmp_path, monkeypatch, c
 def test_in_a_browser_rows_are_found_sorted_and_opened(page, odd, tmp_path):
     path = tmp_path / "index.html"
     path.write_text(page)
-    shown = "return [...document.querySelectorAll('main tbody tr')].map((row) => row.cells[6].innerText.trim())"
+    shown = "return [...document.querySelectorAll('main tbody tr')].map((row) => row.cells[7].innerText.trim())"
     with browser(390, 844) as tab:
         tab.open(path)
         everything = tab.run(shown)
@@ -183,7 +183,7 @@ def test_in_a_browser_rows_are_found_sorted_and_opened(page, odd, tmp_path):
         assert tab.run("return document.querySelector('[role=status]').textContent") == (
             f"{len(found)} of {len(everything)} rows"
         )
-        tab.click("main thead th:nth-child(7) button")
+        tab.click("main thead th:nth-child(8) button")
         means = [float(text.split(" ±")[0]) for text in tab.run(shown)]
         assert means == sorted(means, reverse=True)
         tab.click("main tbody tr:first-child th button")

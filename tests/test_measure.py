@@ -8,7 +8,7 @@ import torch
 from kdbench.results.record import FINISHED
 from kdbench.results.today import Stale, Today
 from kdbench.run import measure
-from kdbench.similarity import radial_power, stage_similarity
+from kdbench.similarity import radial_power, rotated_similarity, stage_similarity
 from kdbench.types import KdbenchError, Pair
 
 
@@ -84,23 +84,36 @@ def test_the_ceiling_is_scratch_of_one_seed_and_the_next_in_the_bands_of_the_pai
     assert set(ceiling[0]) == {"seeds", "stage", "band", "cka", "reason"}
 
 
-def test_channels_are_measured_before_and_after_the_last_activation(fake, monkeypatch):
+def test_channels_are_measured_of_teachers_untrained_networks_and_students(fake, monkeypatch):
     plan, job, *_ = fake
     rng = torch.Generator().manual_seed(0)
-    features = {name: torch.randn(12, 16, generator=rng) for name in ("t", "s")}
+    features = {(name, split): torch.randn(12, 16, generator=rng) for name in ("t", "s", "v") for split in range(2)}
+    asked = []
 
     def read(plan, name, weights, batches, seed):
-        return {"pooled_preact": features[name], "pooled": features[name].relu() if ends[name] else features[name]}
+        asked.append((name, weights))
+        shown = features[name, 0]
+        return {"pooled_preact": shown, "pooled": shown.relu() if ends[name] else shown, "stages": ()}
 
     monkeypatch.setattr(measure, "_read", read)
+    monkeypatch.setattr(measure, "_validation", lambda plan, name, *rest: features[name, 1])
     labels = SimpleNamespace(labels=lambda split: torch.arange(12) % 3)
     monkeypatch.setattr(measure, "_batches", lambda plan, job, seed: labels)
-    ends = {"t": True, "s": False}
+    inputs = {"t": "image", "s": "audio", "v": "audio"}
+    plan.suite.models = {name: SimpleNamespace(name=name, input=kind) for name, kind in inputs.items()}
+    plan.suite.blocks[0].pairs = (Pair("t", "v"), Pair("s", "v"))
+    ends = {"t": True, "s": False, "v": True}
     found = measure.channels(plan, job)
     assert {r["treatment"] for r in found["after"]} == {"DC kept", "DC removed"} and len(found["rows"]) == 2 * 24
     shares = [(r["seed"], r["feature"]) for r in found["channel_mean"]]
     assert shares == [(0, "before"), (0, "after"), (1, "before"), (1, "after")]
     assert found["channel_mean"][1]["share_a"] > 0.2 > found["channel_mean"][0]["share_a"]
+    # s and v read the same modality, so v is compared with its teacher t alone, and only after what finished.
+    assert {r["networks"] for r in found["others"]} == {"t and s untrained", "t and v after kd"}
+    assert ("t", None) in asked and ("s", None) in asked and len(found["others"]) == 2 * 2 * 6
+    expected = rotated_similarity(features["t", 1], features["s", 1], features["t", 0], features["s", 0], seed=1)
+    assert [r for r in found["rotated"] if r["seed"] == 1] == [{"seed": 1, **row} for row in expected]
+    assert {r["treatment"] for r in found["cka"]} == {"DC kept", "DC removed"}
     ends["t"] = False
     found = measure.channels(plan, job)
     assert found["after"] == [] and {r["feature"] for r in found["channel_mean"]} == {"before"}

@@ -11,11 +11,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
-import setuptools
 import yaml
 from conftest import REPOSITORY
 from packaging.requirements import Requirement
 
+import kdbench
 from kdbench.plan.suite import load_suite
 from kdbench.terminal import compare
 
@@ -80,15 +80,6 @@ def test_the_torchvision_shim_declares_once():
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-def test_the_package_list_is_whole():
-    folders = {
-        p.parent.relative_to(REPOSITORY).as_posix().replace("/", ".")
-        for p in (REPOSITORY / "kdbench").rglob("__init__.py")
-    }
-    found = setuptools.find_packages(str(REPOSITORY), **PYPROJECT["tool"]["setuptools"]["packages"]["find"])
-    assert set(found) == folders
-
-
 def test_every_number_that_the_readme_found_stands_in_a_file_of_the_product():
     readme = (REPOSITORY / "README.md").read_text()
     found = " ".join(readme[readme.index("## What we found") : readme.index("## How to read")].split())
@@ -110,10 +101,10 @@ def test_the_readme_is_a_page():
     assert len((REPOSITORY / "README.md").read_bytes()) < 7000
 
 
-PAGES = [REPOSITORY / "README.md", *sorted(REPOSITORY.glob("docs/*.md"))]
+PAGES = [REPOSITORY / "config/README.md", *sorted((*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md")))]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(REPOSITORY)))
 def test_links_lead_somewhere(page):
     """To a file that is there and, after a #, to a heading in it as GitHub writes its address."""
     for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
@@ -138,8 +129,7 @@ def test_the_list_of_methods_is_the_methods_own_text():
     assert (REPOSITORY / "docs/methods.md").read_text() == page() + "\n", "run: kdbench show methods > docs/methods.md"
 
 
-def test_every_method_but_scratch_has_one_bibtex_entry_with_a_key_of_its_own(capsys):
-    from kdbench import cli
+def test_every_method_but_scratch_has_one_bibtex_entry_with_a_key_of_its_own():
     from kdbench.plan.registry import method_info, method_names
 
     entries = {name: method_info(name).bibtex for name in method_names()}
@@ -152,13 +142,34 @@ def test_every_method_but_scratch_has_one_bibtex_entry_with_a_key_of_its_own(cap
             venue = {"article": "journal", "inproceedings": "booktitle", "misc": "howpublished"}[kind]
             assert {"author", "title", "year", venue} <= set(fields) and fields["year"] in key, name
             assert entry.count("@") == 1 and entry.count("{") == entry.count("}") and entry.endswith("\n}"), name
+            on_arxiv = re.search(r"arXiv\s+(\d{4}\.\d{4,5})", method_info(name).doc)
+            assert not on_arxiv or on_arxiv[1] == fields.get("eprint") or on_arxiv[1] in fields[venue], name
             keys[key] = name
     assert len(keys) == len(entries) - 1
-    assert cli.main(["show", "citations", "quick"]) == 0
-    shown = re.findall(r"^@\w+\{(\w+),$", capsys.readouterr().out, re.M)
-    assert [keys[key] for key in shown] == ["fdcmkd", "kd", "ofa", "uhkd"]
-    assert cli.main(["show", "citations"]) == 0
-    assert set(re.findall(r"^@\w+\{(\w+),$", capsys.readouterr().out, re.M)) == set(keys)
+
+
+def test_cite_prints_kdbench_the_methods_and_the_data_of_a_suite_or_of_all(capsys):
+    from kdbench import cli
+    from kdbench.plan.registry import method_names, source_constant, source_names
+
+    uncited = {name for name in source_names() if not source_constant(name, "BIBTEX")}
+    assert uncited == {"glyphs", "imagefolder", "jpegfolder", "npz"}, "drawn here, or a user's own"
+    assert source_constant("cifar10", "BIBTEX") == source_constant("cifar100", "BIBTEX")
+    printed, keys = [], []
+    for words in (["quick"], []):
+        assert cli.main(["cite", *words]) == 0
+        printed.append(capsys.readouterr().out)
+        keys.append(re.findall(r"^@\w+\{(\w+),$", printed[-1], re.M))
+    assert keys[0] == ["kdbench2026", "liu2026fdcmkd", "hinton2015kd", "hao2023ofa", "yu2025uhkd", "alpaydin1998digits"]
+    # kdbench, all methods but scratch, digits, CIFAR and MNIST.
+    assert set(keys[0]) < set(keys[1]) and len(set(keys[1])) == len(keys[1]) == 1 + len(method_names()) - 1 + 3
+    assert f"note = {{Version {kdbench.__version__}}}" in printed[0] and printed[1].count("{") == printed[1].count("}")
+
+
+def test_the_citation_file_says_the_version_twice_and_rightly():
+    cited = yaml.safe_load((REPOSITORY / "CITATION.cff").read_text())
+    assert cited["version"] == cited["preferred-citation"]["version"] == kdbench.__version__
+    assert cited["title"] == cited["preferred-citation"]["title"] and {"message", "authors"} <= set(cited)
 
 
 def test_the_page_on_reliability_quotes_the_one_channel_numbers():
@@ -208,6 +219,17 @@ def test_the_page_on_reliability_quotes_what_was_measured():
         f"its open files from {files[0]} to {files[1]}, and {dag['temporary_files_left']} temporary files stayed",
     ):
         assert told in page
+
+
+def test_forms_for_issues_have_what_github_asks_of_them():
+    for path in REPOSITORY.glob(".github/ISSUE_TEMPLATE/*.yml"):
+        form = yaml.safe_load(path.read_text())
+        assert form["name"] and form["description"] and form["body"], path
+        for field in form["body"]:
+            assert field["type"] in {"dropdown", "input", "textarea", "checkboxes"} and field["attributes"]["label"]
+            assert ("options" in field["attributes"]) == (field["type"] in {"dropdown", "checkboxes"})
+        ids = [field["id"] for field in form["body"]]
+        assert len(set(ids)) == len(ids)
 
 
 FILE = r"\b(?:kdbench|speed|tests|docs|workflow)/[\w./-]*\.(?:py|json|md|smk|html|csv)\b"

@@ -13,6 +13,7 @@ from test_engine import batches_of, interrupted, plan_for, weights_of
 from kdbench.conformance import networks as tiny_networks
 from kdbench.methods import kd, scratch
 from kdbench.plan.jobs import Plan, make_plan
+from kdbench.plan.models import recipe_of
 from kdbench.plan.suite import check_suite
 from kdbench.report.text import step_facts
 from kdbench.results.record import read_run
@@ -24,7 +25,7 @@ from kdbench.types import KdbenchError, ModelSpec, Recipe
 
 # isort: split
 from timm.optim import param_groups_weight_decay
-from timm.scheduler import CosineLRScheduler, StepLRScheduler
+from timm.scheduler import CosineLRScheduler, PolyLRScheduler, StepLRScheduler
 
 STEPS_PER_EPOCH = 48
 WORDS = "rand-m9-mstd0.5-inc1"
@@ -49,6 +50,10 @@ WORDS = "rand-m9-mstd0.5-inc1"
             lambda o: StepLRScheduler(o, 30, 0.1, warmup_t=3, warmup_lr_init=1e-4, warmup_prefix=False),
         ),
         ({"lr": 0.1, "epochs": 7, "warmup_epochs": 0}, lambda o: CosineLRScheduler(o, 7)),
+        (
+            {"lr": 1e-2, "min_lr": 1e-4, "epochs": 20, "warmup": 0.0, "poly": 0.9},
+            lambda o: PolyLRScheduler(o, 20, power=0.9, lr_min=1e-4),
+        ),
     ],
 )
 def test_the_schedules_are_timms(keys, theirs):
@@ -61,6 +66,12 @@ def test_the_schedules_are_timms(keys, theirs):
         for step in (0, STEPS_PER_EPOCH - 1):
             rate = learning_rate(ours, epoch * STEPS_PER_EPOCH + step, ours.epochs * STEPS_PER_EPOCH)
             assert rate == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12)
+
+
+@pytest.mark.parametrize("beside", [{"steps": 9}, {"epochs": 9, "milestones": [0.5]}, {"epochs": 9, "warmup": 0.1}])
+def test_a_power_of_the_epochs_left_is_the_whole_schedule(beside):
+    with pytest.raises(KdbenchError, match=r"poly: goes by epochs; give these, warmup: 0, and no other schedule"):
+        recipe_of("r", {"lr": 0.1, "poly": 0.9, "warmup": 0.0} | beside, "recipes.r")
 
 
 def test_a_budget_stretches_the_warm_up_of_epochs():

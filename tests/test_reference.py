@@ -97,6 +97,9 @@ def test_what_was_measured_is_read_back_as_it_was_written(tmp_path, monkeypatch)
             document["ceiling"] = [{"seeds": [0, 1], "stage": 1, "band": "low", "cka": 1 / 7, "reason": None}]
         else:
             document["after"] = rows[:1]
+            document["others"] = [{"seed": 0, "networks": "a and b untrained", "band": "low", "cosine": 0.25}]
+            document["rotated"] = [{"seed": 0, "band": "low - high", "cosine": -0.1, "split_low": None}]
+            document["cka"] = rows[1:]
             document["channel_mean"] = [{"seed": 0, "feature": "after", "share_a": 0.1, "share_b": 2 / 3}]
         write_json(job.output, document)
         written.setdefault((job.block, job.kind), []).append(document)
@@ -124,7 +127,7 @@ def test_an_older_reference_says_what_it_has(tmp_path, monkeypatch):
 
 def test_a_reference_that_is_not_there_or_not_of_the_suite_is_named(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(KdbenchError, match=r"results/reference/tiny/runs.csv does not exist; freeze the suite first"):
+    with pytest.raises(KdbenchError, match=r"results/reference/tiny/runs.csv does not exist; make it first"):
         Reference(tiny_plan().suite)
     runs = all_runs(Today(tiny_plan())).assign(test=None)
     path = reference_folder(tiny_plan().suite) / "runs.csv"

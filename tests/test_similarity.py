@@ -7,6 +7,7 @@ import torch
 from kdbench.frequency import bands, split_channels
 from kdbench.report import stats
 from kdbench.similarity import (
+    channel_cka,
     channel_mean_share,
     channel_similarity,
     cka,
@@ -14,6 +15,7 @@ from kdbench.similarity import (
     mean_cosine,
     null_prediction,
     radial_power,
+    rotated_similarity,
     stage_similarity,
     stage_similarity_to,
 )
@@ -219,7 +221,54 @@ def test_channel_similarity_sees_what_pairs_and_classes_share():
     assert abs(raw["permuted channels, DC removed"]) < 0.2
 
 
+@pytest.fixture(scope="module")
+def classes():
+    """Features (600, 32) of two modalities that share the class, each in a basis of its own; 400 are for the fit."""
+    rng = np.random.default_rng(5)
+    shared = rng.normal(size=(10, 32))[np.arange(600) % 10]
+    basis, _ = np.linalg.qr(rng.normal(size=(32, 32)))
+    a, b = (torch.from_numpy(shared @ turn + 0.7 * rng.normal(size=(600, 32)) + 2) for turn in (np.eye(32), basis))
+    return a[:400], b[:400], a[400:], b[400:]
+
+
+def test_a_rotation_finds_what_two_bases_hide_and_no_frequency_in_it(classes):
+    *_, a, b = classes
+    plain = {(r["treatment"], r["band"]): r["cosine"] for r in channel_similarity(a, b, np.zeros(200), 2, 2)}
+    assert abs(plain["DC removed", "raw"]) < 0.1
+    rows = {row["band"]: row for row in rotated_similarity(*classes, draws=40)}
+    assert rows["raw"]["cosine"] > 0.5 > 0.1 > rows["raw"]["shuffled_high"] > 0 > rows["raw"]["shuffled_low"]
+    difference = rows["low - high"]
+    assert difference["cosine"] == pytest.approx(rows["low"]["cosine"] - rows["high"]["cosine"])
+    assert difference["split_low"] < difference["cosine"] < difference["split_high"]
+    assert rows["raw"]["split_low"] is None and rows["low"]["split_low"] > 0.3
+
+
+def test_a_rotation_shows_an_agreement_of_low_bands_where_there_is_one(classes):
+    """The same classes, but noise in the high band of both: what half-splits must tell from the above."""
+    noise = torch.randn(2, 600, 32, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    loud = [3 * split_channels(x)[1] for x in noise]
+    fit_a, fit_b, a, b = classes
+    turn = torch.linalg.lstsq(fit_b - fit_b.mean(0), fit_a - fit_a.mean(0)).solution  # b in the basis of a
+    sides = (x.double() + y for x, y in ((fit_a, loud[0][:400]), (fit_b @ turn, loud[1][:400])))
+    others = (x.double() + y for x, y in ((a, loud[0][400:]), (b @ turn, loud[1][400:])))
+    rows = {row["band"]: row for row in rotated_similarity(*sides, *others, draws=40)}
+    difference = rows["low - high"]
+    assert difference["cosine"] > max(difference["split_high"], difference["shuffled_high"])
+
+
+def test_channel_cka_is_that_of_each_band(classes):
+    *_, a, b = classes
+    rows = {(row["treatment"], row["band"]): row for row in channel_cka(a, b, permutations=20)}
+    assert len(rows) == 6
+    assert rows["DC kept", "raw"]["cka"] == pytest.approx(cka(a, b))
+    assert rows["DC removed", "low"]["cka"] == pytest.approx(cka(split_channels(a)[0], split_channels(b)[0]))
+    assert rows["DC removed", "low"]["cka"] > rows["DC removed", "low"]["null_high"]
+    assert channel_cka(a, torch.ones_like(b), 2)[0]["reason"] == "a side does not vary in this band"
+
+
 def test_unequal_widths_get_a_reason():
+    rows = rotated_similarity(*(torch.randn(10, width) for width in (8, 12, 8, 12)))
+    assert [row["cosine"] for row in rows] == 4 * [None] and "8 and 12" in rows[0]["reason"]
     rows = channel_similarity(torch.randn(10, 8), torch.randn(10, 12), np.zeros(10))
     assert len(rows) == 24
     assert all(row["cosine"] is None and "8 and 12" in row["reason"] for row in rows)

@@ -11,8 +11,8 @@ import kdbench.torchvision_ops  # noqa: F401
 from kdbench.plan import keys as plan_keys
 from kdbench.plan import registry
 from kdbench.plan.jobs import make_plan
-from kdbench.plan.paths import table_files
-from kdbench.plan.suite import check_suite, configured, load_suite
+from kdbench.plan.paths import claim, owner_of, table_files
+from kdbench.plan.suite import check_suite, configured, load_suite, typed
 from kdbench.plan.timm_names import timm_index
 from kdbench.types import KdbenchError
 
@@ -182,17 +182,23 @@ def test_a_file_that_is_not_there_is_named_as_a_file_with_the_nearest_one(tmp_pa
         assert str(error.value) == told
 
 
-@pytest.mark.parametrize("folder", [None, "config"])
-def test_from_another_folder_it_is_said_where_suites_are_looked_for(tmp_path, monkeypatch, folder):
+def test_from_another_folder_suites_are_those_of_its_config_then_those_that_come_with_kdbench(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    if folder:
-        (tmp_path / folder).mkdir()
+    came = load_suite("quick")
+    assert came.path == REPOSITORY / "config/quick.yaml" and typed(came) == "quick"
+    claim(came)
+    assert (tmp_path / "results/quick/suite.txt").read_text() == "config/quick.yaml\n"
+    assert owner_of("quick") == came.path
     with pytest.raises(KdbenchError) as error:
-        load_suite("quick")
-    assert str(error.value) == (
-        f"unknown suite 'quick': suites are looked for in {tmp_path}/config, and there is none; change to {REPOSITORY} "
-        "(cd), or give the path of a .yaml file"
-    )
+        load_suite("quikc")
+    places = f"{tmp_path}/config or {REPOSITORY}/config"
+    assert str(error.value) == f"no such file in {places}: unknown suite 'quikc'; did you mean 'quick'?"
+
+    own = write_tiny(tmp_path).rename(tmp_path / "config/quick.yaml")
+    assert load_suite("quick").path.absolute() == own and owner_of("quick").absolute() == own
+    assert typed(load_suite("quick")) == "quick" and typed(came) == str(came.path)
+    own.write_text("extends: glyphs\nthreads: 3\n")
+    assert load_suite("quick").models == load_suite("glyphs").models and load_suite("quick").threads == 3
 
 
 # --------------------------------------------------------------------------------------------------- Snakemake's config

@@ -30,8 +30,8 @@ DRAWN = KINDS - {"channels", "compute", "treatments", "learning"}
 """Those of a suite of one modality and budget whose students train for fewer than five epochs."""
 
 
-def snakemake(folder: Path, *words: str, ok: bool = True) -> str:
-    command = [sys.executable, "-m", "snakemake", "-s", str(REPOSITORY / "Snakefile"), "--cores", "2", *words]
+def snakemake(folder: Path, *words: str, ok: bool = True, snakefile: str = "Snakefile") -> str:
+    command = [sys.executable, "-m", "snakemake", "-s", str(REPOSITORY / snakefile), "--cores", "2", *words]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300)
     output = done.stdout + done.stderr
     assert (done.returncode == 0) == ok, output
@@ -43,8 +43,9 @@ def job_counts(output: str) -> dict[str, int]:
     return {name: int(n) for name, n in re.findall(r"^(\w+) +(\d+)$", table, re.M)}
 
 
-def test_the_default_suite_is_planned_with_every_pair_and_figure():
-    counts = job_counts(snakemake(REPOSITORY, "-n", "--forceall"))
+@pytest.mark.parametrize("snakefile", ["Snakefile", "workflow/Snakefile"])
+def test_the_default_suite_is_planned_with_every_pair_and_figure(snakefile):
+    counts = job_counts(snakemake(REPOSITORY, "-n", "--forceall", snakefile=snakefile))
     assert counts["data"] == 2 and counts["teacher"] == 5 and counts["cohort"] == 13
     assert counts["stages"] == 6 and counts["channels"] == 1 and counts["table"] == counts["figure"] == 1
 

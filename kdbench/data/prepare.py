@@ -2,9 +2,9 @@
 
 A source is one file of this folder with a function `build(*, keyword: type = default, ..., data_dir=None) -> RawData`;
 keywords are annotated and their defaults are literals, so that a suite is checked from the source text alone. A source
-that can draw other training and validation samples for the same test set has an int argument `draw`, 0 by default. One
-that reads files also has `source_files(args, data_dir) -> list[Path]`, which raises SourceMissing where they are not
-there. `prepare` turns what it built into a folder:
+that can draw other training and validation samples, as a rule for the same test set, has an int argument `draw`, 0 by
+default. One that reads files also has `source_files(args, data_dir) -> list[Path]`, which raises SourceMissing where
+they are not there. `prepare` turns what it built into a folder:
 
     MODALITY-SPLIT.npy           uint8 (N, H, W, C), one for each modality and split
     labels-SPLIT.npy             int64 (N,)

@@ -46,6 +46,8 @@ BIBTEX = """
     Attention Transfer},
   booktitle = {International Conference on Learning Representations},
   year = {2017},
+  eprint = {1612.03928},
+  archiveprefix = {arXiv},
 }
 """
 

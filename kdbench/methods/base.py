@@ -84,6 +84,8 @@ class Distiller(nn.Module, ABC):
         """
 
     wants_prepare: bool = False
+    timm_teacher: ClassVar[bool] = False
+    """Whether `adopt` goes into the teacher by timm's own names, so that no other network will do."""
 
     @abstractmethod
     def forward(self, student: Signals, teacher: Signals | None, target: Tensor, progress: float) -> dict[str, Tensor]:

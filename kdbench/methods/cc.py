@@ -38,6 +38,8 @@ BIBTEX = """
   title = {Correlation Congruence for Knowledge Distillation},
   booktitle = {IEEE/CVF International Conference on Computer Vision},
   year = {2019},
+  eprint = {1904.01802},
+  archiveprefix = {arXiv},
 }
 """
 

@@ -49,6 +49,8 @@ BIBTEX = """
   title = {Contrastive Representation Distillation},
   booktitle = {International Conference on Learning Representations},
   year = {2020},
+  eprint = {1910.10699},
+  archiveprefix = {arXiv},
 }
 """
 

@@ -37,6 +37,8 @@ BIBTEX = """
   title = {Knowledge Distillation from A Stronger Teacher},
   booktitle = {Advances in Neural Information Processing Systems},
   year = {2022},
+  eprint = {2205.10536},
+  archiveprefix = {arXiv},
 }
 """
 

@@ -41,6 +41,8 @@ BIBTEX = """
   title = {Decoupled Knowledge Distillation},
   booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
   year = {2022},
+  eprint = {2203.08679},
+  archiveprefix = {arXiv},
 }
 """
 

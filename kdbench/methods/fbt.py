@@ -51,6 +51,8 @@ BIBTEX = """
   title = {Fuse Before Transfer: Knowledge Fusion for Heterogeneous Distillation},
   booktitle = {IEEE/CVF International Conference on Computer Vision},
   year = {2025},
+  eprint = {2410.12342},
+  archiveprefix = {arXiv},
 }
 """
 
@@ -148,6 +150,7 @@ def after_third_stage(model: nn.Module) -> tuple[list[nn.Module], Literal["maps"
 
 class Method(Distiller):
     Params = Params
+    timm_teacher = True
 
     def __init__(self, params: Params, pair: PairShapes) -> None:
         super().__init__(params, pair)

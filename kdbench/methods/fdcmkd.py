@@ -65,6 +65,8 @@ BIBTEX = """
   number = {28},
   pages = {23739--23747},
   year = {2026},
+  eprint = {2511.19887},
+  archiveprefix = {arXiv},
 }
 """
 

@@ -55,6 +55,8 @@ BIBTEX = """
   title = {{FitNets}: Hints for Thin Deep Nets},
   booktitle = {International Conference on Learning Representations},
   year = {2015},
+  eprint = {1412.6550},
+  archiveprefix = {arXiv},
 }
 """
 

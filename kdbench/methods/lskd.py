@@ -40,6 +40,8 @@ BIBTEX = """
   title = {Logit Standardization in Knowledge Distillation},
   booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
   year = {2024},
+  eprint = {2403.01427},
+  archiveprefix = {arXiv},
 }
 """
 

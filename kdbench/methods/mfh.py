@@ -56,6 +56,8 @@ BIBTEX = """
   title = {The Modality Focusing Hypothesis: Towards Understanding Crossmodal Knowledge Distillation},
   booktitle = {International Conference on Learning Representations},
   year = {2023},
+  eprint = {2206.06487},
+  archiveprefix = {arXiv},
 }
 """
 
@@ -146,6 +148,7 @@ def mfh_loss(
 
 class Method(Distiller):
     Params = Params
+    timm_teacher = True
 
     def __init__(self, params: Params, pair: PairShapes) -> None:
         super().__init__(params, pair)

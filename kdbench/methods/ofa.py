@@ -45,6 +45,8 @@ BIBTEX = """
   title = {One-for-All: Bridge the Gap Between Heterogeneous Architectures in Knowledge Distillation},
   booktitle = {Advances in Neural Information Processing Systems},
   year = {2023},
+  eprint = {2310.19444},
+  archiveprefix = {arXiv},
 }
 """
 

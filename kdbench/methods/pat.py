@@ -58,6 +58,8 @@ BIBTEX = """
   title = {Perspective-Aware Teaching: Adapting Knowledge for Heterogeneous Distillation},
   booktitle = {IEEE/CVF International Conference on Computer Vision},
   year = {2025},
+  eprint = {2501.08885},
+  archiveprefix = {arXiv},
 }
 """
 
@@ -290,6 +292,7 @@ def stage_entrances(model: nn.Module) -> tuple[list[nn.Module], Literal["maps", 
 
 class Method(Distiller):
     Params = Params
+    timm_teacher = True
 
     def __init__(self, params: Params, pair: PairShapes) -> None:
         super().__init__(params, pair)

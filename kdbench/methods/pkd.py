@@ -37,6 +37,8 @@ BIBTEX = """
   title = {{PKD}: General Distillation Framework for Object Detectors via Pearson Correlation Coefficient},
   booktitle = {Advances in Neural Information Processing Systems},
   year = {2022},
+  eprint = {2207.02039},
+  archiveprefix = {arXiv},
 }
 """
 

@@ -41,6 +41,8 @@ BIBTEX = """
   title = {Learning Deep Representations with Probabilistic Knowledge Transfer},
   booktitle = {European Conference on Computer Vision},
   year = {2018},
+  eprint = {1803.10837},
+  archiveprefix = {arXiv},
 }
 """
 

@@ -45,6 +45,8 @@ BIBTEX = """
   title = {Relational Knowledge Distillation},
   booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
   year = {2019},
+  eprint = {1904.05068},
+  archiveprefix = {arXiv},
 }
 """
 

@@ -45,6 +45,8 @@ BIBTEX = """
   booktitle = {IEEE/CVF International Conference on Computer Vision},
   pages = {1110--1119},
   year = {2025},
+  eprint = {2408.07703},
+  archiveprefix = {arXiv},
 }
 """
 

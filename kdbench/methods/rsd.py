@@ -35,6 +35,8 @@ BIBTEX = """
   booktitle = {IEEE/CVF International Conference on Computer Vision},
   pages = {23256--23266},
   year = {2025},
+  eprint = {2507.21844},
+  archiveprefix = {arXiv},
 }
 """
 

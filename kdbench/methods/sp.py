@@ -40,6 +40,8 @@ BIBTEX = """
   title = {Similarity-Preserving Knowledge Distillation},
   booktitle = {IEEE/CVF International Conference on Computer Vision},
   year = {2019},
+  eprint = {1907.09682},
+  archiveprefix = {arXiv},
 }
 """
 

@@ -46,6 +46,8 @@ BIBTEX = """
   title = {Variational Information Distillation for Knowledge Transfer},
   booktitle = {IEEE/CVF Conference on Computer Vision and Pattern Recognition},
   year = {2019},
+  eprint = {1904.05835},
+  archiveprefix = {arXiv},
 }
 """
 

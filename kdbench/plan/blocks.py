@@ -24,6 +24,7 @@ ALSO = ("agreement", "ece", "groups")
 def method_of(name: str, tree: Any, where: str) -> MethodSpec:
     args = dict(mapping(tree if tree is not None else {}, where))
     label, short = args.pop("label", None), args.pop("short", None)
+    tune = Parameter("bool", True).check(args.pop("tune", True), f"{where}.tune")
     for key, text in (("label", label), ("short", short)):
         if text is not None:
             text_of(text, f"{where}.{key}")
@@ -49,6 +50,7 @@ def method_of(name: str, tree: Any, where: str) -> MethodSpec:
         info.footnote,
         short=short or (info.short or info.title) + tail,
         harness=None if params.get("teacher", True) is False else preset or info.harness,
+        tune=tune,
     )
 
 
@@ -196,6 +198,8 @@ def claim_of(name: str, tree: Any, methods: set[str], where: str) -> Claim:
             raise unknown("method", method, methods, where)
     if claim.method == claim.control:
         raise KdbenchError(f"{where}: {claim.method!r} is its own control")
+    if claim.margin is not None and claim.margin < 0:
+        raise KdbenchError(f"{where}.margin: must not be negative, got {claim.margin}")
     return claim
 
 
@@ -221,13 +225,15 @@ def paper_of(tree: Any, blocks: tuple[Block, ...], models: dict[str, ModelSpec],
 
 def tuning_pair(tune: Tune, models: dict[str, ModelSpec], pair: Pair) -> Pair | None:
     """The pair on which the weights for this one are chosen: same data, same student family, both across modalities
-    or both within one."""
+    or both within one; if there are several, one whose student reads the same modality."""
 
     def kind(p: Pair) -> tuple:
         teacher, student = models[p.teacher], models[p.student]
         return student.data, student.family, teacher.input == student.input
 
-    return next((p for p in tune.pairs if kind(p) == kind(pair)), None)
+    like = [p for p in tune.pairs if kind(p) == kind(pair)]
+    same = (p for p in like if models[p.student].input == models[pair.student].input)
+    return next(same, like[0] if like else None)
 
 
 def with_weights(block: Block, tune: Tune | None, models: dict[str, ModelSpec], where: str) -> Block:
@@ -264,7 +270,8 @@ def with_weights(block: Block, tune: Tune | None, models: dict[str, ModelSpec], 
 def _twins(spec: MethodSpec, controls: bool) -> list[MethodSpec]:
     """The tuned twin of a method, where it has a main weight to tune."""
     weight = method_info(spec.method).main_weight
-    if not (weight and spec.needs_teacher and spec.params[weight] and (controls or spec.guide == "trained")):
+    tuned = weight and spec.tune and spec.needs_teacher and spec.params[weight]
+    if not (tuned and (controls or spec.guide == "trained")):
         return []
     twin = dataclasses.replace(
         spec,

@@ -281,7 +281,10 @@ def _similarity_jobs(suite: Suite, teachers: list[Job], cohorts: list[Job]) -> l
                 output = home(suite) / "similarity" / f"{id}.json"
                 jobs.append(Job("stages", id, output, tuple(needed), data=block.data, pair=pair, block=block.name))
         for a, b in modality_pairs(suite, block):
+            taught = [pair for pair in block.pairs if pair.teacher in (a, b)]
+            shown = [Pair(teacher, pair.student) for pair in taught for teacher in (None, pair.teacher)]
             needed = [output for m in (a, b) for output in _outputs(suite, teachers, m, block.seeds)]
+            needed += [j.output for j in cohorts if j.budget == block.budget and j.pair in shown]
             id = f"{block.name}/{a}--{b}"
             output = home(suite) / "channels" / f"{id}.json"
             jobs.append(Job("channels", id, output, tuple(needed), data=block.data, pair=Pair(a, b), block=block.name))

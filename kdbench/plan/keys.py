@@ -49,7 +49,7 @@ AUGMENTATIONS = (
     "mixup_prob",
     "mixup_switch_prob",
 )
-STEPS = ("lr_per", "accumulate", "warmup_epochs", "ema_decay")
+STEPS = ("lr_per", "accumulate", "warmup_epochs", "poly", "ema_decay")
 """Keys of a recipe whose numbers have a version each, which counts where they do not stand at their defaults."""
 
 

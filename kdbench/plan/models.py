@@ -12,7 +12,7 @@ from kdbench.errors import unknown
 from kdbench.files import is_url, sha256_file
 from kdbench.plan.keys import own_networks
 from kdbench.plan.registry import source_constant, source_names, source_params
-from kdbench.plan.timm_names import _FAMILY_OF_MODULE, timm_arguments, timm_index, timm_tags
+from kdbench.plan.timm_names import FAMILY_OF_MODULE, timm_arguments, timm_index, timm_tags
 from kdbench.plan.trees import built, checked, mapping, text_of, unknown_key
 from kdbench.types import AUTO_AUGMENT, DataSpec, KdbenchError, ModelSpec, Recipe
 
@@ -43,7 +43,17 @@ def recipe_of(name: str, tree: Any, where: str) -> Recipe:
         value = getattr(recipe, key)
         if value is not None and value <= 0:
             raise KdbenchError(f"{where}: {key}: must be positive, got {value}")
-    not_negative = ("weight_decay", "min_lr", "warmup_lr", "crop", "clip_grad", "color_jitter", "mixup", "cutmix")
+    not_negative = (
+        "weight_decay",
+        "min_lr",
+        "warmup_lr",
+        "poly",
+        "crop",
+        "clip_grad",
+        "color_jitter",
+        "mixup",
+        "cutmix",
+    )
     for key in not_negative:
         value = getattr(recipe, key)
         if value is not None and value < 0:
@@ -58,6 +68,10 @@ def recipe_of(name: str, tree: Any, where: str) -> Recipe:
         raise KdbenchError(
             f"{where}: milestones: expected rising shares of all steps, between 0 and 1, got {list(recipe.milestones)}"
         )
+    if recipe.poly and (
+        recipe.epochs is None or recipe.milestones or recipe.warmup_epochs is not None or recipe.warmup
+    ):
+        raise KdbenchError(f"{where}: poly: goes by epochs; give these, warmup: 0, and no other schedule")
     if recipe.milestones and recipe.min_lr:
         raise KdbenchError(f"{where}: give one of milestones and min_lr, the floor of a cosine")
     if recipe.interpolation != "bilinear" and not recipe.resized_crop:
@@ -151,9 +165,9 @@ def model_of(name: str, tree: Any, data: dict, recipes: dict, where: str) -> Mod
         raise KdbenchError(
             f"{where}.args: patch_drop_rate must be 0: timm's stage maps are wrong when patches are dropped"
         )
-    if model.family is None and module not in _FAMILY_OF_MODULE:
+    if model.family is None and module not in FAMILY_OF_MODULE:
         raise KdbenchError(f"{where}: timm's {module} is of no family known here; add family: cnn, vit or mlp")
-    return dataclasses.replace(model, family=model.family or _FAMILY_OF_MODULE[module])
+    return dataclasses.replace(model, family=model.family or FAMILY_OF_MODULE[module])
 
 
 def _given(model: ModelSpec, data: DataSpec, where: str) -> ModelSpec:

@@ -7,8 +7,10 @@
     tune      results/SUITE/tuned.json                      weights chosen from the cohorts PAIR/seeds-N.tune.json
     stages    results/SUITE/similarity/BLOCK/PAIR.json      teacher and student by stage and band
     channels  results/SUITE/channels/BLOCK/A--B.json        two teachers of different modalities
+    row       submissions/NAME/                             a submitted method and its runs (results/submission.py)
 
-results/SUITE/suite.txt names the file of the suite, since two files may have one name.
+results/SUITE/suite.txt names the file of the suite, since two files may have one name. Suites and references are looked
+up in the working folder first, then among those that come with kdbench; written is in the working folder alone.
 A job declares only its manifest to Snakemake. Runs and checkpoints are undeclared, so that Snakemake neither deletes
 them before a job nor after a failure.
 """
@@ -22,14 +24,25 @@ from pathlib import Path
 
 from kdbench.files import is_url, write_text
 from kdbench.plan.keys import hash_of, version_of
-from kdbench.plan.registry import changed_args
-from kdbench.plan.suite import CONFIG_FOLDER
+from kdbench.plan.registry import PACKAGE, changed_args
 from kdbench.types import KdbenchError, ModelSpec, Suite
 
-RESULTS, TABLES, DOCS = Path("results"), Path("tables"), Path("docs")
+CONFIG_FOLDER, RESULTS, TABLES, DOCS = Path("config"), Path("results"), Path("tables"), Path("docs")
 REFERENCES = RESULTS / "reference"
+SUBMISSIONS = Path("submissions")
 CLAIM = "suite.txt"
 """In results/SUITE: the path of the suite's file, relative to the project where it lies in it."""
+
+
+def shipped(place: Path | str) -> Path:
+    """Where a file or folder lies that comes with kdbench: in the package of a wheel, else in the repository."""
+    of_wheel = PACKAGE / "shipped"
+    return (of_wheel if of_wheel.is_dir() else PACKAGE.parent) / place
+
+
+def found(place: Path) -> Path:
+    """Where a place is read: in the working folder, or where it is not there, in what comes with kdbench."""
+    return next((path for path in (place, shipped(place)) if path.exists()), place)
 
 
 def home(suite: Suite) -> Path:
@@ -41,8 +54,9 @@ def claim(suite: Suite) -> None:
     """Write down whose the folder of results is, before anything else is written there."""
     if suite.path:
         path = suite.path.resolve()
-        # Relative within the project, so that it holds when the project is moved.
-        path = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+        # Relative within the project, so that it holds when that is moved, and within what comes with kdbench.
+        root = next((root for root in (Path.cwd(), shipped("")) if path.is_relative_to(root)), None)
+        path = path.relative_to(root) if root else path
         if _claim_text(home(suite)) != f"{path}\n":
             # Who must write results into a folder that cannot be written will say so; tables can be made of it.
             with contextlib.suppress(KdbenchError):
@@ -51,8 +65,9 @@ def claim(suite: Suite) -> None:
 
 def owner_of(name: str) -> Path | None:
     """The file whose suite has results/NAME: the one that claimed it, else config/NAME.yaml; None where neither is."""
-    claimed = Path(_claim_text(RESULTS / name).strip())
-    return next((path for path in (claimed, CONFIG_FOLDER / f"{name}.yaml") if path.is_file()), None)
+    claimed = _claim_text(RESULTS / name).strip()
+    places = (Path(claimed), shipped(claimed), CONFIG_FOLDER / f"{name}.yaml")
+    return next((path for path in places if path.is_file()), None)
 
 
 def _claim_text(folder: Path) -> str:
@@ -86,7 +101,7 @@ def weights_file(model: ModelSpec) -> Path:
 
 
 def reference_folder(suite: Suite) -> Path:
-    """Where the committed results of a suite lie: runs.csv and what belongs to it."""
+    """Where the committed results of a suite lie, or where they would: runs.csv and what belongs to it."""
     return REFERENCES / suite.name
 
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from kdbench.errors import unknown
-from kdbench.types import KdbenchError, Suite
+from kdbench.types import KdbenchError
 
 PACKAGE = Path(__file__).resolve().parent.parent
 METHODS, SOURCES = PACKAGE / "methods", PACKAGE / "data" / "sources"
@@ -182,12 +182,6 @@ def method_info(name: str) -> MethodInfo:
     )
 
 
-def citations(suite: Suite | None) -> str:
-    """A .bib file: the BibTeX entries of a suite's methods, or of all."""
-    own = {m.method for block in suite.blocks for m in block.methods} if suite else method_names()
-    return "\n\n".join(filter(None, (method_info(name).bibtex for name in sorted(own))))
-
-
 def _locate(name: str) -> tuple[Path, str]:
     """The file and the class of a method. Raises KdbenchError that names the nearest method."""
     if name in method_names():
@@ -323,6 +317,11 @@ def source_constant(source: str, name: str, otherwise: Any = None) -> Any:
 def changed_args(source: str, args: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a data source that are not at their defaults: what identifies its data."""
     return {key: value for key, value in args.items() if value != source_params(source)[key].default}
+
+
+def source_doc(source: str) -> str:
+    """What a data source says of itself: what it holds, where that comes from, and under which licence."""
+    return ast.get_docstring(parsed(SOURCES / f"{source}.py")) or ""
 
 
 def reads_files(source: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,42 +13,45 @@ from kdbench.errors import unknown
 from kdbench.plan import yamlfile
 from kdbench.plan.blocks import block_of, check_shuffled, claim_of, method_of, paper_of, tune_of, with_weights
 from kdbench.plan.models import check_fit, data_of, model_of, recipe_of
-from kdbench.plan.registry import PACKAGE, method_names
+from kdbench.plan.paths import CONFIG_FOLDER, found, shipped
+from kdbench.plan.registry import method_names
 from kdbench.plan.trees import NOTHING, built, checked_name, mapping, named, seeds_of, unknown_key
 from kdbench.types import KdbenchError, Suite
 
-CONFIG_FOLDER = Path("config")
 _SECTIONS = {"seeds", "data", "recipes", "models", "methods", "blocks", "tune", "claims", "paper"}
 _OPTIONS = {f.name for f in dataclasses.fields(Suite)} - _SECTIONS - {"name", "path", "extends"}
 
 
 def suite_path(name: str | Path) -> Path:
-    """`quick` or `path/to/quick.yaml` -> the file. Raises KdbenchError that names the suites there are."""
+    """`quick` or `path/to/quick.yaml` -> the file. A name is looked up in config/, then among the suites that come with
+    kdbench. Raises KdbenchError that names the suites there are."""
     path = Path(name)
     if path.suffix in {".yaml", ".yml"}:
         if path.is_file():
             return path
-        files = {p.stem: p for folder in (CONFIG_FOLDER, path.parent) for p in sorted(folder.glob("*.y*ml"))}
+        folders = (shipped(CONFIG_FOLDER), CONFIG_FOLDER, path.parent)
+        files = {p.stem: p for folder in folders for p in sorted(folder.glob("*.y*ml"))}
         near = difflib.get_close_matches(path.stem, files, n=1)
         where = "" if path.is_absolute() else f" in {Path.cwd()}"
         hint = f"; did you mean {files[near[0]]}?" if near else ""
         raise KdbenchError(f"there is no file {path}{where}{hint}")
-    if (found := CONFIG_FOLDER / f"{name}.yaml").is_file():
-        return found
+    if (file := _file(name)).is_file():
+        return file
     if path.is_file():
         raise KdbenchError(f"{path} is not a suite: a suite is a .yaml file")
     for near in (CONFIG_FOLDER / f"{name}.yml", Path(f"{name}.yaml"), Path(f"{name}.yml")):
         if near.is_file():
-            raise KdbenchError(f"there is no suite {found}; did you mean the file {near}?")
-    there = [p.stem for p in CONFIG_FOLDER.glob("*.yaml")]
-    if not there:
-        project = PACKAGE.parent
-        where = str(project) if (project / CONFIG_FOLDER).is_dir() else "the folder of the project"
-        raise KdbenchError(
-            f"unknown suite {str(name)!r}: suites are looked for in {CONFIG_FOLDER.absolute()}, and there is none; "
-            f"change to {where} (cd), or give the path of a .yaml file"
-        )
-    raise unknown("suite", str(name), there, f"no such file in {CONFIG_FOLDER.absolute()}")
+            raise KdbenchError(f"there is no suite {file}; did you mean the file {near}?")
+    folders = dict.fromkeys((CONFIG_FOLDER.absolute(), shipped(CONFIG_FOLDER)))  # one in the repository
+    raise unknown("suite", str(name), _names(folders), f"no such file in {' or '.join(map(str, folders))}")
+
+
+def _file(name: str | Path) -> Path:
+    return found(CONFIG_FOLDER / f"{name}.yaml")
+
+
+def _names(folders: Iterable[Path]) -> set[str]:
+    return {path.stem for folder in folders for path in folder.glob("*.yaml")}
 
 
 def configured(config: Mapping[str, Any]) -> str:
@@ -76,34 +79,40 @@ def configured(config: Mapping[str, Any]) -> str:
 
 
 def typed(suite: Suite) -> str:
-    """What a person types for a suite: its name where its file lies in config/, else the path of its file."""
+    """What a person types for a suite: its name where that finds its file, else the path of its file."""
     return typed_file(suite.name, suite.path)
 
 
 def typed_file(name: str, path: Path | None) -> str:
     """The same, for the suite NAME of a file; its name where the file is not known."""
-    by_name = path is None or path.absolute() == (CONFIG_FOLDER / f"{name}.yaml").absolute()
+    by_name = path is None or path.absolute() == _file(name).absolute()
     return name if by_name else shlex.quote(path.as_posix())
 
 
 def load_suite(name: str | Path) -> Suite:
     """Read and check a suite. Raises KdbenchError with file, place and nearest valid choice.
 
-    `extends: NAME` takes the sections that are not given here from NAME.yaml beside it; one that is null here is left
-    out.
+    `extends: NAME` takes the sections that are not given here from NAME.yaml beside it, or from the suite of that name
+    that comes with kdbench; one that is null here is left out.
     """
     path = suite_path(name)
-    tree, extended = yamlfile.read(path), ""
+    tree, base = suite_tree(path)
+    return dataclasses.replace(check_suite(tree, path.stem, str(path)), path=path, extends=base)
+
+
+def suite_tree(path: Path) -> tuple[Any, Path | None]:
+    """The values of a suite's file as they are written, with the sections that it takes from another, and that file."""
+    tree, base_path = yamlfile.read(path), None
     if isinstance(tree, dict) and "extends" in tree:
-        extended = checked_name(tree.pop("extends"), f"{path}: extends")
-        base_path = path.with_name(f"{extended}.yaml")
-        if not base_path.is_file():
-            raise unknown("suite", base_path.stem, (p.stem for p in path.parent.glob("*.yaml")), f"{path}: extends")
+        base, folders = checked_name(tree.pop("extends"), f"{path}: extends"), (path.parent, shipped(CONFIG_FOLDER))
+        base_path = next((file for folder in folders if (file := folder / f"{base}.yaml").is_file()), None)
+        if base_path is None:
+            raise unknown("suite", base, _names(folders), f"{path}: extends")
         base = yamlfile.read(base_path)
         if not isinstance(base, dict) or "extends" in base:
             raise KdbenchError(f"{path}: extends: the base must be a suite that extends no other")
         tree = {key: value for key, value in (base | tree).items() if value is not None}
-    return dataclasses.replace(check_suite(tree, path.stem, str(path)), path=path, extends=extended)
+    return tree, base_path
 
 
 def check_suite(tree: Any, name: str, where: str) -> Suite:

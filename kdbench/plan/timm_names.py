@@ -16,7 +16,8 @@ FAMILIES = {
     "vit": "vision_transformer deit swin_transformer swin_transformer_v2 beit eva cait pvt_v2 levit",
     "mlp": "mlp_mixer mnist_networks",
 }
-_FAMILY_OF_MODULE = {module: family for family, modules in FAMILIES.items() for module in modules.split()}
+FAMILY_OF_MODULE = {module: family for family, modules in FAMILIES.items() for module in modules.split()}
+
 
 _WITH_HEAD_CONVOLUTION = {"efficientnet", "fastvit", "ghostnet", "hrnet", "repghost", "rexnet"}
 """Modules of timm; held to what their networks do by tests/test_models.py."""
@@ -68,6 +69,6 @@ def timm_arguments(module: str, cls: str | None) -> frozenset[str]:
     if cls is None:
         for node in tree.body:
             imported = node.module.rpartition(".")[2] if isinstance(node, ast.ImportFrom) and node.module else ""
-            if imported in _FAMILY_OF_MODULE:
+            if imported in FAMILY_OF_MODULE:
                 names |= timm_arguments(imported, None)
     return frozenset(names - {"self"})

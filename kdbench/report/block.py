@@ -223,14 +223,17 @@ def reference_reports(reference: Reference) -> list[BlockReport]:
 
 
 def _facts(suite: Suite, block: Block) -> dict[str, Any]:
-    """What a table says of a block's data, as far as they are packed."""
-    folder = data_folder(suite, block.data, block.seeds[0])
-    packed = load_packed(folder) if (folder / "meta.json").exists() else None
-    meta, groups = (packed.meta, packed.groups()) if packed else ({}, None)
+    """What a table says of a block's data, as far as they are packed: of the first seed's, but for groups, which are
+    those of all seeds."""
+    folders = dict.fromkeys(data_folder(suite, block.data, seed) for seed in block.seeds)
+    packs = [load_packed(folder) for folder in folders if (folder / "meta.json").exists()]
+    meta = packs[0].meta if packs else {}
+    groups = [found for pack in packs if (found := pack.groups())]
+    sizes = {name: size for found in groups for name, size in found.sizes.items()}
     return {
         "anchors": meta.get("anchors", {}),
         "counts": meta.get("counts", {}),
-        "groups": {"word": groups.word, "sizes": groups.sizes} if groups else {},
+        "groups": {"word": groups[0].word, "sizes": sizes} if groups else {},
         "classes": len(meta.get("class_names", ())),
         "data_notes": [*_drawn(suite, block), *meta.get("notes", ())],
     }
@@ -247,19 +250,21 @@ def _drawn(suite: Suite, block: Block) -> list[str]:
 def _from_predictions(today: Today, block: Block, frame: pd.DataFrame) -> pd.DataFrame:
     """agreement_right, agreement_wrong and ece (percent, on the test set) of each row of a frame that finished; where
     the block shows groups of test samples and its data tell them, also test_by_group, {group: accuracy in percent}."""
-    packed = load_packed(data_folder(today.plan.suite, block.data, block.seeds[0]))
-    labels, groups = packed.labels("test"), packed.groups() if "groups" in block.also else None
+    packs = {seed: load_packed(data_folder(today.plan.suite, block.data, seed)) for seed in block.seeds}
+    known = {seed: (pack.labels("test"), pack.groups()) for seed, pack in packs.items()}
+    grouped = "groups" in block.also and all(groups for _, groups in known.values())
     found = {}
     for run, student, teacher in test_predictions(today, block, frame):
+        labels, groups = known[run[-1]]
         right = student.classes == labels
         agreed = stats.agreement(student.classes, teacher.classes, labels)
         found[run] = dict(zip(("agreement_right", "agreement_wrong"), agreed, strict=True))
         found[run]["ece"] = stats.calibration_error(student.confidence, right)
-        if groups:
+        if grouped:
             accuracies = 100 * np.bincount(groups.codes, right) / np.bincount(groups.codes)
             found[run]["test_by_group"] = dict(zip(groups.names, accuracies.tolist(), strict=True))
     runs = frame[["pair", "method", "seed"]].itertuples(index=False, name=None)
-    columns = ["agreement_right", "agreement_wrong", "ece", *(["test_by_group"] if groups else [])]
+    columns = ["agreement_right", "agreement_wrong", "ece", *(["test_by_group"] if grouped else [])]
     return pd.DataFrame([found.get(run, {}) for run in runs], frame.index, columns)
 
 

@@ -23,7 +23,7 @@ import pandas as pd
 
 from kdbench.files import write_text
 from kdbench.plan.jobs import Plan, Run
-from kdbench.plan.paths import home, reference_folder, tuned_file
+from kdbench.plan.paths import home, tuned_file
 from kdbench.plan.registry import method_info
 from kdbench.plan.suite import typed
 from kdbench.report import figures, stats, tables
@@ -63,7 +63,7 @@ def write_reference_report(plan: Plan, path: Path) -> Path:
     Raises KdbenchError where there is no reference of the suite or it is damaged.
     """
     reference = Reference(plan.suite)
-    data = _data(plan, reference_reports(reference), reference_folder(plan.suite) / "figures")
+    data = _data(plan, reference_reports(reference), reference.folder / "figures")
     data["banner"] += [reference.left_out] if reference.left_out else []
     write_text(path, page(data))
     return path

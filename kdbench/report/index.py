@@ -1,4 +1,5 @@
-"""The index of all committed results: every cell of every reference as a row of one table, with what lies behind it.
+"""The index of all committed results: every cell of every reference and the rows that others submitted, in one table,
+with what lies behind each.
 
 Its numbers come from the files of the references alone, so that those of an earlier edition stay readable. How to train
 a row again and what to cite come from the suite, where config/ has it in the edition of the reference.
@@ -7,6 +8,8 @@ a row again and what to cite come from the suite, where config/ has it in the ed
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
@@ -21,15 +24,17 @@ from kdbench.report.figures.style import styles_of
 from kdbench.report.page import Cell, Group, Row, Table
 from kdbench.report.text import accuracy_cell, note_list, number_cell, pair_text, paired_cell, say, shares_text
 from kdbench.results.reference import Frozen
+from kdbench.results.submission import CARD, REFERENCE, Submission
 from kdbench.types import Block, MethodSpec, Pair
 
 HOW = (
     "Every cell of the committed results: test accuracy after the last epoch, mean ± standard deviation over n seeds, "
     "and the paired difference to Scratch with its 95 % t interval. Suites differ in data, networks and lengths of "
-    "training: compare within one block. Press a heading to sort, a method to see its seeds, its learning curve, its "
-    "cost, how to train it again and what to cite."
+    "training: compare within one block. A row is of the reference or was submitted: verified, where its numbers were "
+    "recomputed and a run was trained again, or reported by its author. Press a heading to sort, a method to see its "
+    "seeds, its learning curve, its cost, how to train it again and what to cite."
 )
-COLUMNS = (("Suite",), ("Edition",), ("Block",), ("Pair",), ("n",))
+COLUMNS = (("Suite",), ("Edition",), ("Block",), ("Pair",), ("Status",), ("n",))
 COLUMNS += (("test", "accuracy, %"), ("minus Scratch,", "points"))
 COSTS = {
     "seconds": (",.1f", ("seconds", "per run")),
@@ -42,7 +47,9 @@ COSTS = {
 """Columns of frames.collect that say what a run costs, their formats and headings."""
 
 
-def index_page(references: Iterable[Frozen], links: Sequence[tuple[str, str]] = ()) -> str:
+def index_page(
+    references: Iterable[Frozen], submissions: Iterable[Submission] = (), links: Sequence[tuple[str, str]] = ()
+) -> str:
     """The index as one HTML page that needs nothing else. links: (text, address), shown at its top.
 
     Raises KdbenchError for a damaged reference, and for a suite in config/ that is no suite.
@@ -51,22 +58,18 @@ def index_page(references: Iterable[Frozen], links: Sequence[tuple[str, str]] = 
     rows, details, banner, footer = [], {}, [], []
     for reference in references:
         name, plan = reference.folder.name, _plan_of(reference)
-        made_with = [f"{key} {say(value)}" for key, value in made_with_of(reference).items() if value]
-        footer.append(f"{name}: {'; '.join(made_with)}")
+        footer.append(f"{name}: {_said(reference)}")
         if plan and plan.suite.banner:
             banner.append(f"{name}: {plan.suite.banner}")
-        for place, block, frame, curves in _blocks(reference):
-            records = cells(block, frame)
-            group = Group("", tuple(_row(place, record, notes) for record in records.to_dict("records")))
-            rows += html.table_data(Table("", "", COLUMNS, (group,)), "/".join(place))["rows"]
-            costs = frame.groupby(["pair", "method"])
-            for pair, method, detail in html.behind(block, frame, curves, _styles(plan, block)):
-                key, told = (pair.id, method.id), "{}, edition {}, block {}.".format(*place)
-                detail["notes"] = [told, *records.loc[key, "notes"]]
-                detail["tables"] = [html.table_data(_cost(costs.get_group(key)), block.name)]
-                detail["texts"] = _from_suite(plan, block, pair, method)
-                details[html.cell_key("/".join(place), *key)] = detail
-    table = html.table_data(Table("All results", "Method", COLUMNS, (), note_list(notes), texts=5), "")
+        kept = _Kept(reference, name, plan)
+        rows += kept.rows(notes)
+        details |= kept.details()
+    for submission in submissions:
+        footer.append(f"{submission.folder.as_posix()}: {_said(submission)}")
+        kept = _Kept(submission, submission.base, mark=submission.mark, only=submission.name)
+        rows += kept.rows(notes)
+        details |= {key: {**detail, "texts": _card(submission)} for key, detail in kept.details().items()}
+    table = html.table_data(Table("All results", "Method", COLUMNS, (), note_list(notes), texts=6), "")
     section = {"title": "", "parts": [{"tables": [table | {"rows": rows, "filter": True}]}]}
     return html.page(
         {
@@ -82,6 +85,54 @@ def index_page(references: Iterable[Frozen], links: Sequence[tuple[str, str]] = 
     )
 
 
+def _said(frozen: Frozen) -> str:
+    return "; ".join(f"{key} {say(value)}" for key, value in made_with_of(frozen).items() if value)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """The cells of a folder of committed runs."""
+
+    frozen: Frozen
+    suite: str
+    plan: Plan | None = None
+    mark: str = REFERENCE
+    only: str | None = None
+    """The method whose cells are shown; None: all."""
+
+    @cached_property
+    def blocks(self) -> list[tuple[tuple[str, str, str], Block, pd.DataFrame, pd.DataFrame, pd.DataFrame]]:
+        """(suite, edition, block with its budget), the block, its runs, its learning curves and its `cells`."""
+        found = []
+        for place, block, frame, curves in _blocks(self.frozen):
+            records = cells(block, frame)
+            shown = records[records["method"] == self.only] if self.only else records
+            found.append(((self.suite, *place), block, frame, curves, shown))
+        return found
+
+    def rows(self, notes: dict[str, str]) -> list[dict[str, Any]]:
+        found = []
+        for place, _, _, _, records in self.blocks:
+            own = (_row(place, self.mark, record, notes) for record in records.to_dict("records"))
+            found += html.table_data(Table("", "", COLUMNS, (Group("", tuple(own)),)), "/".join(place))["rows"]
+        return found
+
+    def details(self) -> dict[str, dict[str, Any]]:
+        """What lies behind each row."""
+        found = {}
+        for place, block, frame, curves, records in self.blocks:
+            costs = frame.groupby(["pair", "method"])
+            for pair, method, detail in html.behind(block, frame, curves, _styles(self.plan, block)):
+                key = (pair.id, method.id)
+                if key in records.index:
+                    told = "{}, edition {}, block {}.".format(*place)
+                    detail["notes"] = [told, *records.loc[key, "notes"]]
+                    detail["tables"] = [html.table_data(_cost(costs.get_group(key)), block.name)]
+                    detail["texts"] = _from_suite(self.plan, block, pair, method)
+                    found[html.cell_key("/".join(place), *key)] = detail
+        return found
+
+
 def _plan_of(reference: Frozen) -> Plan | None:
     """The plan of its suite, where config/ has it in the edition of the reference."""
     path = owner_of(reference.folder.name)
@@ -95,8 +146,8 @@ def _styles(plan: Plan | None, block: Block) -> dict[str, dict[str, Any]]:
     return styles_of(methods | {m.id: m for own in (plan.suite.blocks if plan else ()) for m in own.trained})
 
 
-def _blocks(reference: Frozen) -> Iterator[tuple[tuple[str, str, str], Block, pd.DataFrame, pd.DataFrame]]:
-    """(suite, edition, block with its budget), block, runs and learning curves of each block and budget; the block is
+def _blocks(reference: Frozen) -> Iterator[tuple[tuple[str, str], Block, pd.DataFrame, pd.DataFrame]]:
+    """(edition, block with its budget), block, runs and learning curves of each block and budget; the block is
     what its runs tell of it."""
     curves = reference.histories
     for (edition, name, budget), runs in reference.runs.groupby(["edition", "block", "budget"], sort=False):
@@ -111,15 +162,15 @@ def _blocks(reference: Frozen) -> Iterator[tuple[tuple[str, str, str], Block, pd
             budget=budget,
         )
         own = curves[(curves["block"] == name) & (curves["budget"] == budget)] if len(curves) else curves
-        yield (reference.folder.name, edition, name + of_budget(budget)), block, runs, own
+        yield (edition, name + of_budget(budget)), block, runs, own
 
 
-def _row(place: Sequence[str], record: Mapping[str, Any], notes: dict[str, str]) -> Row:
+def _row(place: Sequence[str], mark: str, record: Mapping[str, Any], notes: dict[str, str]) -> Row:
     """A row of `cells` in the columns of the index."""
     scratch = paired_cell(record, "scratch", notes) if "minus_scratch_n" in record else Cell("—")
     # Notes stand behind the row; bold compares the methods of a pair, and here rows are sorted and filtered.
     accuracy = accuracy_cell({**record, "notes": [], "bold": False}, notes)
-    texts = [Cell(text) for text in (*place, pair_text(record["pair"]))]
+    texts = [Cell(text) for text in (*place, pair_text(record["pair"]), mark)]
     label = Cell(record["label"], of=(record["pair"], record["method"]))
     return Row(label, (*texts, number_cell(record["test_n"], "d"), accuracy, scratch))
 
@@ -142,3 +193,12 @@ def _from_suite(plan: Plan | None, block: Block, pair: Pair, method: MethodSpec)
             run = plan.run_of(pair, methods[method.id], own.seeds[0], block.budget)
             return html.again_and_citation(plan.suite, run)
     return [{"title": "Train it again", "text": "No suite in config/ trains this cell today."}]
+
+
+def _card(submission: Submission) -> list[dict[str, str]]:
+    """What its author says of a submitted row, and how it was and is verified."""
+    card, verdict = submission.card, submission.verdict
+    texts = {key.capitalize(): card.get(key, "") for key in CARD}
+    texts["Verified"] = f"{verdict['date']}, with kdbench {verdict['versions']['commit']}" if verdict else ""
+    texts["Verify it again"] = f"kdbench verify {submission.folder.as_posix()}"
+    return [{"title": title, "text": text} for title, text in texts.items() if text]

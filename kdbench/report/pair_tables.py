@@ -35,7 +35,7 @@ FAMILIES = {"cnn": "CNN", "vit": "ViT", "mlp": "MLP"}
 def method_rows(report: BlockReport, pairs: Sequence[str]) -> list[Table]:
     """Accuracies, then the paired differences to each baseline, of these pairs."""
     block, tables = report.block, []
-    for suffix, part in _cut(report.suite, block, pairs).items():
+    for suffix, part in cut(report.suite, block, pairs).items():
         tables.append(_accuracy_table(report, part, suffix))
         tables += [_difference_table(report, part, suffix, baseline) for baseline in baselines_of(block)]
         tables += [_further_table(report, part, suffix, *item) for also in block.also for item in FURTHER[also].items()]
@@ -43,7 +43,7 @@ def method_rows(report: BlockReport, pairs: Sequence[str]) -> list[Table]:
 
 
 def accuracy_tables(report: BlockReport, pairs: Sequence[str]) -> list[Table]:
-    parts = _cut(report.suite, report.block, pairs)
+    parts = cut(report.suite, report.block, pairs)
     return [_accuracy_table(report, part, suffix) for suffix, part in parts.items()]
 
 
@@ -63,7 +63,7 @@ def _accuracy_table(report: BlockReport, pairs: Sequence[str], suffix: str) -> T
         rows = tuple(_reading_row(reading, pairs, notes) for reading in report.readings)
         groups += (Group("Range over readings of a reconstructed method", rows),)
     footnotes = mark_notes(block) + note_list(notes)
-    columns = _headings(report, pairs)
+    columns = headings(report, pairs)
     table = Table(f"Test accuracy, %{suffix}", "Method", columns, (teacher, *groups), footnotes, tuple(pairs))
     return _with_harness(table, block)
 
@@ -116,7 +116,7 @@ def _difference_table(report: BlockReport, pairs: Sequence[str], suffix: str, ba
 
     groups = by_group(rivals_of(block, baseline), row)
     title = f"Paired difference to {label_of(block, baseline)}, points [95 % t interval]{suffix}"
-    return Table(title, "Method", _headings(report, pairs), groups, note_list(notes), tuple(pairs))
+    return Table(title, "Method", headings(report, pairs), groups, note_list(notes), tuple(pairs))
 
 
 def _further_table(report: BlockReport, pairs: Sequence[str], suffix: str, name: str, title: str) -> Table:
@@ -127,7 +127,7 @@ def _further_table(report: BlockReport, pairs: Sequence[str], suffix: str, name:
         return Row(Cell(method.label), tuple(summary_cell(records[pair, method.id], name) for pair in pairs), method.id)
 
     groups = by_group(block.methods, row)
-    return Table(f"{title}{suffix}", "Method", _headings(report, pairs), groups, pairs=tuple(pairs))
+    return Table(f"{title}{suffix}", "Method", headings(report, pairs), groups, pairs=tuple(pairs))
 
 
 def _label(report: BlockReport, method: MethodSpec, notes: dict[str, str]) -> Cell:
@@ -165,7 +165,7 @@ def gap_cell(report: BlockReport, pair: str, notes: dict[str, str]) -> Cell:
     return Cell(f"{val.text} / {test.text}", val.value, letters=letters)
 
 
-def _headings(report: BlockReport, pairs: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+def headings(report: BlockReport, pairs: Sequence[str]) -> tuple[tuple[str, ...], ...]:
     found = {pair.id: pair for pair in report.block.pairs}
     return tuple(_heading(report.suite, found[pair]) for pair in pairs)
 
@@ -181,7 +181,7 @@ def _family(suite: Suite, model: str | None) -> str | None:
     return FAMILIES.get(family, family)
 
 
-def _cut(suite: Suite, block: Block, pairs: Sequence[str]) -> dict[str, Sequence[str]]:
+def cut(suite: Suite, block: Block, pairs: Sequence[str]) -> dict[str, Sequence[str]]:
     """Pairs by title suffix: all in one table where they fit, else by the student's family, then in sevens."""
     if len(pairs) <= MAX_COLUMNS:
         return {"": pairs}

@@ -16,7 +16,7 @@ from kdbench.report.block import BlockReport
 from kdbench.report.latex import fragment, tex
 from kdbench.report.page import Cell, Group, Row, Table
 from kdbench.report.text import known, note_letters, note_list, pair_text
-from kdbench.report.verdicts import claim_results, claims_table, label_of, short_labels, verdict_table
+from kdbench.report.verdicts import claim_results, claims_tables, label_of, short_labels, verdict_table
 from kdbench.types import MethodSpec
 
 
@@ -40,8 +40,11 @@ def fragments(report: BlockReport) -> dict[str, str]:
         files[f"{block.name}-verdict"] = fragment(table, caption, f"{label}-verdict", paper.width)
     claims = [c for c in claim_results(suite, block, report.frame) if {c.claim.method, c.claim.control} <= rows]
     if any(known(claim.verdict["p"]) for claim in claims):
-        table = _renamed(claims_table(block, claims), words)
-        files[f"{block.name}-claims"] = fragment(table, tex(_claim_caption(report)), f"{label}-claims", paper.width)
+        found = []
+        for i, table in enumerate(claims_tables(block, claims)):
+            own = f"{label}-claims-{i + 1}" if i else f"{label}-claims"
+            found.append(fragment(_renamed(table, words), tex(_claim_caption(report, table)), own, paper.width))
+        files[f"{block.name}-claims"] = "\n".join(found)
     return files
 
 
@@ -159,11 +162,12 @@ def _verdict_caption(report: BlockReport) -> str:
     )
 
 
-def _claim_caption(report: BlockReport) -> str:
+def _claim_caption(report: BlockReport, table: Table) -> str:
+    decided = ("decision",) in table.columns
     return (
         f"{report.block.title}. Claims: difference in test accuracy of a method to its control, points, averaged "
-        f"within a seed over the headline pairs (n = {len(report.block.seeds)}). Brackets: 95 % t interval over seeds; "
-        "p: paired t test over seeds, unadjusted."
+        f"within a seed over {'all' if decided else 'the headline'} pairs (n = {len(report.block.seeds)}). Brackets: "
+        f"95 % t interval over seeds; p: paired t test over seeds, unadjusted{' and by Holm' * decided}."
     )
 
 

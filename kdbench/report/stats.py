@@ -349,9 +349,10 @@ def collapsed_cells(frame: pd.DataFrame) -> set[tuple[str, str]]:
 
 
 def headline_grids(
-    frame: pd.DataFrame, baseline: str | None, methods: Sequence[str] | None = None
+    frame: pd.DataFrame, baseline: str | None, methods: Sequence[str] | None = None, every_pair: bool = False
 ) -> dict[str, pd.DataFrame]:
-    """Method -> its difference to the baseline, or its accuracy without one, a row a seed and a column a headline pair.
+    """Method -> its difference to the baseline, or its accuracy without one, a row a seed and a column a headline pair
+    (or any pair).
 
     A pair on which the method or the baseline is n/a is left out of that method's grid. A seed in which any other of
     its runs is absent is NaN on all pairs, since an average over whatever happened to finish compares different things.
@@ -360,7 +361,7 @@ def headline_grids(
     delta = delta[[m for m in delta.columns if methods is None or m in methods]]
     kinds = headline_pairs(frame)["kind"]
     excluded = set(map(tuple, frame.loc[frame["status"] == "n/a", ["pair", "method"]].to_numpy()))
-    headline = [p for p in kinds.index[kinds == "headline"] if (p, baseline) not in excluded]
+    headline = [p for p in kinds.index[every_pair | (kinds == "headline")] if (p, baseline) not in excluded]
     seeds = pd.Index(sorted(frame["seed"].unique()), name="seed")
     grids = {}
     for method in delta.columns:
@@ -379,8 +380,11 @@ def headline_differences(
     return means, {m: grid.shape[1] for m, grid in grids.items()}
 
 
-def verdict(frame: pd.DataFrame, baseline: str, methods: Sequence[str] | None = None) -> pd.DataFrame:
-    """The verdict of a table, index method (the baseline left out), over all methods or these; columns:
+def verdict(
+    frame: pd.DataFrame, baseline: str, methods: Sequence[str] | None = None, every_pair: bool = False
+) -> pd.DataFrame:
+    """The verdict of a table, index method (the baseline left out), over all methods or these; columns, in which every
+    pair counts as a headline pair where `every_pair` says so:
 
     - difference, low, high: points, averaged over the headline pairs within a seed, 95 % t interval over seeds, or NaN
     - pooled: half the width of that interval if every method varied over seeds alike, at the spread pooled over methods
@@ -395,9 +399,9 @@ def verdict(frame: pd.DataFrame, baseline: str, methods: Sequence[str] | None = 
 
     Raises KdbenchError for a baseline that is not in the frame.
     """
-    grids = headline_grids(frame, baseline, methods)
+    grids = headline_grids(frame, baseline, methods, every_pair)
     means = {method: _finite(grid.mean(axis=1)) for method, grid in grids.items()}
-    headline = int((headline_pairs(frame)["kind"] == "headline").sum())
+    headline = int((every_pair | (headline_pairs(frame)["kind"] == "headline")).sum())
     fallen = _collapsed_pairs(frame, grids)
     steady = [means[m] for m in grids if not fallen[m] and len(means[m]) > 1]
     error = pooled(steady) if len(steady) > 1 else Pooled(None, 0)
@@ -437,11 +441,19 @@ def verdict(frame: pd.DataFrame, baseline: str, methods: Sequence[str] | None = 
     return table
 
 
+def decision(difference: float, low: float, high: float, margin: float) -> str:
+    """What a difference with its interval says of a claim: `supported` where it exceeds the margin and the interval
+    lies above 0, `contradicted` where the interval lies below the margin, else `undecided`."""
+    if difference > margin and low > 0:
+        return "supported"
+    return "contradicted" if high < margin else "undecided"
+
+
 def group_intervals(
     frame: pd.DataFrame, baseline: str, methods: Sequence[str], sizes: Mapping[str, int]
 ) -> pd.DataFrame:
     """groups_low and groups_high, index method: the bootstrap interval over groups of test samples of the difference in
-    a verdict, which is averaged over the same headline pairs and complete seeds.
+    a verdict, which is averaged over the same headline pairs and complete seeds, or those whose test set has the group.
 
     frame: with test_by_group, {group: accuracy in percent} of every run that counts; sizes: {group: samples}.
     """
@@ -454,7 +466,9 @@ def group_intervals(
         cells = list(itertools.product(grid.columns, grid.dropna().index))
         if cells:
             own, base = (accuracy.loc[[(pair, m, seed) for pair, seed in cells]] for m in (method, baseline))
-            row[:] = (own.to_numpy() - base.to_numpy()).mean(axis=0)
+            delta = own.reset_index(drop=True) - base.reset_index(drop=True)
+            if delta.notna().any(axis=1).all():  # else a run does not tell its groups
+                row[:] = delta.mean()
     low, high = group_bootstrap(rows, np.array(list(sizes.values())))
     return pd.DataFrame({"groups_low": low, "groups_high": high}, pd.Index(grids, name="method"))
 

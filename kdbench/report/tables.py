@@ -11,15 +11,16 @@ from typing import Any
 import pandas as pd
 
 from kdbench.files import write_text
-from kdbench.plan.registry import citations
 from kdbench.report import stats
 from kdbench.report.block import BlockReport
 from kdbench.report.cells import baselines_of, cells
+from kdbench.report.cite import citations
 from kdbench.report.latex import preview
 from kdbench.report.page import Cell, Document, Row, Section, Table, html, markdown
 from kdbench.report.pair_rows import pair_rows
 from kdbench.report.pair_tables import method_rows
 from kdbench.report.paper import fragments
+from kdbench.report.submitted import submitted_section
 from kdbench.report.text import (
     budget_facts,
     known,
@@ -40,20 +41,21 @@ from kdbench.report.verdicts import (
     DETECTABLE,
     by_group,
     claim_results,
-    claims_table,
+    claims_tables,
     detectable_sentence,
     verdict_sentence,
     verdict_table,
 )
 from kdbench.report.worth import worth_parts
+from kdbench.results.submission import Submission
 from kdbench.types import Block, MethodSpec, Suite
 
 OPTIMISM_EPOCHS = 5
 """Where no run has so many, the best epoch on test is the last one by construction."""
 
 
-def describe(suite: Suite, reports: Sequence[BlockReport]) -> Document:
-    """The page of a suite, or of some of its blocks."""
+def describe(suite: Suite, reports: Sequence[BlockReport], submissions: Sequence[Submission] = ()) -> Document:
+    """The page of a suite, or of some of its blocks; below all else, submitted rows."""
     sections, partial = [], []
     for report in (report.shown for report in reports):
         runs = pd.concat([report.frame, *(reading.frame for reading in report.readings)])
@@ -70,6 +72,8 @@ def describe(suite: Suite, reports: Sequence[BlockReport]) -> Document:
         "includes 0, and all with a higher mean than one of these."
     )
     head = Section("", (how, *data_facts(reports)))
+    submitted = (submitted_section(report.shown, submissions) for report in reports)
+    sections += filter(None, submitted)
     return Document(title_of(suite), tuple(banner), (head, *sections), (DETECTABLE, _COST_NOTE, *_footer(reports)))
 
 
@@ -108,7 +112,7 @@ def _sections(report: BlockReport) -> list[Section]:
             sections.append(Section(f"{block.title}: {title.lower()}", (why, *tables)))
     parts = [part for baseline in baselines_of(block) for part in _verdict_parts(report, baseline)]
     if claims := claim_results(report.suite, block, report.frame):
-        parts.append(claims_table(block, claims))
+        parts += claims_tables(block, claims)
     if report.tuned:
         parts.append(_tuning_table(block, report.tuned, report.suite.tune.budget))
     if stats.numbers(report.frame, "epochs").max() >= OPTIMISM_EPOCHS:
@@ -276,6 +280,19 @@ def write_tables(suite: Suite, reports: Sequence[BlockReport], folder: Path) -> 
     for name, text in texts.items():
         write_text(folder / name, text)
     return [folder / name for name in texts]
+
+
+def write_submitted(
+    suite: Suite, reports: Sequence[BlockReport], submissions: Sequence[Submission], folder: Path
+) -> list[Path]:
+    """Write folder/SUITE.with-NAME.md and .html: the page of a suite with submitted rows below its own.
+
+    Their numbers are those of submissions/NAME/runs.csv, and the suite's files for papers hold its own rows alone.
+    """
+    page, stem = describe(suite, reports, submissions), f"{suite.name}.with-{'-'.join(s.name for s in submissions)}"
+    for suffix, text in (("md", markdown(page)), ("html", html(page))):
+        write_text(folder / f"{stem}.{suffix}", text)
+    return [folder / f"{stem}.{suffix}" for suffix in ("md", "html")]
 
 
 def csv(suite: Suite, reports: Sequence[BlockReport]) -> str:

@@ -11,7 +11,17 @@ import pandas as pd
 
 from kdbench.report import stats
 from kdbench.report.page import Cell, Group, Row, Table
-from kdbench.report.text import difference_cell, joined, known, note_letters, note_list, p_cell, pair_text, signed
+from kdbench.report.text import (
+    difference_cell,
+    joined,
+    known,
+    note_letters,
+    note_list,
+    number_cell,
+    p_cell,
+    pair_text,
+    signed,
+)
 from kdbench.types import Block, Claim, MethodSpec, Pair, Suite
 
 
@@ -163,7 +173,8 @@ def readers(suite: Suite, pair: Pair) -> str:
 
 
 def claim_results(suite: Suite, block: Block, frame: pd.DataFrame) -> list[ClaimResult]:
-    """The claims that this block can test, each once for every modality that its students read."""
+    """The claims that this block can test, each once for every modality that its students read; p_holm is over those
+    with a margin."""
     ids = {m.id for m in block.methods}
     pairs: dict[str, list[str]] = {}
     for pair in block.pairs:
@@ -173,13 +184,22 @@ def claim_results(suite: Suite, block: Block, frame: pd.DataFrame) -> list[Claim
         claim = replace(claim, method=block.row_of(claim.method), control=block.row_of(claim.control))
         for students, own in pairs.items() if {claim.method, claim.control} <= ids else ():
             runs = frame[frame["pair"].isin(own)]
-            verdict = stats.verdict(runs, claim.control, [claim.method]).loc[claim.method]
+            every_pair = claim.margin is not None
+            verdict = stats.verdict(runs, claim.control, [claim.method], every_pair).loc[claim.method]
             results.append(ClaimResult(claim, students if len(pairs) > 1 else "", runs, verdict))
+    decided = [result.verdict for result in results if result.claim.margin is not None]
+    for verdict, p_holm in zip(decided, stats.holm([v["p"] for v in decided]), strict=True):
+        verdict["p_holm"] = p_holm
     return results
 
 
-def claims_table(block: Block, results: Iterable[ClaimResult]) -> Table:
-    """Method minus control for the results of `claim_results`."""
+def claims_tables(block: Block, results: Sequence[ClaimResult]) -> list[Table]:
+    """Method minus control for the results of `claim_results`: of claims that describe, and of those with a margin."""
+    kinds = ([r for r in results if (r.claim.margin is None) == describes] for describes in (True, False))
+    return [_claims_table(block, own, own[0].claim.margin is not None) for own in kinds if own]
+
+
+def _claims_table(block: Block, results: Sequence[ClaimResult], decided: bool) -> Table:
     notes: dict[str, str] = {}
 
     def row(claim: Claim, students: str, _: pd.DataFrame, v: pd.Series) -> Row:
@@ -187,13 +207,30 @@ def claims_table(block: Block, results: Iterable[ClaimResult]) -> Table:
         label = Cell(f"{label_of(block, claim.method)} minus {label_of(block, claim.control)}{where}")
         cells = _difference_cells(v, notes)
         why = () if np.isfinite(v["p"]) else note_letters(notes, [v["reason"]])
-        return Row(label, (*cells, p_cell(v["p"], why)))
+        cells = (*cells, p_cell(v["p"], why))
+        if decided:
+            cells += (p_cell(v["p_holm"], why), number_cell(claim.margin, ".1f"), Cell(decision_of(claim, v)))
+        return Row(label, cells)
 
     columns = (*_DIFFERENCE_COLUMNS, ("p", "(unadjusted)"))
-    rows = tuple(row(*result) for result in results)
-    return Table(
-        "Claims and their controls, over headline pairs", "Claim", columns, (Group("", rows),), note_list(notes)
-    )
+    title = "Claims and their controls, over headline pairs"
+    below: tuple[tuple[str, str], ...] = ()
+    if decided:
+        columns += (("p", "(Holm)"), ("margin,", "points"), ("decision",))
+        title, below = "Claims with a margin, over all pairs", (("", DECISIONS),)
+    return Table(title, "Claim", columns, (Group("", tuple(row(*r) for r in results)),), note_list(notes) + below)
+
+
+def decision_of(claim: Claim, v: pd.Series) -> str:
+    """stats.decision of a claim with a margin from its row of stats.verdict; `no test` where there is no interval."""
+    return stats.decision(v["difference"], v["low"], v["high"], claim.margin) if known(v["low"]) else "no test"
+
+
+DECISIONS = (
+    "Supported: the difference exceeds the margin and its interval lies above 0. Contradicted: the interval lies below "
+    "the margin. Else undecided. Holm's adjustment is over the claims of this table and decides nothing."
+)
+"""The rule of claims with a margin; a table says it once."""
 
 
 def verdict_sentence(block: Block, verdict: pd.DataFrame, baseline: str) -> str:

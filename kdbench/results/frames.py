@@ -101,9 +101,9 @@ def test_predictions(
 
     frame: of `collect`. Raises KdbenchError for predictions that are missing or damaged.
     """
-    count = len(load_packed(data_folder(today.plan.suite, block.data, block.seeds[0])).labels("test"))
     done = set(frame.loc[frame["status"] == FINISHED, ["pair", "method", "seed"]].itertuples(index=False, name=None))
-    for pair, seed in itertools.product(block.pairs, block.seeds):
+    for seed, pair in itertools.product(block.seeds, block.pairs):
+        count = len(load_packed(data_folder(today.plan.suite, block.data, seed)).labels("test"))
         if methods := [m for m in block.methods if (pair.id, m.id, seed) in done]:
             teacher = predictions(today.plan.teacher(pair.teacher, seed), count)
             for method in methods:

@@ -25,6 +25,9 @@ def versions() -> dict[str, str]:
 
 
 def _commit() -> str:
+    # The commit of what a wheel is installed into, somebody's own project say, would be no commit of kdbench.
+    if not (PACKAGE.parent / ".git").exists():
+        return "unknown"
     try:
         git = ["git", "-C", str(PACKAGE), "describe", "--always", "--dirty", "--abbrev=12"]
         return subprocess.run(git, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
@@ -40,6 +43,21 @@ def hardware(device: Any, threads: int) -> dict[str, Any]:
     if device.type == "cuda":
         facts |= {"gpu": torch.cuda.get_device_name(device), "cuda": torch.version.cuda}
     return facts
+
+
+def processor() -> str:
+    """The kind of CPU that this process computes on: two of one kind give the same bits. Under a hypervisor a model's
+    name may stand for many kinds."""
+    import torch
+
+    kinds = ("vendor_id", "cpu family", "model", "stepping")
+    try:
+        first = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0]
+        facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in first.splitlines())}
+    except OSError:
+        facts = {}
+    named = ", ".join(f"{kind} {facts[kind]}" for kind in kinds if kind in facts)
+    return f"{_cpu_name()} ({named or platform.machine()}; {torch.backends.cpu.get_cpu_capability()})"
 
 
 def hardware_line(facts: Mapping[str, Any]) -> str:

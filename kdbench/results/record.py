@@ -95,8 +95,8 @@ def read_run(path: Path) -> dict[str, Any]:
         record = read_json(path)
     except KdbenchError as error:
         raise KdbenchError(str(error).replace(AGAIN, retrain_command(path))) from None
-    if fault := _fault(record):
-        raise KdbenchError(f"{path} is not a result of this version of kdbench ({fault}); {retrain_command(path)}")
+    if found := fault(record):
+        raise KdbenchError(f"{path} is not a result of this version of kdbench ({found}); {retrain_command(path)}")
     return record
 
 
@@ -109,7 +109,7 @@ def retrain_command(path: Path) -> str:
     return f"delete {path} and run: kdbench {verb} {typed_file(name, owner_of(name))} {what}"
 
 
-def _fault(record: dict[str, Any]) -> str | None:
+def fault(record: dict[str, Any]) -> str | None:
     """What keeps a record from being a result, so that its readers need not ask."""
     for name, fits in _FORM.items():
         if name not in record or not fits(record[name]):

@@ -7,6 +7,8 @@
     ceiling.csv      two seeds of the student from scratch        the same
     channels.csv     two modalities by channel band               a row of a document of kind `channels`
     channels-after.csv, channel-mean.csv                          the same after the last activation; share of the mean
+    channels-others.csv                                           the same of untrained networks and of students
+    channels-cka.csv, channels-rotated.csv                        CKA by band; cosines after a fitted rotation
     correct.npz      which test samples each run gets right, a bit a sample
     tuned.json       the choices of tuning
     about.json       what tables say of the data and of what computed them, and the checksum of every file here
@@ -33,7 +35,7 @@ import pandas as pd
 from kdbench.data.packed import load_packed
 from kdbench.files import atomic, read_json, sha256_file, write_json, write_text
 from kdbench.plan.jobs import Plan, Run
-from kdbench.plan.paths import REFERENCES, data_folder, of_budget, reference_folder, tuned_file
+from kdbench.plan.paths import REFERENCES, data_folder, found, of_budget, reference_folder, tuned_file
 from kdbench.plan.suite import typed
 from kdbench.results.frames import histories, predictions
 from kdbench.results.record import DIVERGED, FINISHED, MISSING, UNSUPPORTED
@@ -44,7 +46,7 @@ CELL = ["block", "pair", "method", "budget"]
 NEEDED = [*CELL, "edition", "label", "seed", "status", "test"]
 _STATES = {FINISHED, DIVERGED, UNSUPPORTED, MISSING}
 _TEXTS = {"block", "pair", "teacher", "student", "method", "label", "key", "status", "reason", "edition"}
-_TEXTS |= {"finished_at", "hardware", "a", "b", "band", "role", "model", "treatment", "feature"}
+_TEXTS |= {"finished_at", "hardware", "a", "b", "band", "role", "model", "treatment", "feature", "networks"}
 """Columns of any file here that hold text; all others hold numbers, lists and objects, as JSON writes them."""
 _MEASURED = {
     "similarity": ("stages", "rows"),
@@ -52,7 +54,10 @@ _MEASURED = {
     "ceiling": ("stages", "ceiling"),
     "channels": ("channels", "rows"),
     "channels-after": ("channels", "after"),
+    "channels-others": ("channels", "others"),
     "channel-mean": ("channels", "channel_mean"),
+    "channels-cka": ("channels", "cka"),
+    "channels-rotated": ("channels", "rotated"),
 }
 """Name of a CSV -> the kind of documents and the list in each that it holds."""
 _HEAD = ["block", "pair", "a", "b"]
@@ -81,10 +86,8 @@ def write_reference(today: Today, runs: pd.DataFrame, about: Mapping[str, Any]) 
         with atomic(folder / "tuned.json") as file:
             file.write(tuned_file(plan.suite).read_bytes())
         written.append(folder / "tuned.json")
-    if rows := _correct(today):
-        with atomic(folder / "correct.npz") as file:
-            np.savez_compressed(file, **_packed(rows))
-        written.append(folder / "correct.npz")
+    if rows := correct(today):
+        written.append(write_correct(rows, folder / "correct.npz"))
     write_json(folder / "about.json", {**about, "files": {path.name: sha256_file(path) for path in written}})
     return [*written, folder / "about.json"]
 
@@ -109,28 +112,28 @@ def _measured(plan: Plan, name: str) -> pd.DataFrame:
     return table.assign(**{column: table[column].map(json.dumps) for column in lists})
 
 
-def _correct(today: Today) -> list[tuple[Run, np.ndarray]]:
+def correct(today: Today) -> list[tuple[Run, np.ndarray]]:
     """Every finished run with which test samples it gets right, bool (N,); none where the data are not packed."""
     found: dict[Path, tuple[Run, np.ndarray]] = {}
     for block in today.plan.suite.blocks:
-        folder = data_folder(today.plan.suite, block.data, block.seeds[0])
-        if not (folder / "meta.json").exists():
+        folders = {seed: data_folder(today.plan.suite, block.data, seed) for seed in block.seeds}
+        if not all((folder / "meta.json").exists() for folder in folders.values()):
             continue
-        labels = load_packed(folder).labels("test")
+        labels = {seed: load_packed(folder).labels("test") for seed, folder in folders.items()}
         trained = [(method, budget) for budget, methods in block.lengths.items() for method in methods]
         for pair, seed, (method, budget) in itertools.product(block.pairs, block.seeds, trained):
             run = today.plan.run_of(pair, method, seed, budget)
             record = None if run.result in found else today.has(run)
             if record and record["status"] == FINISHED:
-                found[run.result] = run, predictions(run, len(labels)).classes == labels
+                found[run.result] = run, predictions(run, len(labels[seed])).classes == labels[seed]
     return list(found.values())
 
 
-def _packed(rows: list[tuple[Run, np.ndarray]]) -> dict[str, np.ndarray]:
+def write_correct(rows: list[tuple[Run, np.ndarray]], path: Path) -> Path:
     """A row a run: pair (none--STUDENT without a teacher), method, seed, budget, its number of samples, and one bit for
     each in the order of the data set, filled up with zeros to the longest row."""
     longest = max(len(right) for _, right in rows)
-    return {
+    arrays = {
         "pair": np.array([run.pair.id for run, _ in rows]),
         "method": np.array([run.method.id for run, _ in rows]),
         "seed": np.array([run.seed for run, _ in rows]),
@@ -138,6 +141,9 @@ def _packed(rows: list[tuple[Run, np.ndarray]]) -> dict[str, np.ndarray]:
         "samples": np.array([len(right) for _, right in rows]),
         "bits": np.packbits([np.pad(right, (0, longest - len(right))) for _, right in rows], axis=1),
     }
+    with atomic(path) as file:
+        np.savez_compressed(file, **arrays)
+    return path
 
 
 # ------------------------------------------------------------------------------------------------------------- reading
@@ -154,7 +160,7 @@ class Frozen:
         self.folder, self.freeze = folder, freeze
         path = folder / "runs.csv"
         if not path.exists():
-            raise KdbenchError(f"{path} does not exist; freeze the suite first: {freeze}")
+            raise KdbenchError(f"{path} does not exist; make it first: {freeze}")
         about = folder / "about.json"
         self.about: dict[str, Any] = read_json(about, "files", "blocks", "made_with") if about.exists() else {}
         self._file("runs.csv")
@@ -178,7 +184,7 @@ class Frozen:
         if digest and not (path.exists() and sha256_file(path) == digest):
             raise KdbenchError(
                 f"{path} is missing or is not the one that about.json beside it names; take the folder from the "
-                f"repository anew, or freeze the suite: {self.freeze}"
+                f"repository anew, or make it again: {self.freeze}"
             )
         return path if digest else None
 
@@ -187,6 +193,24 @@ class Frozen:
         if path is None:
             return pd.DataFrame()
         return _typed(pd.read_csv(path, dtype=str, keep_default_na=False), path)
+
+    @cached_property
+    def right(self) -> dict[tuple[str, str, int, float], np.ndarray]:
+        """(pair, method, seed, budget) -> which test samples that run gets right, bool (N,); a run without a teacher
+        has the pair none--STUDENT."""
+        path = self._file("correct.npz")
+        if path is None:
+            return {}
+        try:
+            with np.load(path, allow_pickle=False) as stored:
+                rows = {name: stored[name] for name in stored}
+            keys = zip(*(rows[name].tolist() for name in ("pair", "method", "seed", "budget")), strict=True)
+            return {
+                key: np.unpackbits(bits, count=samples).astype(bool)
+                for key, bits, samples in zip(keys, rows["bits"], rows["samples"], strict=True)
+            }
+        except Exception as error:  # numpy and zipfile fail on a damaged file in many ways
+            raise KdbenchError(f"{path} is damaged ({error}); take the folder from the repository anew") from None
 
 
 def references() -> list[Frozen]:
@@ -202,7 +226,7 @@ class Reference(Frozen):
     """
 
     def __init__(self, suite: Suite) -> None:
-        super().__init__(reference_folder(suite), f"kdbench reference {typed(suite)}")
+        super().__init__(found(reference_folder(suite) / "runs.csv").parent, f"kdbench reference {typed(suite)}")
         self.suite = suite
         if other := set(self.texts["edition"]) - {str(suite.edition)}:
             raise KdbenchError(
@@ -250,19 +274,12 @@ class Reference(Frozen):
 
     def correct(self, block: Block) -> dict[tuple[str, str], np.ndarray]:
         """(pair, method) -> which test samples the run of the block's first seed gets right, bool (N,)."""
-        path, found = self._file("correct.npz"), {}
-        if path is None:
-            return found
-        with np.load(path, allow_pickle=False) as stored:
-            rows = {name: stored[name] for name in stored}
-        keys = zip(*(rows[name].tolist() for name in ("pair", "method", "seed", "budget")), strict=True)
-        at = {key: row for row, key in enumerate(keys)}
-        for pair, method in itertools.product(block.pairs, block.methods):
-            owner = pair.id if method.belongs_to_pair else f"none--{pair.student}"
-            row = at.get((owner, method.id, block.seeds[0], float(block.budget)))
-            if row is not None:
-                found[pair.id, method.id] = np.unpackbits(rows["bits"][row], count=rows["samples"][row]).astype(bool)
-        return found
+        owners = {
+            (pair.id, method.id): pair.id if method.belongs_to_pair else f"none--{pair.student}"
+            for pair, method in itertools.product(block.pairs, block.methods)
+        }
+        keys = {cell: (owner, cell[1], block.seeds[0], float(block.budget)) for cell, owner in owners.items()}
+        return {cell: self.right[key] for cell, key in keys.items() if key in self.right}
 
     def choices(self, block: Block) -> list[dict[str, Any]]:
         """What tuning chose for the tuned rows of a block."""

@@ -62,12 +62,17 @@ def _archive(plan: Plan, today: Today, runs: list[Run]) -> bytes:
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
         for run in runs:
             finished = today.record(run)["status"] == FINISHED
-            for suffix in (PREDICTIONS, WEIGHTS, RECORD) if finished else (RECORD,):
-                data = _reduced(run, samples) if suffix == PREDICTIONS else run.stem.with_suffix(suffix).read_bytes()
+            for suffix, data in (files_of(run, samples) if finished else {RECORD: run.result.read_bytes()}).items():
                 # An entry of its own making has no date.
                 entry = zipfile.ZipInfo(_name(plan, run, suffix))
                 archive.writestr(entry, data, zipfile.ZIP_DEFLATED)
     return content.getvalue()
+
+
+def files_of(run: Run, samples: int) -> dict[str, bytes]:
+    """Suffix -> content of what is carried of a run that finished, on `samples` test samples."""
+    weights = run.stem.with_suffix(WEIGHTS).read_bytes()
+    return {PREDICTIONS: _reduced(run, samples), WEIGHTS: weights, RECORD: run.result.read_bytes()}
 
 
 def _name(plan: Plan, run: Run, suffix: str) -> str:
@@ -123,17 +128,24 @@ def import_runs(plan: Plan, folder: Path) -> None:
             elif run.result.exists():
                 there += 1
             else:
-                for suffix, content in files.items():
-                    with atomic(run.stem.with_suffix(suffix)) as file:
-                        file.write(content)
+                write_files(run.stem, files)
                 taken.add(run.result)
-    _finish_jobs(plan, taken)
+    finish_jobs(plan, taken)
     say(f"{len(taken)} runs taken from {folder}, {there} were there already")
     if strange:
         raise KdbenchError(
             f"{len(strange)} runs in {folder} were not taken: they are of another config or version of the code, or "
             f"damaged; the first is {strange[0]}"
         )
+
+
+def write_files(stem: Path, files: dict[str, bytes]) -> list[Path]:
+    """Suffix -> content, beside each other."""
+    paths = [stem.with_name(stem.name + suffix) for suffix in files]
+    for path, content in zip(paths, files.values(), strict=True):
+        with atomic(path) as file:
+            file.write(content)
+    return paths
 
 
 def _runs_of(folder: Path, name: str, pieces: dict[tuple[int, int], Path]) -> Iterator[tuple[str, dict[str, bytes]]]:
@@ -164,7 +176,7 @@ def _is_planned(run: Run, files: dict[str, bytes]) -> bool:
     return same and (weights is None or hashlib.sha256(files.get(WEIGHTS, b"")).hexdigest() == weights)
 
 
-def _finish_jobs(plan: Plan, taken: set[Path]) -> None:
+def finish_jobs(plan: Plan, taken: set[Path]) -> None:
     """The manifests of jobs that are whole now, and what tuning chose, in the order in which Snakemake makes them."""
     today = Today(plan)
     for job in plan.jobs:

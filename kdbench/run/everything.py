@@ -16,6 +16,11 @@ from kdbench.run.tune import run_tune
 
 def run_all(plan: Plan) -> list[Path]:
     """The whole plan in this process, one job after another; what is finished is not done again."""
+    run_jobs(plan)
+    return [*run_table(plan), *run_figures(plan, home(plan.suite) / "figures")]
+
+
+def run_jobs(plan: Plan) -> None:
     for number, job in enumerate(plan.jobs, 1):
         say(f"job {number} of {len(plan.jobs)}: {job.kind} {job.id}")
         if job.kind == "data":
@@ -26,4 +31,3 @@ def run_all(plan: Plan) -> list[Path]:
             run_tune(plan)
         else:
             run_similarity(plan, job)
-    return [*run_table(plan), *run_figures(plan, home(plan.suite) / "figures")]

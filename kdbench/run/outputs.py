@@ -24,14 +24,22 @@ if TYPE_CHECKING:
     from kdbench.report.block import BlockReport
 
 
-def run_table(plan: Plan, *, partial: bool = False) -> list[Path]:
-    """Write tables/SUITE.md, .html, .csv, .bib, .tex and what that inputs, tables/SUITE/*.tex.
+def run_table(plan: Plan, *, partial: bool = False, submitted: Sequence[str] = ()) -> list[Path]:
+    """Write tables/SUITE.md, .html, .csv, .bib, .tex and what that inputs, tables/SUITE/*.tex; with submitted rows, in
+    their place tables/SUITE.with-NAME.md and .html.
 
-    Raises KdbenchError when runs are missing, unless `partial`.
+    Raises KdbenchError when runs are missing, unless `partial`, and for a submission that is not to this suite.
     """
-    from kdbench.report import tables
+    return _write_tables(plan.suite, _reports(Today(plan), partial), TABLES, submitted)
 
-    return tables.write_tables(plan.suite, _reports(Today(plan), partial), TABLES)
+
+def _write_tables(suite: Suite, reports: list[BlockReport], folder: Path, submitted: Sequence[str]) -> list[Path]:
+    from kdbench.report import tables
+    from kdbench.results.submission import submissions_to
+
+    if submitted:
+        return tables.write_submitted(suite, reports, submissions_to(suite, submitted), folder)
+    return tables.write_tables(suite, reports, folder)
 
 
 def _reports(today: Today, partial: bool = False) -> list[BlockReport]:
@@ -113,12 +121,13 @@ def _with_further(runs: pd.DataFrame, reports: Sequence[BlockReport]) -> pd.Data
     return table.assign(test_by_group=as_json(table["test_by_group"])) if "test_by_group" in table else table
 
 
-def reference_tables(plan: Plan) -> list[Path]:
-    """Write tables/reference/SUITE.* anew from the committed results, without the files of their runs."""
-    from kdbench.report import tables
+def reference_tables(plan: Plan, submitted: Sequence[str] = ()) -> list[Path]:
+    """Write tables/reference/SUITE.* anew from the committed results, without the files of their runs; with submitted
+    rows, in their place tables/SUITE.with-NAME.md and .html."""
     from kdbench.report.block import reference_reports
 
-    return tables.write_tables(plan.suite, reference_reports(_reference(plan)), TABLES / "reference")
+    folder = TABLES if submitted else TABLES / "reference"
+    return _write_tables(plan.suite, reference_reports(_reference(plan)), folder, submitted)
 
 
 def reference_figures(plan: Plan, folder: Path, processes: int = 1) -> list[Path]:

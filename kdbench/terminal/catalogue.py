@@ -1,15 +1,15 @@
-"""The list of methods, for the terminal and for docs/methods.md: made from the methods' own text."""
+"""The lists of methods and of data sources, for the terminal and for docs/methods.md: made from their own text."""
 
 from __future__ import annotations
 
 from kdbench.plan.blocks import GROUPS
-from kdbench.plan.registry import MethodInfo, load_method, method_info, method_names
+from kdbench.plan.registry import MethodInfo, load_method, method_info, method_names, source_doc, source_names
 
 HEAD = """# Methods
 
 Made by `kdbench show methods` from the docstrings in kdbench/methods. † and ‡ mark what is not fully known from a
-paper or its code. The main weight is what `tune` varies ([suites.md](suites.md)). `kdbench show citations SUITE` prints
-BibTeX. What was looked at and is not here stands in [rivals.md](rivals.md), with the reason.
+paper or its code. The main weight is what `tune` varies ([suites.md](suites.md)). `kdbench cite SUITE` prints BibTeX.
+What was looked at and is not here stands in [rivals.md](rivals.md), with the reason.
 """
 
 
@@ -21,6 +21,11 @@ def page() -> str:
         for info in (i for i in infos if i.group == group):
             parts.append(_section(info))
     return "\n".join(parts)
+
+
+def data_page() -> str:
+    """Markdown: every data source in its own words, licence and attribution among them."""
+    return "\n\n".join(f"## {name}\n\n{source_doc(name)}" for name in source_names())
 
 
 def _section(info: MethodInfo) -> str:

@@ -17,7 +17,7 @@ import pandas as pd
 from scipy import stats as st
 
 from kdbench.plan.jobs import make_plan
-from kdbench.plan.paths import of_budget, reference_folder
+from kdbench.plan.paths import found, of_budget, reference_folder
 from kdbench.plan.suite import load_suite
 from kdbench.report import stats
 from kdbench.results.frames import all_runs
@@ -64,7 +64,7 @@ def reference(name: str) -> Path:
     """The committed runs of a suite. Raises KdbenchError where there are none, and for a path that names no suite."""
     if _is_csv(name):
         raise KdbenchError(f"{name} has no reference of its own; name what to hold it against: kdbench compare A B")
-    path = reference_folder(load_suite(name)) / "runs.csv"
+    path = found(reference_folder(load_suite(name)) / "runs.csv")
     if not path.exists():
         raise KdbenchError(
             f"suite {name} has no reference ({path} does not exist); name one: kdbench compare {shlex.quote(name)} B"
@@ -90,15 +90,16 @@ def _collect(name: str) -> pd.DataFrame:
 # ---------------------------------------------------------------------------------------------------------- judgement
 
 
-def judge(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
+def judge(a: pd.DataFrame, b: pd.DataFrame, error: float = 0.05) -> pd.DataFrame:
     """One row a cell of A or B, in their order: block, pair, method, budget, label, a and b (Summary), difference (B
-    minus A), half (of the interval's width; NaN without one), diverged (runs in A, in B), verdict, remark."""
+    minus A), half (of the interval's width; NaN without one), diverged (runs in A, in B), verdict, remark. error: how
+    often chance may fail a cell."""
     of_a, of_b = (dict(iter(frame.groupby(CELL, sort=False))) for frame in (a, b))
     rows = []
     for cell in dict.fromkeys((*of_a, *of_b)):
         x, y = of_a.get(cell, a.iloc[:0]), of_b.get(cell, b.iloc[:0])
         counted = [_counted(x), _counted(y)]
-        half = welch_half_width(*counted)
+        half = welch_half_width(*counted, error)
         mean_a, mean_b = (stats.mean_sd(values) for values in counted)
         difference = mean_b.mean - mean_a.mean if mean_a.n and mean_b.n else math.nan
         verdict, remark = _verdict(x, y, mean_a.n, mean_b.n, difference, half)
@@ -111,8 +112,8 @@ def judge(a: pd.DataFrame, b: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def welch_half_width(a: Sequence[float], b: Sequence[float]) -> float:
-    """Half the width of Welch's 95 % interval for the difference of two means.
+def welch_half_width(a: Sequence[float], b: Sequence[float], error: float = 0.05) -> float:
+    """Half the width of Welch's interval, by default that of 95 %, for the difference of two means.
 
     NaN where there is none: below two values in one of them, and where neither has any spread.
     """
@@ -120,7 +121,7 @@ def welch_half_width(a: Sequence[float], b: Sequence[float]) -> float:
         return math.nan
     of_a, of_b = (np.var(x, ddof=1) / len(x) for x in (a, b))
     freedom = (of_a + of_b) ** 2 / (of_a**2 / (len(a) - 1) + of_b**2 / (len(b) - 1))
-    return float(st.t.ppf(0.975, freedom) * np.sqrt(of_a + of_b))
+    return float(st.t.ppf(1 - error / 2, freedom) * np.sqrt(of_a + of_b))
 
 
 def _counted(rows: pd.DataFrame) -> list[float]:

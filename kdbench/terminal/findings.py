@@ -36,7 +36,8 @@ from kdbench.report.verdicts import (
     ClaimResult,
     by_group,
     claim_results,
-    claims_table,
+    claims_tables,
+    decision_of,
     detectable_sentence,
     incomplete,
     left_out,
@@ -348,7 +349,7 @@ def _start(text: str) -> str:
 def _claim_parts(block: Block, claims: Claims) -> list[str | Table]:
     if not claims:
         return []
-    return [claims_table(block, claims), *(_answer(block, *result) for result in claims)]
+    return [*claims_tables(block, claims), *(_answer(block, *result) for result in claims)]
 
 
 def _answer(block: Block, claim: Claim, students: str, frame: pd.DataFrame, v: pd.Series) -> str:
@@ -358,6 +359,9 @@ def _answer(block: Block, claim: Claim, students: str, frame: pd.DataFrame, v: p
     if not np.isfinite(v["p"]):
         return f"{asked} Cannot be answered: {v['reason']}."
     difference, _ = with_interval(v["difference"], v["low"], v["high"], v["n"], {})
+    if claim.margin is not None:
+        word = decision_of(claim, v).capitalize()
+        return f"{asked} {word} at a margin of {claim.margin:g}: {method} minus {control} is {difference} points."
     if v["low"] > 0:
         return f"{asked} {method} is better than its control {control}: {difference} points."
     if v["high"] < 0:

@@ -100,7 +100,8 @@ def values(suite: Suite) -> pd.DataFrame:
 
 
 def _owner(suite: Suite) -> Path | None:
-    files = (FOLDER / f"{name}.csv" for name in (suite.name, suite.extends) if name)
+    names = (suite.name, *([suite.extends.stem] if suite.extends else []))
+    files = (FOLDER / f"{name}.csv" for name in names)
     return next((path for path in files if path.exists()), None)
 
 
@@ -126,7 +127,7 @@ def reasons(plan: Plan, ours: pd.DataFrame, theirs: pd.DataFrame) -> list[str]:
     """For each published value what our experiment has otherwise; "" where nothing is known to be."""
     suite = plan.suite
     own = _owner(suite).stem == suite.name
-    origin = suite if own else load_suite(suite.path.with_name(f"{suite.extends}.yaml"))
+    origin = suite if own else load_suite(suite.extends)
     taught = ours[ours["teacher"] == ""].groupby("student")["last"].mean()
     found = []
     for row in theirs.itertuples():

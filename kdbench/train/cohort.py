@@ -223,8 +223,8 @@ def shuffled(signals: Signals) -> Signals:
 
 
 def learning_rate(recipe: Recipe, step: int, total: int) -> float:
-    """Linear warm-up, then a cosine down to `min_lr`, or tenths from milestone to milestone: a pure function of the
-    step (0-based)."""
+    """Linear warm-up, then a cosine down to `min_lr`, a power of the epochs left, or tenths from milestone to
+    milestone: a pure function of the step (0-based)."""
     peak, warmup = recipe.peak_lr, int(recipe.warmup * total)
     if recipe.warmup_epochs is not None:
         # As timm's schedulers without `warmup_prefix` have it, which know of epochs only.
@@ -235,5 +235,8 @@ def learning_rate(recipe: Recipe, step: int, total: int) -> float:
         return peak * (step + 1) / warmup
     if recipe.milestones:
         return peak / 10 ** sum(step >= share * total for share in recipe.milestones)
+    if recipe.poly:
+        left = 1 - (step * recipe.epochs // total) / recipe.epochs
+        return recipe.min_lr + (peak - recipe.min_lr) * left**recipe.poly
     share = (step - warmup) / max(1, total - warmup)
     return recipe.min_lr + (peak - recipe.min_lr) * (1 + math.cos(math.pi * share)) / 2

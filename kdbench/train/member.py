@@ -160,7 +160,8 @@ def new_member(
     teacher = None if getattr(params, "teacher", True) is False else cohort.teacher_of(guide)
     labels = tuple(batches.labels("train").tolist())
     shapes = PairShapes(reader.side, teacher.reader.side if teacher else None, batches.classes, labels)
-    distiller = _distiller(method, params, shapes, seed, teacher and teacher.copy)
+    torch.manual_seed(seed)
+    distiller = build_distiller(method, params, shapes, teacher and teacher.copy)
     if not isinstance(distiller, Distiller):
         return distiller
     reader.model.to(device)
@@ -168,19 +169,18 @@ def new_member(
     if fresh and distiller.wants_prepare:
         distiller.prepare(cohort.teacher_pass(teacher))
     optimizer = new_optimizer(cohort.recipe, reader.model, distiller)
-    return Member(run, reader, distiller, optimizer, device, _rng(device), guide, _average(cohort))
+    return Member(run, reader, distiller, optimizer, device, _rng(device), guide, _average(cohort.recipe, reader.model))
 
 
-def _distiller(
-    method: type[Distiller], params: Any, shapes: PairShapes, seed: int, teacher_copy: Callable[[], Reader] | None
+def build_distiller(
+    method: type[Distiller], params: Any, shapes: PairShapes, teacher_copy: Callable[[], Reader] | None
 ) -> Distiller | str:
     """A method built for a pair and, where it asks for one, with its own copy of the teacher; or why it is n/a there.
 
-    Torch's global RNG begins at `seed` for what the method draws while it is built, and stays where that ends.
+    Draws from torch's global RNG. teacher_copy: makes a Reader of such a copy.
     """
     if (reason := method.supports(params, shapes)) is not None:
         return reason
-    torch.manual_seed(seed)
     distiller = method(params, shapes)
     if "teacher" in method.needs(params):
         own = teacher_copy()
@@ -191,16 +191,13 @@ def _distiller(
     return distiller
 
 
-def _average(cohort: Cohort) -> ModelEmaV3 | None:
-    """timm's moving average of the student, at its start. It averages a network of its own: a copy of the student would
-    keep what the hooks of its Reader collect."""
-    if not cohort.recipe.ema_decay:
+def _average(recipe: Recipe, model: nn.Module) -> ModelEmaV3 | None:
+    """timm's moving average of a student, at its start."""
+    if not recipe.ema_decay:
         return None
     from timm.utils import ModelEmaV3
 
-    spec, batches = cohort.student, cohort.batches
-    model = networks.build(spec, batches.shape[spec.input], batches.classes, cohort.seed)
-    return ModelEmaV3(model, cohort.recipe.ema_decay).to(cohort.device)
+    return ModelEmaV3(model, recipe.ema_decay)
 
 
 def new_optimizer(recipe: Recipe, model: nn.Module, distiller: nn.Module) -> torch.optim.Optimizer:

@@ -28,6 +28,7 @@ rule channels:
     params:
         suite=lambda w: SUITE,
         version=planning.report_version("similarity", "frequency"),
+        methods=lambda w: planning.measured_methods(PLAN.suite, w.block),
     shell:
         "kdbench similarity {params.suite:q} {wildcards.block}/{wildcards.pair} --kind channels 2>&1 | tee {log}"
 

@@ -11,6 +11,14 @@ from pathlib import Path
 from kdbench.data.raw import RawData
 from kdbench.data.sources import _cifar as cifar
 
+BIBTEX = """
+@misc{krizhevsky2009cifar,
+  author = {Krizhevsky, A.},
+  title = {Learning Multiple Layers of Features from Tiny Images},
+  howpublished = {https://www.cs.toronto.edu/~kriz/cifar.html},
+  year = {2009},
+}
+"""
 ENLARGED = "size"
 """The argument that has networks read images larger than they are packed."""
 

@@ -13,6 +13,14 @@ import numpy as np
 from kdbench.data.raw import RawData, stratified_order
 from kdbench.types import KdbenchError
 
+BIBTEX = """
+@misc{alpaydin1998digits,
+  author = {Alpaydin, E. and Kaynak, C.},
+  title = {Optical Recognition of Handwritten Digits},
+  howpublished = {UCI Machine Learning Repository},
+  year = {1998},
+}
+"""
 COUNTS = {"train": 1000, "val": 257, "test": 540}
 
 

@@ -23,6 +23,13 @@ from kdbench.data.raw import RawData, SourceMissing
 from kdbench.data.sources._download import DOWNLOADS, fetching
 from kdbench.types import KdbenchError
 
+BIBTEX = """
+@misc{lecunmnist,
+  author = {LeCun, Y. and Cortes, C. and Burges, C. J. C.},
+  title = {The {MNIST} database of handwritten digits},
+  howpublished = {http://yann.lecun.com/exdb/mnist/},
+}
+"""
 FILES = {
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
     "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
@@ -45,15 +52,19 @@ def build(
     test images. val_share: share of the training images that become validation images, since MNIST has none of its
     own. Raises KdbenchError for a file that is not MNIST's and for a download that failed.
     """
+    return split(read(data_dir), limit, test_limit, val_share)
+
+
+def read(data_dir: Path | None) -> Labelled:
+    """Its two parts in the order of the files. Raises KdbenchError as `build` does."""
     paths = source_files({}, data_dir) or _downloaded()
     train_images, train_labels, test_images, test_labels = map(_content, paths, FILES.values())
-    found = Labelled(
+    return Labelled(
         where="mnist",
         images={"train": _images(train_images), "test": _images(test_images)},
         labels={"train": _labels(train_labels), "test": _labels(test_labels)},
         class_names=list("0123456789"),
     )
-    return split(found, limit, test_limit, val_share)
 
 
 def source_files(args: dict, data_dir: Path | None) -> list[Path]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ from matplotlib.patches import Patch
 from kdbench.report import stats
 from kdbench.report.block import BlockReport
 from kdbench.report.figures.canvas import arrange, below, canvas, panel_grid, plain, say, seeds_text
-from kdbench.report.figures.documents import main_reason, rows_of
+from kdbench.report.figures.documents import listed, main_reason, rows_of
 from kdbench.report.figures.limits import PANELS, first, measured_of
 from kdbench.report.figures.style import styled
 
@@ -27,11 +28,15 @@ TITLE = "Agreement of two modalities by channel frequency and treatment"
 READS = ("channels",)
 SUPPLEMENT = True
 _BAND_COLOURS = {"raw": "#999999", "low": "#0072B2", "high": "#E69F00"}
+_ROTATED = (
+    "Rotated: one side is brought closest to the other by a rotation fitted on validation, with means over channels "
+    "and over validation taken off. Random halves: in place of the two bands.",
+)
 
 
 @styled
 def draw(report: BlockReport) -> Figure:
-    data = rows_of(report, "channels", "a", "b")
+    data = pd.concat([rows_of(report, "channels", "a", "b"), pd.DataFrame(_further(report))], ignore_index=True)
     for column in ("cosine", "low", "high", "null_prediction"):
         data[column] = pd.to_numeric(data[column], errors="coerce").astype(float)
     treatments = list(dict.fromkeys(data["treatment"]))
@@ -44,7 +49,7 @@ def draw(report: BlockReport) -> Figure:
         if (a, b) not in models:
             absent.setdefault(main_reason(rows), []).append(f"{a} and {b}")
     models, left_out = first(models, PANELS, "pairs of models", measured_of(report, "channels"))
-    seeds = data["seed"].nunique()
+    seeds, rotated = data["seed"].nunique(), any(treatment.startswith("rotated") for treatment in treatments)
     shape = arrange(len(models), 2)
     title = f"{report.block.title}: do two modalities agree in low channel frequencies? {seeds_text(seeds)}"
     figure = canvas(title, *shape, panel=(1.8, 0.5 + 0.34 * len(treatments)), labels=1.2)
@@ -74,12 +79,29 @@ def draw(report: BlockReport) -> Figure:
             "Permuted channels: each side in a random order of its own, as in two networks whose channels do not "
             "correspond. Shuffled pairs: each sample is paired with a random sample of the other side, or with one "
             "of its own class.",
+            *(_ROTATED if rotated else ()),
             *(f"n/a: {', '.join(pairs)}: {reason}" for reason, pairs in absent.items()),
             *left_out,
         ],
         entries,
     )
     return figure
+
+
+def _further(report: BlockReport) -> list[dict[str, Any]]:
+    """Untrained networks, and trained ones in a common basis, as rows of a treatment; older results have neither."""
+    rows = []
+    for row in listed(report, "channels", "a", "b", key="others"):
+        if row["networks"].endswith(" untrained"):
+            rows.append({**row, "treatment": f"untrained, {row['treatment']}"})
+    for row in listed(report, "channels", "a", "b", key="rotated"):
+        if row["band"] in _BAND_COLOURS:
+            rows.append({**row, "treatment": "rotated"})
+            for null, name in (("shuffled", "rotated, shuffled pairs"), ("split", "rotated, random halves")):
+                low, high = row[f"{null}_low"], row[f"{null}_high"]
+                middle = None if low is None else (low + high) / 2
+                rows.append({**row, "treatment": name, "cosine": middle, "low": low, "high": high})
+    return rows
 
 
 def _channel_panel(axes: Axes, data: pd.DataFrame, treatments: Sequence[str]) -> None:
