@@ -184,6 +184,10 @@ class ModelSpec:
     is evaluated. By default what timm says of the network, else 0.875."""
     eval_interpolation: Literal["bilinear", "bicubic"] | None = None
     """How they are resized for that. By default what timm says of the network, else bicubic."""
+    normalisation: Literal["data", "timm"] = "data"
+    """By whose mean and deviation the pixels that it reads are normalised: those of the training images, or those that
+    timm's configuration of the network names, ImageNet's where it names none. A suite that does not say means `timm`
+    for a teacher whose weights are timm's and taken as they are, since its accuracy was measured so."""
     pretrained: bool = False
     """Start from timm's weights for the tag in `timm` (resnet18.a1_in1k)."""
     weights: str | None = None

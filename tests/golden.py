@@ -271,8 +271,18 @@ def _shown(pack: Any) -> Numbers:
         recipe = Recipe("r", lr=0.1, steps=2, batch_size=8, **changes)
         found[f"inputs {step}"] = numbers(batches.train(torch.arange(8), recipe, 0, step)[0]["image"])
     for view in (View(), View(0.8, "bilinear")):
-        found[str(view)] = numbers(torch.cat(list(batches.evaluation("image", "test", view=view))))
+        name = f"View(crop={view.crop}, interpolation={view.interpolation!r})"
+        found[name] = numbers(torch.cat(list(batches.evaluation("image", "test", view=view))))
     return found
+
+
+def _normalisation() -> Numbers:
+    """One batch as two networks read it, and the test images as one of them does."""
+    batches, recipe = Batches(Noise(), {"image"}, torch.device("cpu")), Recipe("r", lr=0.1, steps=1, batch_size=8)
+    x, own = batches.train(torch.arange(8), recipe, 0, 0)[0]["image"], View(mean=(0.5, 0.6, 0.4), std=(0.5, 0.25, 0.2))
+    found = {"data": x, "own": batches.renormalised("image", x, own)}
+    found["test"] = torch.cat(list(batches.evaluation("image", "test", view=own)))
+    return {name: numbers(read) for name, read in found.items()}
 
 
 def _network(name: str) -> Numbers:
@@ -376,6 +386,7 @@ WHOLE: dict[str, Callable[[], Numbers]] = {
     "head-convolution": _head_convolution,
     "streaming": _streaming,
     "enlarging": _enlarging,
+    "normalisation": _normalisation,
     "frequency": _frequency,
     "similarity": _similarity,
     "tune": _tune,

@@ -38,10 +38,14 @@ DECODER = f"Pillow {pillow}, libjpeg{'-turbo' if features.check_feature('libjpeg
 @dataclass(frozen=True)
 class View:
     """What a network is shown of a picture when it is evaluated, as timm does: the shorter side is resized to
-    floor(size / crop), and the middle size x size pixels are taken."""
+    floor(size / crop), and the middle size x size pixels are taken. And by what its pixels are normalised, then as in
+    training."""
 
     crop: float = 0.875
     interpolation: Literal["bilinear", "bicubic"] = "bicubic"
+    mean: tuple[float, ...] | None = None
+    """Of each channel, in units of 0..1; None: the mean and deviation of the data."""
+    std: tuple[float, ...] | None = None
 
     def scaled(self, size: int) -> int:
         """Pixels of the shorter side before the middle is cut out of it."""

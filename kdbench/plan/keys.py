@@ -30,6 +30,7 @@ WHOLE_PARTS = (
     "head-convolution",
     "streaming",
     "enlarging",
+    "normalisation",
     "frequency",
     "similarity",
     "tune",
@@ -169,7 +170,8 @@ def _imported(node: ast.AST, file: Path) -> list[str]:
 def versions_of_run(suite: Suite, pair: Pair, method: MethodSpec, data: str) -> dict[str, str]:
     """Versions of the parts of the package that a run computes with; the teacher's own are in the teacher's key."""
     recipe, spec = suite.recipes.get(suite.models[pair.student].recipe), suite.data[data]
-    networks = {suite.models[name].timm for name in (pair.teacher, pair.student) if name}
+    models = [suite.models[name] for name in (pair.teacher, pair.student) if name]
+    networks = {model.timm for model in models}
     parts = [
         "engine",
         f"source {spec.source}",
@@ -178,6 +180,7 @@ def versions_of_run(suite: Suite, pair: Pair, method: MethodSpec, data: str) -> 
         *(f"network {name}" for name in sorted(networks & set(own_networks()))),
         *(["head-convolution"] if any(has_head_convolution(name) for name in networks) else []),
         *(["streaming"] if source_constant(spec.source, "DECODER") else []),
+        *(["normalisation"] if any(model.normalisation == "timm" for model in models) else []),
         *(["enlarging"] if enlarged(spec) or (recipe and recipe.interpolation != "bilinear") else []),
     ]
     named = [method.method, *([method.compute_of.method] if method.compute_of else [])]

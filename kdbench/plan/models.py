@@ -124,6 +124,8 @@ def check_fit(recipe: Recipe, data: DataSpec, where: str) -> None:
 
 def model_of(name: str, tree: Any, data: dict, recipes: dict, where: str) -> ModelSpec:
     model = built(ModelSpec, mapping(tree, where), where, name=name)
+    if model.pretrained and model.recipe is None and "normalisation" not in tree:
+        model = dataclasses.replace(model, normalisation="timm")
     if model.eval_crop is not None and not 0 < model.eval_crop <= 1:
         raise KdbenchError(f"{where}.eval_crop: must lie in (0, 1], got {model.eval_crop}")
     if name == "none" or "--" in name:

@@ -189,9 +189,12 @@ def _train_seed(today: Today, job: Job, seed: int, todo: list[Run], batches: Bat
         "hardware": provenance.hardware(batches.device, suite.threads),
     }
     names = {"student": job.pair.student} | ({"teacher": job.pair.teacher} if job.pair.teacher else {})
-    shown = {role: batches.shown(models[name].input, networks.view(models[name])) for role, name in names.items()}
+    views = {role: networks.view(models[name]) for role, name in names.items()}
+    shown = {role: batches.shown(models[names[role]].input, view) for role, view in views.items()}
     if any(shown.values()):
         common["evaluation"] = shown
+    if own := {role: {"mean": view.mean, "std": view.std} for role, view in views.items() if view.mean}:
+        common["normalisation"] = own
     say = Progress(f"{job.pair.student if job.kind == 'teacher' else job.pair.id}{of_budget(job.budget)} seed {seed}")
     student, start = suite.models[job.pair.student], None
     if student.is_given:

@@ -161,12 +161,12 @@ class Batches:
     ) -> Iterator[Tensor]:
         """The split (its first `limit` samples) in its own order, un-augmented: batches (B, C, H, W), normalised.
 
-        view: what the network that will read it is shown of pictures that are decoded or enlarged on their way.
+        view: how the network that will read it is shown pictures.
         """
         # A CPU is no faster with more, and their maps would be most of a job's memory.
         batch_size = batch_size or (128 if self.device.type == "cpu" else 1024)
         for pixels in self._pixels[modality].evaluation(split, view, batch_size, limit):
-            yield self._normalised(modality, pixels)
+            yield self.renormalised(modality, self._normalised(modality, pixels), view)
 
     def decoder(self, modality: str) -> str | None:
         """What decodes its pictures here, since another one gives other bits; None where none is needed."""
@@ -176,6 +176,17 @@ class Batches:
         """What to record of how a network is shown this modality when it is evaluated; None where images are shown as
         they are packed."""
         return self._pixels[modality].shown(view)
+
+    def renormalised(self, modality: str, x: Tensor, view: View) -> Tensor:
+        """Images (B, C, H, W), normalised by the data, as a network with this view reads them: by its own mean and
+        deviation, where it has any. One batch serves all networks, and what was erased or mixed in it is the same."""
+        if view.mean is None:
+            return x
+        mean, std = self._statistics[modality]
+        own_mean, own_std = (
+            to_device(torch.tensor(values).view(1, -1, 1, 1), self.device) for values in (view.mean, view.std)
+        )
+        return x * (std / own_std) + (mean - own_mean) / own_std
 
     def _normalised(self, modality: str, pixels: Tensor) -> Tensor:
         mean, std = self._statistics[modality]

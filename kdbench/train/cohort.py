@@ -36,7 +36,7 @@ class Teacher:
     copy: Callable[[], Reader]
     """Makes another one with the same weights, for a method that adopts it."""
     view: View = USUAL
-    """What it is shown of a picture where it is evaluated."""
+    """How it is shown pictures."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Batch:
     """What every member sees at one step."""
 
     inputs: dict[str, Tensor]
-    """{modality: (B, C, H, W) float32}, augmented and normalised."""
+    """{modality: (B, C, H, W) float32}, augmented and normalised, as the student reads it."""
     target: Tensor
     """(B,) classes, or (B, classes) soft labels."""
     index: Tensor
@@ -125,10 +125,16 @@ class Cohort:
         drawn = step * self.recipe.accumulate + part
         inputs, target = self.batches.train(index, self.recipe, self.seed, drawn)
         index = to_device(index, self.device)
+
+        def read(modality: str, view: View) -> Tensor:
+            return self.batches.renormalised(modality, inputs[modality], view)
+
         shown = []
         for teacher in (self.teacher, self.untrained):
             with torch.no_grad(), self.autocast():
-                shown.append(teacher and teacher.reader(inputs[teacher.modality], index))
+                shown.append(teacher and teacher.reader(read(teacher.modality, teacher.view), index))
+        own = self.student.input
+        inputs = inputs | {own: read(own, networks.view(self.student))}
         return Batch(inputs, target, index, shown[0], step, step / self.steps, self.rate(step), shown[1], part)
 
     def rate(self, step: int) -> float:

@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import (
 )
 
 import kdbench.torchvision_ops  # noqa: F401
-from kdbench.data.pictures import USUAL, View
+from kdbench.data.pictures import View
 from kdbench.signals import EVERYTHING, Reader
 from kdbench.train import cifar_networks, mnist_networks
 from kdbench.train.order import stream
@@ -99,17 +99,18 @@ def reader(
 
 @functools.cache
 def _timm_view(name: str) -> View:
-    """What timm's configuration of a network says of its evaluation, its default weights' where there are several."""
+    """What timm's configuration of a network says, its default weights' where there are several."""
     import timm
 
-    known = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
-    return View(known.crop_pct, known.interpolation) if known else USUAL
+    known = timm.get_pretrained_cfg(name) if timm.is_model(name) else timm.models.PretrainedCfg()
+    return View(known.crop_pct, known.interpolation, known.mean, known.std)
 
 
 def view(spec: ModelSpec) -> View:
-    """What a network is shown of a picture where it is evaluated: what the suite says, else timm."""
+    """How a network is shown pictures: what the suite says, else timm."""
     usual = _timm_view(spec.timm)
-    return View(spec.eval_crop or usual.crop, spec.eval_interpolation or usual.interpolation)
+    statistics = (usual.mean, usual.std) if spec.normalisation == "timm" else ()
+    return View(spec.eval_crop or usual.crop, spec.eval_interpolation or usual.interpolation, *statistics)
 
 
 def try_out(spec: ModelSpec, shape: tuple[int, int, int], classes: int, batch_size: int) -> None:
@@ -119,6 +120,12 @@ def try_out(spec: ModelSpec, shape: tuple[int, int, int], classes: int, batch_si
     no memory. Raises KdbenchError that names the model, what it was given and what torch or timm said.
     """
     height, width, channels = shape
+    own = view(spec).mean
+    if own and len(own) != channels:
+        raise KdbenchError(
+            f"models.{spec.name}: timm's normalisation is for {len(own)} channels, and its inputs have {channels}; "
+            "write normalisation: data"
+        )
     model = build(spec, shape, classes, 0).train()
     try:
         read = Reader(model, shape, spec.family)
