@@ -383,9 +383,8 @@ def test_the_tour(monkeypatch):
         if cell["cell_type"] == "code":
             exec("".join(cell["source"]), place)
     assert place["found"] > 95
-    assert {method for method, _ in place["accuracy"]} == {"scratch", "kd", "uhkd"} and min(
-        place["accuracy"].values()
-    ) > 25
+    assert {method for method, _ in place["accuracy"]} == {"scratch", "kd", "uhkd"}
+    assert min(place["accuracy"].values()) > 25, "chance is 10 %"
     assert path.stat().st_size < 200_000
 
 

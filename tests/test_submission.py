@@ -145,7 +145,7 @@ def test_a_submission_is_verified_by_training_one_run_again(mine, capsys):
     assert cli.main(["verify", "submissions/mine"]) == 0
     assert "trained again, is the same bit for bit" in capsys.readouterr().err
     assert Submission("mine").mark == "verified" and not list(Path("results").glob("mine*"))
-    change("method == 'mine'", reason="")
+    change("method == 'mine'", hardware="another")
     reseal()
     assert Submission("mine").mark == "reported", "the verdict is of other files"
 
