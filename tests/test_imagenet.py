@@ -64,7 +64,7 @@ def plan_of(accuracy: float) -> Plan:
     tree = {
         "seeds": [0, 1],
         "workers": 1,
-        "data": {"few": {"source": "jpegfolder", "folder": "few", "size": SIZE, "normalise": "imagenet"}},
+        "data": {"few": {"source": "jpegfolder", "folder": "few", "size": SIZE}},
         "recipes": {"student": student},
         "models": {"r-t": teacher | {"family": "cnn", "normalisation": "timm"}, "vit-s": vit},
         "blocks": {"main": {"data": "few", "pairs": ["r-t -> vit-s"], "methods": ["scratch", "kd", "ofa"]}},

@@ -59,15 +59,11 @@ def test_they_are_evaluated_in_the_same_way():
 
 
 def test_the_networks_of_ofas_tables():
-    """Teachers as they are read by timm's constants. OFA's loaders take those of the student, and on CIFAR-100 those of
-    the data."""
-    suite = load_suite("ofa-imagenet")
-    assert suite.data["imagenet"].args["normalise"] == "imagenet"
-    given = {name: networks.view(model) for name, model in suite.models.items() if model.is_given}
-    wanted = dict.fromkeys(given, IMAGENET) | {"mixer-b16": ((0.5,) * 3, (0.5,) * 3)}
-    assert {name: (view.mean, view.std) for name, view in given.items()} == wanted
-    others = [m for m in suite.models.values() if not m.is_given]
-    assert {networks.view(m).mean for m in (*others, *load_suite("ofa-cifar100").models.values())} == {None}
+    """OFA's loaders take the constants of the student, and on CIFAR-100 those of the data."""
+    views = {name: networks.view(model) for name, model in load_suite("ofa-imagenet").models.items()}
+    wanted = dict.fromkeys(views, IMAGENET) | {"mixer-b16": ((0.5,) * 3, (0.5,) * 3)}
+    assert {name: (view.mean, view.std) for name, view in views.items()} == wanted
+    assert {networks.view(model).mean for model in load_suite("ofa-cifar100").models.values()} == {None}
 
 
 def test_it_is_part_of_a_key_where_it_is_not_the_datas():
@@ -79,7 +75,7 @@ def test_it_is_part_of_a_key_where_it_is_not_the_datas():
     assert plain == {run.key for run in tiny_plan(blocks__main__methods=["kd"]).runs().values()}
     assert not plain & keys("vit-s", "timm") and not plain & keys("cnn-t", "timm")
     runs = make_plan(load_suite("ofa-imagenet")).runs().values()
-    assert all(("normalisation" in run.config["versions"]) == bool(run.pair.teacher) for run in runs)
+    assert all("normalisation" in run.config["versions"] for run in runs)
 
 
 def test_constants_for_colours_are_refused_where_there_are_none():

@@ -58,22 +58,6 @@ def written_at(folder: Path) -> dict[str, int]:
 # ------------------------------------------------------------------------------------------------------ what is packed
 
 
-@pytest.mark.parametrize("source", ["jpegfolder", "imagefolder"])
-def test_images_are_normalised_by_the_constants_that_a_teacher_from_imagenet_expects(pets, source):
-    import kdbench.torchvision_ops  # noqa: F401, I001  (before timm)
-    from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-
-    def packed(**args) -> Packed:
-        return prepare_data(DataSpec("d", source, SPEC.args | args), pets / source, pets)
-
-    own = packed().meta["modalities"]["image"]
-    facts = packed(normalise="imagenet").meta["modalities"]["image"]
-    assert (facts["mean"], facts["std"]) == (list(IMAGENET_DEFAULT_MEAN), list(IMAGENET_DEFAULT_STD))
-    assert facts == own | {"mean": facts["mean"], "std": facts["std"]}
-    with pytest.raises(KdbenchError, match="unknown kind of constants 'imagnet'; did you mean 'imagenet'"):
-        packed(normalise="imagnet")
-
-
 def test_an_upright_jpeg_is_kept_byte_for_byte_and_found_by_its_position(pets):
     found = pack(pets)
     assert found.meta["counts"] == {"train": 43, "val": 5, "test": 16}

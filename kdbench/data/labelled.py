@@ -10,11 +10,8 @@ from typing import Protocol
 import numpy as np
 
 from kdbench.data.raw import RawData, SourceMissing, stratified_order
-from kdbench.errors import unknown
 from kdbench.types import KdbenchError
 
-NORMALISED = {"training": None, "imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])}
-"""Mean and standard deviation of each channel; timm's IMAGENET_DEFAULT_MEAN and _STD."""
 NAMED = 10
 """So many images that cannot be used are named at once."""
 
@@ -52,18 +49,6 @@ class Labelled:
 
     def name(self, part: str, index: int) -> str:
         return self.names[part][index] if self.names else f"{part} image {index}"
-
-
-def normalised(raw: RawData, by: str) -> RawData:
-    """Say by what networks see the images normalised: `training`, mean and deviation of the training images, or
-    `imagenet`, the constants that pretrained networks were trained with, whose deviations are smaller than those of
-    pixels. Raises KdbenchError for anything else."""
-    if by not in NORMALISED:
-        raise unknown("kind of constants", by, NORMALISED, "normalise")
-    if statistics := NORMALISED[by]:
-        raw.statistics = dict.fromkeys(raw.modalities, statistics)
-        raw.notes.append(f"images are normalised by the constants of {by}")
-    return raw
 
 
 def locate(source: str, name: str, data_dir: Path | None) -> Path:

@@ -160,7 +160,7 @@ def _write(
         except KdbenchError as error:
             raise KdbenchError(f"data set {spec.name!r}: {error}") from None
         stored[name], (height, width, channels) = found, splits["train"].shape[1:]
-        mean, std = raw.statistics.get(name) or _statistics(found.histogram)
+        mean, std = _statistics(found.histogram)
         shape = [raw.sizes.get(name, height), raw.sizes.get(name, width), channels]
         facts = {"kind": raw.kinds[name], "shape": shape, "mean": mean, "std": std}
         modalities[name] = facts | ({"stored": "jpeg"} if pictures else {})

@@ -60,9 +60,6 @@ class RawData:
     """Split -> what the source calls its samples, (N,), for sources that have names for them."""
     sizes: dict[str, int] = field(default_factory=dict)
     """Modality -> side in pixels to which its images are enlarged where networks read them; by default none is."""
-    statistics: dict[str, tuple[list[float], list[float]]] = field(default_factory=dict)
-    """Modality -> mean and standard deviation of each channel, in units of 0..1, by which networks see it normalised;
-    by default those of its training samples."""
     groups: tuple[str, Sequence[str]] | None = None
     """Which test samples belong together, where the source knows: what a group is, in the plural ("faces", "speakers"),
     and the name of each test sample's group (N,). In no checksum, since no network sees it."""

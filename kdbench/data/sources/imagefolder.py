@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageColor, ImageOps, UnidentifiedImageError
 
-from kdbench.data.labelled import Labelled, locate, normalised, split
+from kdbench.data.labelled import Labelled, locate, split
 from kdbench.data.packed import SPLITS
 from kdbench.data.raw import RawData, SourceMissing
 from kdbench.types import KdbenchError
@@ -40,7 +40,6 @@ def build(
     val_share: float = 0.1,
     ground: str = "white",
     links: bool = False,
-    normalise: str = "training",
     data_dir: Path | None = None,
 ) -> RawData:
     """Modality `image`, uint8 (N, size, size, 3), shuffled and stratified in a fixed way.
@@ -48,14 +47,13 @@ def build(
     folder: in `data_dir` unless absolute. size: side in pixels, at least 8. limit: take this many training pictures,
     before the validation pictures are split off them. test_limit: take this many test pictures. val_share: share of the
     training pictures that become validation pictures, where there is no folder val. ground: the colour on which
-    transparent pictures are laid, by name or as '#rrggbb'. links: whether links may lead out of the folder. normalise:
-    by what networks see them normalised, `training` or `imagenet` (labelled.normalise). Raises KdbenchError, naming
-    files, folder or class, for whatever is wrong with them. What was taken is held in memory while it is packed.
+    transparent pictures are laid, by name or as '#rrggbb'. links: whether links may lead out of the folder. Raises
+    KdbenchError, naming files, folder or class, for whatever is wrong with them. What was taken is held in memory while
+    it is packed.
     """
     if size < 8:
         raise KdbenchError(f"imagefolder: size is {size}; the smallest is 8")
-    found = read(locate("imagefolder", folder, data_dir), size, ground, links)
-    return normalised(split(found, limit, test_limit, val_share), normalise)
+    return split(read(locate("imagefolder", folder, data_dir), size, ground, links), limit, test_limit, val_share)
 
 
 def source_files(args: dict, data_dir: Path | None) -> list[Path]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kdbench.data.labelled import locate, normalised, split
+from kdbench.data.labelled import locate, split
 from kdbench.data.raw import Files, RawData, SourceMissing
 from kdbench.data.sources import imagefolder
 from kdbench.types import KdbenchError
@@ -29,7 +29,6 @@ def build(
     val_share: float = 0.1,
     ground: str = "white",
     links: bool = False,
-    normalise: str = "training",
     data_dir: Path | None = None,
 ) -> RawData:
     """Modality `image`, seen by networks as (size, size, 3), shuffled and stratified in a fixed way.
@@ -38,9 +37,8 @@ def build(
     side are resized to it (bicubic) when they are packed; None: none is. limit: take this many training pictures,
     before the validation pictures are split off them. test_limit: take this many test pictures. val_share: share of the
     training pictures that become validation pictures, where there is no folder val. ground: the colour on which
-    transparent pictures are laid. links: whether links may lead out of the folder. normalise: by what networks see
-    them normalised, `training` or `imagenet` (labelled.normalise). Raises KdbenchError, naming files, folder or class,
-    for whatever is wrong with them; with the files themselves only when they are packed.
+    transparent pictures are laid. links: whether links may lead out of the folder. Raises KdbenchError, naming files,
+    folder or class, for whatever is wrong with them; with the files themselves only when they are packed.
     """
     if size < 8:
         raise KdbenchError(f"jpegfolder: size is {size}; the smallest is 8")
@@ -52,7 +50,7 @@ def build(
     }
     if short_side:
         found.notes.append(f"pictures with a shorter side of more than {short_side} pixels are resized to that")
-    return normalised(split(found, limit, test_limit, val_share), normalise)
+    return split(found, limit, test_limit, val_share)
 
 
 def source_files(args: dict, data_dir: Path | None) -> list[Path]:
