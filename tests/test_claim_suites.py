@@ -84,7 +84,8 @@ def test_the_lite_tier_runs_from_files_to_decisions(tmp_path, monkeypatch):
         run_table(plan)
     text = Path(f"tables/{LITE}.md").read_text(encoding="utf-8")
     _, _, table = text.partition("### Claims with a margin, over all pairs")
+    words = ("supported", "contradicted", "undecided", "no test")  # no interval where all differences are the same
     rows = [line for line in table.splitlines() if " minus " in line]
     assert len(rows) == 14 and sum("students that read audio" in row for row in rows) == 7
-    assert all(row.split(" | ")[-1].strip(" |") in ("supported", "contradicted", "undecided") for row in rows)
+    assert all(row.split(" | ")[-1].strip(" |") in words for row in rows)
     assert "the published tables are not re-run" in text and "CC BY-SA 4.0" in text

@@ -161,4 +161,4 @@ def test_a_seed_with_a_test_set_of_its_own_is_held_to_that(tmp_path, monkeypatch
     assert [set(found.values()) for found in report.frame["test_by_group"]] == [{100.0}] * 4
     assert report.groups["sizes"] == {**packs[0].groups().sizes, **packs[1].groups().sizes}
     assert (report.frame["agreement_right"] == 100).all()
-    assert all(right.all() for _, right in reference._correct(today))
+    assert all(right.all() for _, right in reference.correct(today))
