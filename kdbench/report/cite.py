@@ -18,7 +18,7 @@ def citations(suite: Suite | None) -> str:
     sources = {data.source for data in suite.data.values()} if suite else source_names()
     entries = [_own_entry()]
     entries += [method_info(name).bibtex for name in sorted(methods)]
-    entries += [source_constant(name, "BIBTEX", "").strip() for name in sorted(sources)]
+    entries += [e for name in sorted(sources) for e in source_constant(name, "BIBTEX", "").strip().split("\n\n")]
     return "\n\n".join(dict.fromkeys(filter(None, entries)))  # two sources may have one paper
 
 

@@ -160,8 +160,7 @@ def new_member(
     teacher = None if getattr(params, "teacher", True) is False else cohort.teacher_of(guide)
     labels = tuple(batches.labels("train").tolist())
     shapes = PairShapes(reader.side, teacher.reader.side if teacher else None, batches.classes, labels)
-    torch.manual_seed(seed)
-    distiller = build_distiller(method, params, shapes, teacher and teacher.copy)
+    distiller = build_distiller(method, params, shapes, teacher and teacher.copy, seed)
     if not isinstance(distiller, Distiller):
         return distiller
     reader.model.to(device)
@@ -173,14 +172,21 @@ def new_member(
 
 
 def build_distiller(
-    method: type[Distiller], params: Any, shapes: PairShapes, teacher_copy: Callable[[], Reader] | None
+    method: type[Distiller],
+    params: Any,
+    shapes: PairShapes,
+    teacher_copy: Callable[[], Reader] | None,
+    seed: int | None = None,
 ) -> Distiller | str:
     """A method built for a pair and, where it asks for one, with its own copy of the teacher; or why it is n/a there.
 
-    Draws from torch's global RNG. teacher_copy: makes a Reader of such a copy.
+    teacher_copy: makes a Reader of such a copy. seed: where torch's global RNG begins for what the method draws while
+    it is built; None: where it is.
     """
     if (reason := method.supports(params, shapes)) is not None:
         return reason
+    if seed is not None:
+        torch.manual_seed(seed)
     distiller = method(params, shapes)
     if "teacher" in method.needs(params):
         own = teacher_copy()

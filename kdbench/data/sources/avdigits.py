@@ -38,6 +38,20 @@ from kdbench.data.sources import mnist
 from kdbench.data.sources._download import DOWNLOADS, fetching
 from kdbench.types import KdbenchError
 
+BIBTEX = """
+@misc{lecunmnist,
+  author = {LeCun, Y. and Cortes, C. and Burges, C. J. C.},
+  title = {The {MNIST} database of handwritten digits},
+  howpublished = {http://yann.lecun.com/exdb/mnist/},
+}
+
+@misc{fsdd,
+  author = {Jackson, Z. and others},
+  title = {{Free Spoken Digit Dataset}},
+  howpublished = {https://github.com/Jakobovski/free-spoken-digit-dataset},
+  note = {Commit 26eb9aa},
+}
+"""
 MODALITIES = ("image", "audio")
 COMMIT = "26eb9aaf76e81b692f806f9140c2d2777410d7a1"
 ARCHIVE = f"free-spoken-digit-dataset-{COMMIT}.zip"
