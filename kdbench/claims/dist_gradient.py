@@ -28,7 +28,9 @@ FOUND = (
 )
 LIMITS = (
     "The gradient on logits, before the head. Clipping bounds it (5.0 in the OFA harness), Adam's memory does not; "
-    "what it costs in accuracy is for runs to say. That the correlation helps under a stronger teacher is not tested."
+    "what it costs in accuracy is for runs to say. That the correlation helps under a stronger teacher is not tested. "
+    "The rule was changed once after a first computation: the first one would have said contradicted, by the head at "
+    "zero alone."
 )
 
 BATCHES, BATCH, CLASSES, SEED = 20, 64, 100, 0

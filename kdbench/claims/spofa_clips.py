@@ -29,7 +29,7 @@ FOUND = (
 )
 LIMITS = (
     "Says nothing of accuracy: SPOFA was not trained. A clip that is never reached does no harm; what is bounded is "
-    "narrower than its numbers say."
+    "narrower than its numbers say. The claim was worded anew after a first computation; the rule was not."
 )
 
 SAMPLE_CLIP, BRANCH_CLIP = (0.5, 2.0), (0.1, 2.0)
