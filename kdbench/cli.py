@@ -522,6 +522,7 @@ def _import(args: argparse.Namespace) -> None:
 )
 def _teachers(args: argparse.Namespace) -> None:
     """Write trained teachers as files for a repository, or take them from there instead of training them."""
+    from kdbench.plan.paths import found
     from kdbench.run import teachers
 
     plan = _load_to_write(args)
@@ -529,7 +530,7 @@ def _teachers(args: argparse.Namespace) -> None:
     if args.action == "export":
         _wrote(teachers.export_teachers(plan, folder, args.seeds))
     else:
-        teachers.import_teachers(plan, folder)
+        teachers.import_teachers(plan, found(folder))
 
 
 @verb(FOR_KEEPERS, "findings glyphs", SUITE)

@@ -27,6 +27,7 @@ from typing import Any
 
 from kdbench.errors import unknown
 from kdbench.files import read_json, write_json
+from kdbench.plan import paths
 from kdbench.plan.paths import REFERENCES, RESULTS
 
 VERDICTS = ("supported", "contradicted", "undecided")
@@ -85,7 +86,7 @@ def run_claim(name: str) -> Path:
 
 def committed(name: str) -> dict[str, Any] | None:
     """The committed result of a claim; None where it has not been run."""
-    path = COMMITTED / f"{name}.json"
+    path = paths.found(COMMITTED / f"{name}.json")
     return read_json(path, "rule", "power", "numbers", "verdict") if path.exists() else None
 
 

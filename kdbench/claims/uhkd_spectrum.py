@@ -7,7 +7,7 @@ The runs are those of the suite glyphs-edition-1: nine pairs of CNN, ViT and MLP
 
 from __future__ import annotations
 
-from kdbench.plan.paths import REFERENCES
+from kdbench.plan.paths import REFERENCES, found
 from kdbench.report import stats
 from kdbench.results.reference import Frozen
 
@@ -37,7 +37,7 @@ SUITE, BLOCK = "glyphs-edition-1", "raster"
 
 
 def run() -> dict[str, float]:
-    runs = Frozen(REFERENCES / SUITE, f"kdbench reference {SUITE}").runs
+    runs = Frozen(found(REFERENCES / SUITE), f"kdbench reference {SUITE}").runs
     runs = runs[runs["block"] == BLOCK]
     twin, scratch = (stats.verdict(runs, baseline, ["uhkd"]).loc["uhkd"] for baseline in ("uhkd-c0", "scratch"))
     own = runs[runs["method"].isin(["uhkd", "uhkd-c0"])]
