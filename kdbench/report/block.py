@@ -17,7 +17,7 @@ from kdbench.plan.paths import data_folder
 from kdbench.report import stats
 from kdbench.report.cells import FURTHER, Correct, baselines_of, cells, rivals_of
 from kdbench.results import provenance
-from kdbench.results.frames import collect, correct_images, histories, test_predictions
+from kdbench.results.frames import collect, correct_images, histories, packs_of, test_predictions
 from kdbench.results.reference import Frozen, Reference
 from kdbench.results.today import Today
 from kdbench.types import Block, MethodSpec, Suite
@@ -250,7 +250,7 @@ def _drawn(suite: Suite, block: Block) -> list[str]:
 def _from_predictions(today: Today, block: Block, frame: pd.DataFrame) -> pd.DataFrame:
     """agreement_right, agreement_wrong and ece (percent, on the test set) of each row of a frame that finished; where
     the block shows groups of test samples and its data tell them, also test_by_group, {group: accuracy in percent}."""
-    packs = {seed: load_packed(data_folder(today.plan.suite, block.data, seed)) for seed in block.seeds}
+    packs = packs_of(today.plan.suite, block.data, block.seeds)
     known = {seed: (pack.labels("test"), pack.groups()) for seed, pack in packs.items()}
     grouped = "groups" in block.also and all(groups for _, groups in known.values())
     found = {}

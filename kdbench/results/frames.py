@@ -9,13 +9,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from kdbench.data.packed import load_packed
+from kdbench.data.packed import Packed, load_packed
 from kdbench.plan.jobs import Run
 from kdbench.plan.paths import data_folder
 from kdbench.results.provenance import hardware_line
 from kdbench.results.record import FINISHED, MISSING, retrain_command
 from kdbench.results.today import Today
-from kdbench.types import Block, KdbenchError, MethodSpec, Pair
+from kdbench.types import Block, KdbenchError, MethodSpec, Pair, Suite
 
 if TYPE_CHECKING:
     import numpy as np
@@ -93,6 +93,13 @@ class Predictions(NamedTuple):
     """float (N,), softmax probability of that class."""
 
 
+def packs_of(suite: Suite, data: str, seeds: Iterable[int]) -> dict[int, Packed]:
+    """The packed data of each seed, opened once where seeds share them."""
+    folders = {seed: data_folder(suite, data, seed) for seed in seeds}
+    packs = {folder: load_packed(folder) for folder in dict.fromkeys(folders.values())}
+    return {seed: packs[folder] for seed, folder in folders.items()}
+
+
 def test_predictions(
     today: Today, block: Block, frame: pd.DataFrame
 ) -> Iterator[tuple[tuple, Predictions, Predictions]]:
@@ -102,8 +109,9 @@ def test_predictions(
     frame: of `collect`. Raises KdbenchError for predictions that are missing or damaged.
     """
     done = set(frame.loc[frame["status"] == FINISHED, ["pair", "method", "seed"]].itertuples(index=False, name=None))
+    counts = {seed: len(p.labels("test")) for seed, p in packs_of(today.plan.suite, block.data, block.seeds).items()}
     for seed, pair in itertools.product(block.seeds, block.pairs):
-        count = len(load_packed(data_folder(today.plan.suite, block.data, seed)).labels("test"))
+        count = counts[seed]
         if methods := [m for m in block.methods if (pair.id, m.id, seed) in done]:
             teacher = predictions(today.plan.teacher(pair.teacher, seed), count)
             for method in methods:

@@ -32,12 +32,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from kdbench.data.packed import load_packed
 from kdbench.files import atomic, read_json, sha256_file, write_json, write_text
 from kdbench.plan.jobs import Plan, Run
 from kdbench.plan.paths import REFERENCES, data_folder, found, of_budget, reference_folder, tuned_file
 from kdbench.plan.suite import typed
-from kdbench.results.frames import histories, predictions
+from kdbench.results.frames import histories, packs_of, predictions
 from kdbench.results.record import DIVERGED, FINISHED, MISSING, UNSUPPORTED
 from kdbench.results.today import Today, choices_for
 from kdbench.types import Block, KdbenchError, MethodSpec, Suite
@@ -116,10 +115,11 @@ def correct(today: Today) -> list[tuple[Run, np.ndarray]]:
     """Every finished run with which test samples it gets right, bool (N,); none where the data are not packed."""
     found: dict[Path, tuple[Run, np.ndarray]] = {}
     for block in today.plan.suite.blocks:
-        folders = {seed: data_folder(today.plan.suite, block.data, seed) for seed in block.seeds}
-        if not all((folder / "meta.json").exists() for folder in folders.values()):
+        folders = {data_folder(today.plan.suite, block.data, seed) for seed in block.seeds}
+        if not all((folder / "meta.json").exists() for folder in folders):
             continue
-        labels = {seed: load_packed(folder).labels("test") for seed, folder in folders.items()}
+        packs = packs_of(today.plan.suite, block.data, block.seeds)
+        labels = {seed: pack.labels("test") for seed, pack in packs.items()}
         trained = [(method, budget) for budget, methods in block.lengths.items() for method in methods]
         for pair, seed, (method, budget) in itertools.product(block.pairs, block.seeds, trained):
             run = today.plan.run_of(pair, method, seed, budget)
