@@ -32,6 +32,7 @@ from matplotlib.text import Text
 from PIL import Image
 from test_avdigits import write_fsdd
 from test_mnist import write_mnist
+from test_wikifeatures import write_wiki
 
 from kdbench import frequency, similarity
 from kdbench.conformance import networks as tiny
@@ -41,7 +42,7 @@ from kdbench.data.pictures import Pictures, View
 from kdbench.data.prepare import prepare_data
 from kdbench.data.raw import Files
 from kdbench.data.shards import write_shards
-from kdbench.data.sources import avdigits, mnist
+from kdbench.data.sources import avdigits, mnist, wikifeatures
 from kdbench.plan import keys
 from kdbench.plan.jobs import Run
 from kdbench.plan.keys import VERSIONS, all_parts
@@ -188,8 +189,8 @@ def _method(name: str) -> Numbers:
 
 def _source(name: str) -> Numbers:
     """Twenty samples of each modality of what a source builds by default, or of files made for it."""
-    sums = patch.dict(mnist.FILES), patch.object(avdigits, "RECORDINGS_SHA256")
-    with tempfile.TemporaryDirectory() as folder, sums[0], sums[1]:
+    sums = patch.dict(mnist.FILES), patch.object(avdigits, "RECORDINGS_SHA256"), patch.dict(wikifeatures.PUBLISHED)
+    with tempfile.TemporaryDirectory() as folder, sums[0], sums[1], sums[2]:
         arguments = _files(name, Path(folder))
         raw = importlib.import_module(f"kdbench.data.sources.{name}").build(**arguments, data_dir=Path(folder))
         found: Numbers = {f"labels {split}": raw.labels[split][:20].astype(float).tolist() for split in SPLITS}
@@ -226,6 +227,9 @@ def _files(name: str, folder: Path) -> dict[str, Any]:
         write_mnist(folder / "mnist", train=400, test=320)
         write_fsdd(folder / "fsdd")
         return {"images_per_recording": 1, "train_recordings": 1, "energy": 0.5, "noise": 0.3, "babble": 0.0}
+    if name == "wikifeatures":
+        write_wiki(folder / "wiki")
+        return {}
     classes, size, file = {"cifar10": (10, 32, "cifar10"), "cifar100": (100, 32, "cifar100"), "npz": (3, 9, "data")}[
         name
     ]

@@ -47,8 +47,8 @@ class RawData:
     """What a source builds. Samples of one index are the same instance in every modality."""
 
     modalities: dict[str, dict[str, np.ndarray | Files]]
-    """Modality -> split -> uint8 (N, H, W, C); a sequence of L points with C channels is (N, 1, L, C). Or the files of
-    pictures that are packed as JPEG."""
+    """Modality -> split -> uint8 (N, H, W, C); a sequence of L points with C channels is (N, 1, L, C), a vector
+    of C features one of a single point. Or the files of pictures that are packed as JPEG."""
     kinds: dict[str, str]
     """Modality -> `image` or `sequence`."""
     labels: dict[str, np.ndarray]
