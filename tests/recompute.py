@@ -214,6 +214,14 @@ class Block:
         """Values of finished runs by seed."""
         return self.values.get(column, {}).get((pair, method), pd.Series(dtype=float))
 
+    def authors_selection(self, pair: str, method: str) -> dict[str, float]:
+        """The best of all heads and epochs, where a run of the block has several heads."""
+        if not any(values.notna().any() for values in self.values.get("best_test_of_heads", {}).values()):
+            return {}
+        of_heads = self.of(pair, method, "best_test_of_heads")
+        best = of_heads.combine_first(self.of(pair, method, "best_test")).mean()
+        return {"authors_selection_mean_decides_nothing": best}
+
     @functools.cache  # noqa: B019
     def difference(self, pair: str, method: str, baseline: str) -> pd.Series:
         return (self.of(pair, method) - self.of(pair, baseline)).dropna()
@@ -408,6 +416,7 @@ class Block:
             "test_n": len(tests),
             **{name: self.of(pair, method, column).mean() for name, column in CELL_MEANS.items()},
             "optimism_mean_decides_nothing": (self.of(pair, method, "best_test") - tests).mean(),
+            **self.authors_selection(pair, method),
             "seconds_over_scratch": (self.of(pair, method, "seconds") / self.of(pair, "scratch", "seconds")).mean(),
         }
         for baseline in (name[6:-5] for name in line if name.startswith("minus_") and name.endswith("_mean")):

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from kdbench import checkpoint
 from kdbench.data.packed import load_packed
 from kdbench.files import sha256_file, write_json
-from kdbench.methods import kd
+from kdbench.methods import fdcmkd, kd
 from kdbench.plan.paths import data_folder, tuned_file
 from kdbench.results.frames import collect
 from kdbench.results.record import read_run
@@ -466,6 +466,26 @@ def test_the_record_of_a_run(trained):
     teacher_logits = np.load(plan.teacher("cnn-t", 0).stem.with_suffix(".npz"))["test_logits"]
     agreement = 100 * (stored.argmax(1) == teacher_logits.argmax(1)).mean()
     assert abs(agreement - record["agreement"]["test"]) < 0.4
+
+
+def test_other_heads_are_logged_and_move_nothing(trained, monkeypatch):
+    plan = plan_for(["kd", "fdcmkd"], seeds=[0])
+    runs = [plan.runs()["cnn-t--vit-s", name, 0] for name in ("kd", "fdcmkd")]
+    run_jobs(plan, "cohort")
+    plain, headed = (read_run(run.result) for run in runs)
+    assert "test_accuracy_of_heads" not in plain["history"][0] and "best_test_of_heads" not in plain["accuracy"]
+    found = [(h["test_accuracy"], *h["test_accuracy_of_heads"].values()) for h in headed["history"]]
+    assert [len(values) for values in found] == [3, 3]
+    assert headed["accuracy"]["best_test_of_heads"] == max(max(values) for values in found)
+
+    # A head that is the main one: what is logged of it is what the engine finds of the main head.
+    monkeypatch.setattr(fdcmkd.Method, "head_logits", lambda self, student: {"main": student.logits})
+    runs[1].result.unlink()
+    run_jobs(plan, "cohort")
+    again = read_run(runs[1].result)
+    assert all(h["test_accuracy_of_heads"] == {"main": h["test_accuracy"]} for h in again["history"])
+    assert again["hashes"]["weights"] == headed["hashes"]["weights"]
+    assert [h["val_nll"] for h in again["history"]] == [h["val_nll"] for h in headed["history"]]
 
 
 def test_the_teacher_is_only_looked_at(trained):

@@ -584,6 +584,24 @@ def test_optimism_is_told_where_the_best_epoch_could_be_another_one():
     assert "For information only" not in page(suite, block, frame.assign(epochs=4))
 
 
+def test_authors_selection_stands_beside_the_last_epoch_where_heads_were_evaluated():
+    suite, block, frame = make(pairs=1, methods=("scratch", "kd"))
+    pair, heading = block.pairs[0].id, "### For information only"
+    before = page(suite, block, frame)
+    frame = frame.assign(best_test_of_heads=np.nan)
+    assert page(suite, block, frame) == before and "selection: best" not in before
+    for seed, values in enumerate([(80.0, 81.0, 85.0), (82.0, 84.0, 84.0), (84.0, 84.0, np.nan)]):
+        last, best, of_heads = values
+        frame = change(frame, pair, "kd", seed, test=last, best_test=best, best_test_of_heads=of_heads)
+        frame = change(frame, pair, "scratch", seed, test=last, best_test=best)
+    text = page(suite, block, frame)
+    assert "| authors' selection: best<br>head and epoch, % |" in text
+    assert row(text, "KD", heading) == ["82.0", "83.0", "+1.0", "84.3 <sup>b</sup>", "1"], "85, 84, and 84 of one head"
+    assert row(text, "Scratch", heading) == ["82.0", "83.0", "+1.0", "83.0 <sup>a</sup>", "1"]
+    assert "<sup>b</sup> the main head alone was evaluated in 1 of 3 runs" in text
+    assert "<sup>a</sup> the main head alone was evaluated in 3 of 3 runs" in text
+
+
 def test_a_teacher_without_a_gap_on_test_has_a_footnote():
     suite, block, frame = make(pairs=2)
     own = (frame["pair"] == block.pairs[0].id) & (frame["method"] != "scratch")

@@ -84,6 +84,17 @@ class Distiller(nn.Module, ABC):
         """
 
     wants_prepare: bool = False
+    has_heads: bool = False
+    """Whether `head_logits` gives any, which a method says when it is built."""
+
+    def head_logits(self, student: Signals) -> dict[str, Tensor]:
+        """Logits (B, classes) of its own heads on the student, by name.
+
+        Their test accuracy is logged after every epoch and decides nothing: some papers report the best of all heads
+        and epochs, and tables show what that would be (docs/suites.md).
+        """
+        return {}
+
     timm_teacher: ClassVar[bool] = False
     """Whether `adopt` goes into the teacher by timm's own names, so that no other network will do."""
 

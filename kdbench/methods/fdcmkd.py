@@ -16,8 +16,8 @@ the pooled vector before the last activation, (B, D); its bands are those of `fr
     what the heads see     low band without its DC component        low band with it (the masks of Eq. 2)
     lambda_low, _high      1 and 1                                  not known: 1 and 1 here, to be tuned (`weight`)
 
-Heads are Linear after a ReLU, as released; all are dropped at test time: the main head alone counts, where the released
-selection takes the best of three.
+Heads are Linear after a ReLU, as released; all are dropped at test time: the main head alone counts. The released code
+reports the best of three heads and of all epochs on test; that is logged and decides nothing.
 
 Strength: unit-length vectors have entries of size 1/sqrt(D), so the feature losses go with 1 / D: with weight 1 they
 are some 0.06 % of the loss at the start. `times_width` multiplies them by D. Batch and grid do not count. Published for
@@ -178,6 +178,7 @@ class Method(Distiller):
             self.own_heads = nn.ModuleDict({band: band_head(width, pair.classes) for band in ("low", "high")})
         if params.teacher and params.align_weight:
             self.shared_heads = nn.ModuleDict({band: band_head(width, pair.classes) for band in ("low", "high")})
+        self.has_heads = bool(self.own_heads or self.shared_heads)
         # Last, so that the heads of all arms start from the same draws.
         self.split = (
             RandomSplit(width) if params.split == "random" else FrequencySplit(width, params.split == "permuted")
@@ -198,6 +199,12 @@ class Method(Distiller):
             return []
         own, width = self.projector.in_features, self.projector.out_features
         return [f"a Linear takes the student's feature from {own} to {width} channels first; the paper has none"]
+
+    def head_logits(self, student: Signals) -> dict[str, Tensor]:
+        """Of its own heads, or of the shared ones where it has none of its own."""
+        with torch.autocast(student.logits.device.type, enabled=False):
+            _, classified = self._bands(self.projector(full_precision(student.pooled_preact)))
+            return {band: head(classified[band]) for band, head in (self.own_heads or self.shared_heads).items()}
 
     def forward(self, student: Signals, teacher: Signals | None, target: Tensor, progress: float) -> dict[str, Tensor]:
         with torch.autocast(student.logits.device.type, enabled=False):

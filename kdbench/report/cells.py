@@ -27,6 +27,8 @@ _MEANS = {
     "best_test_mean_decides_nothing": "best_test",
     "best_test_epoch_mean_decides_nothing": "best_test_epoch",
 }
+AUTHORS_SELECTION = "authors_selection_mean_decides_nothing"
+"""Of blocks in which heads beside the main one were evaluated: the best of all heads and epochs."""
 FURTHER = {
     "agreement": {
         "agreement_right": "Agreement with the teacher on test samples that it gets right, %",
@@ -63,10 +65,14 @@ def cells(block: Block, frame: pd.DataFrame, correct: Correct = MappingProxyType
     """
     values = {name: stats.wide(frame, name) for name in ("test", *_MEANS.values())}
     values["optimism"] = values["best_test"] - values["test"]
+    selected = stats.wide(frame, "best_test_of_heads")
+    if selected.notna().any(axis=None):
+        values["authors_selection"] = selected.fillna(values["best_test"])
     if "scratch" in values["seconds"]:
         values["time"] = values["seconds"].div(values["seconds"]["scratch"], axis=0)
     means = {**_MEANS, "optimism_mean_decides_nothing": "optimism"}
     means |= {"seconds_over_scratch": "time"} if "time" in values else {}
+    means |= {AUTHORS_SELECTION: "authors_selection"} if "authors_selection" in values else {}
     near = {pair: stats.near_best(rows) for pair, rows in values["test"].groupby(level="pair", sort=False)}
     baselines = {f"minus_{b}": by_cell(stats.differences(frame, b)) for b in baselines_of(block)}
     values = {name: by_cell(table) for name, table in values.items()}

@@ -13,7 +13,7 @@ import pandas as pd
 from kdbench.files import write_text
 from kdbench.report import stats
 from kdbench.report.block import BlockReport
-from kdbench.report.cells import baselines_of, cells
+from kdbench.report.cells import AUTHORS_SELECTION, baselines_of, cells
 from kdbench.report.cite import citations
 from kdbench.report.latex import preview
 from kdbench.report.page import Cell, Document, Row, Section, Table, html, markdown
@@ -116,7 +116,7 @@ def _sections(report: BlockReport) -> list[Section]:
     if report.tuned:
         parts.append(_tuning_table(block, report.tuned, report.suite.tune.budget))
     if stats.numbers(report.frame, "epochs").max() >= OPTIMISM_EPOCHS:
-        parts.append(_optimism_table(block, data))
+        parts.append(_optimism_table(block, data, report.frame))
     parts += worth_parts(block, report.lengths)
     parts.append(_cost_table(report))
     sections.append(Section(f"{block.title}: verdict and cost", tuple(parts)))
@@ -172,22 +172,34 @@ def _tuning_table(block: Block, choices: Sequence[Mapping[str, Any]], budget: fl
     )
 
 
-def _optimism_table(block: Block, data: pd.DataFrame) -> Table:
+def _optimism_table(block: Block, data: pd.DataFrame, frame: pd.DataFrame) -> Table:
     measured = data[data["optimism_mean_decides_nothing"].notna()]
+    finished = frame[frame["status"] == "finished"]
+    notes: dict[str, str] = {}
+
+    def selected(method: MethodSpec, own: pd.DataFrame) -> Cell:
+        cell = number_cell(stats.mean_sd(own[AUTHORS_SELECTION]).mean, ".1f")
+        alone = stats.numbers(finished[finished["method"] == method.id], "best_test_of_heads").isna()
+        told = [f"the main head alone was evaluated in {alone.sum()} of {len(alone)} runs"] if alone.any() else []
+        return dataclasses.replace(cell, letters=note_letters(notes, told))
 
     def row(method: MethodSpec) -> Row:
         own = measured[measured["method"] == method.id]
         names = ("test_mean", "best_test_mean_decides_nothing", "optimism_mean_decides_nothing")
         last, best, gap = (stats.mean_sd(own[name]).mean for name in names)
         pairs = Cell(str(len(own)), len(own)) if len(own) else Cell("—")
-        row = (number_cell(last, ".1f"), number_cell(best, ".1f"), points_cell(gap), pairs)
-        return Row(Cell(method.label), row, method.id)
+        row = [number_cell(last, ".1f"), number_cell(best, ".1f"), points_cell(gap)]
+        row += [selected(method, own)] if AUTHORS_SELECTION in data else []
+        return Row(Cell(method.label), (*row, pairs), method.id)
 
+    columns = (("last", "epoch, %"), ("best test", "epoch, %"), ("optimism,", "points"))
+    columns += (("authors' selection: best", "head and epoch, %"),) if AUTHORS_SELECTION in data else ()
     return Table(
         "For information only: gain from selecting the epoch on the test set",
         "Method",
-        (("last", "epoch, %"), ("best test", "epoch, %"), ("optimism,", "points"), ("pairs",)),
+        (*columns, ("pairs",)),
         by_group(block.methods, row),
+        note_list(notes),
     )
 
 

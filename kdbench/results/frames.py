@@ -26,10 +26,10 @@ def collect(today: Today, block: Block, methods: Sequence[MethodSpec] | None = N
     """One row per (pair, method, seed) that the block plans at the budget it shows, whether there is a result or not.
 
     Columns: pair, teacher, student, method, seed, budget, status, reason, val, test, best_test (percent),
-    best_test_epoch, epochs, val_nll, test_nll, agreement (percent), teacher_val, teacher_test, seconds, peak_memory_mb,
-    extra_parameters, student_parameters, operations_per_step (student and method), teacher_operations_per_step, steps,
-    gradient_shares ({term: share}), notes, label, key, finished_at, hardware, versions ({package: version}). A method
-    without a teacher stands under every pair of its student.
+    best_test_epoch, best_test_of_heads, epochs, val_nll, test_nll, agreement (percent), teacher_val, teacher_test,
+    seconds, peak_memory_mb, extra_parameters, student_parameters, operations_per_step (student and method),
+    teacher_operations_per_step, steps, gradient_shares ({term: share}), notes, label, key, finished_at, hardware,
+    versions ({package: version}). A method without a teacher stands under every pair of its student.
 
     methods: in place of the block's rows.
     """
@@ -55,7 +55,7 @@ def _row(today: Today, pair: Pair, run: Run) -> dict[str, Any]:
         return row | {"status": MISSING, "reason": str(reason), "notes": [], "versions": None}
     row |= {"status": record["status"], "reason": record.get("reason"), "notes": record.get("notes", [])}
     accuracy, cost, nll = (record.get(k) or {} for k in ("accuracy", "cost", "nll"))
-    row |= {k: accuracy.get(k) for k in ("val", "test", "best_test", "best_test_epoch")}
+    row |= {k: accuracy.get(k) for k in ("val", "test", "best_test", "best_test_epoch", "best_test_of_heads")}
     row |= {"val_nll": nll.get("val"), "test_nll": nll.get("test")}
     row |= {k: cost.get(k) for k in ("seconds", "peak_memory_mb", "extra_parameters", "student_parameters")}
     row |= {k: cost.get(k) for k in ("operations_per_step", "teacher_operations_per_step")}

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kdbench.data.pictures import USUAL, View
-from kdbench.signals import Reader, read_logits
+from kdbench.methods.base import Distiller
+from kdbench.signals import Reader, evaluating, read_logits
 from kdbench.tensors import to_device
 from kdbench.train import networks
 from kdbench.train.batches import Batches
@@ -186,6 +187,20 @@ class Cohort:
             (x, {f"{split}_accuracy": accuracy(x, labels), f"{split}_nll": F.cross_entropy(x, labels).item()})
             for x in self.logits(students, split)
         ]
+
+    @torch.no_grad()
+    def head_scores(self, reader: Reader, distiller: Distiller, split: str) -> dict[str, dict[str, float]]:
+        """{"SPLIT_accuracy_of_heads": {head: percent}} of a student whose method has heads of its own, else {}.
+
+        In a pass of its own over the split, so that the logits that count are the same bits with it and without."""
+        if not distiller.has_heads:
+            return {}
+        batches = self.batches.evaluation(self.student.input, split, view=networks.view(self.student))
+        with evaluating(reader.model), evaluating(distiller), self.autocast():
+            found = [distiller.head_logits(reader(x)) for x in batches]
+        labels = self.batches.labels(split)
+        of_heads = {head: accuracy(torch.cat([logits[head] for logits in found]), labels) for head in found[0]}
+        return {f"{split}_accuracy_of_heads": of_heads}
 
 
 def load_teacher(

@@ -175,7 +175,7 @@ def _end_of_epoch(
         else:
             sound.append(member)
     averaged = [member for member in sound if member.average]
-    scores: dict[str, dict[str, float]] = {member.run.method.id: {} for member in sound}
+    scores: dict[str, dict[str, Any]] = {member.run.method.id: {} for member in sound}
     for split in ("val", "test"):
         found = cohort.scores([*(m.model for m in sound), *(m.average.module for m in averaged)], split)
         for member, (logits, of_model) in zip(sound, found, strict=False):
@@ -184,6 +184,7 @@ def _end_of_epoch(
         for member, (_, of_average) in zip(averaged, found[len(sound) :], strict=True):
             scores[member.run.method.id] |= {f"ema_{name}": value for name, value in of_average.items()}
     for member in sound:
+        scores[member.run.method.id] |= cohort.head_scores(member.reader, member.distiller, "test")
         losses = dict(zip(member.terms, (sum(member.values) / len(member.values)).tolist(), strict=True))
         entry = {"epoch": epoch + 1, "step": last + 1, "lr": cohort.rate(last), "losses": losses}
         member.history.append(entry | scores[member.run.method.id])
@@ -193,15 +194,14 @@ def _end_of_epoch(
 
 def _outcome(cohort: Cohort, member: Member, teacher_logits: dict[str, Tensor], elapsed: float) -> Outcome:
     """How a member ended that came to the last step."""
-    last, best = member.history[-1], max(member.history, key=lambda h: h["test_accuracy"])
+    last = member.history[-1]
     record = {
         "status": "finished",
         "reason": None,
         "accuracy": {
             "val": last["val_accuracy"],
             "test": last["test_accuracy"],
-            "best_test": best["test_accuracy"],
-            "best_test_epoch": best["epoch"],
+            **member.best_on_test(),
             **({f"ema_{s}": last[f"ema_{s}_accuracy"] for s in ("val", "test")} if member.average else {}),
         },
         "nll": {"val": last["val_nll"], "test": last["test_nll"]},

@@ -93,6 +93,16 @@ class Member:
         bad = (~torch.stack(self.values).isfinite()).nonzero().tolist()
         return (bad[0][0], self.terms[bad[0][1]]) if bad else None
 
+    def best_on_test(self) -> dict[str, float]:
+        """What selecting on the test set would report, which decides nothing: the best epoch of the main head, and
+        where other heads were logged at every epoch, the best of all heads and epochs."""
+        best = max(self.history, key=lambda h: h["test_accuracy"])
+        found = {"best_test": best["test_accuracy"], "best_test_epoch": best["epoch"]}
+        if all("test_accuracy_of_heads" in h for h in self.history):
+            others = (value for h in self.history for value in h["test_accuracy_of_heads"].values())
+            found["best_test_of_heads"] = max(best["test_accuracy"], *others)
+        return found
+
     @contextlib.contextmanager
     def own_rng(self) -> Iterator[None]:
         """Torch's global RNG goes on from where this member left it."""

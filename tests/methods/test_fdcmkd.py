@@ -1,5 +1,7 @@
 """FD-CMKD: golden values, a formula of its own, its variants, controls and splits."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from builders import BATCH, CASES, CLASSES, GOLDENS, SIDES, build, given, golden
 
 from kdbench.frequency import split_channels
 from kdbench.methods import fdcmkd
+from kdbench.methods.base import cross_entropy
 from kdbench.methods.fdcmkd import high_loss, low_loss
 
 HEADS_ONLY = {"weight": 0.0, "align_weight": 0.0}
@@ -106,6 +109,22 @@ def test_fdcmkd_heads_only_is_the_method_without_its_losses_on_the_teacher(varia
     ours, theirs = signals(SIDES["vit"]), signals(SIDES["mlp"], seed=1)
     both = [distiller(ours, theirs, target, 0.0) for distiller in (full, heads)]
     assert set(both[1]) == {"ce", "ce_low", "ce_high"} and all(torch.equal(both[0][k], both[1][k]) for k in both[1])
+
+
+def test_heads_are_shown_as_they_are_trained():
+    target = torch.arange(BATCH) % CLASSES
+    ours, theirs = signals(SIDES["cnn"]), signals(SIDES["mlp"], seed=1)
+
+    def of_heads(distiller):
+        return {band: cross_entropy(logits, target) for band, logits in distiller.head_logits(ours).items()}
+
+    code = build("fdcmkd", {}, "cnn", "mlp")
+    terms = code(ours, theirs, target, 0.0)
+    assert code.has_heads and of_heads(code) == {band: terms[f"ce_{band}"] for band in ("low", "high")}
+    paper = build("fdcmkd", {"variant": "paper"}, "cnn", "mlp")
+    twice = paper(ours, replace(theirs, pooled_preact=ours.pooled_preact), target, 0.0)
+    assert paper.has_heads and of_heads(paper) == {b: twice[f"align_{b}"] / 2 for b in ("low", "high")}
+    assert not build("fdcmkd", {"variant": "paper", "align_weight": 0.0}, "cnn", "mlp").has_heads
 
 
 @pytest.mark.parametrize("width", [5, 16, 33])
