@@ -271,9 +271,11 @@ def test_a_choice_at_the_edge_of_the_grid_is_flagged(monkeypatch, capsys, traine
     assert (f"at the edge of the grid ({', '.join(edge)})" in text) == bool(edge)
 
 
-def test_faults_of_many_settings_share_a_footnote(monkeypatch):
+@pytest.mark.parametrize("weights", ["both", "tuned"])
+def test_faults_of_many_settings_share_a_footnote(monkeypatch, weights):
     factors = [0.01, 0.03, 0.1, 0.3, 1, 3, 10]
-    plan = tiny_plan(**TUNED | {"tune": TUNED["tune"] | {"factors": factors}, "blocks__main__methods": ["kd"]})
+    changes = {"blocks__main__methods": ["kd"], "blocks__main__weights": weights}
+    plan = tiny_plan(**TUNED | {"tune": TUNED["tune"] | {"factors": factors}} | changes)
     vals = {(f"kd@{f:g}", 9): 50.0 + f if f <= 1 else None for f in factors}
     monkeypatch.setattr(tune, "Today", fake_today(vals))
     choices = tune.choose(plan)

@@ -140,7 +140,7 @@ def _tuning_table(block: Block, choices: Sequence[Mapping[str, Any]], budget: fl
     """Per method and tuning pair the chosen weight and temperature, and what is gained by them on validation."""
     notes: dict[str, str] = {}
     pairs = list(dict.fromkeys(c["pair"] for c in choices))
-    found = {(c["method"], c["pair"]): c for c in choices}
+    found = {(block.row_of(c["method"]), c["pair"]): c for c in choices}
 
     def cell(method: MethodSpec, pair: str) -> Cell:
         choice = found.get((method.id, pair))
@@ -160,7 +160,7 @@ def _tuning_table(block: Block, choices: Sequence[Mapping[str, Any]], budget: fl
             gain = f", {signed(vals[own] - vals[setting(default)])}"
         return Cell(f"{choice['value']:.3g} ({own}{gain})", choice["value"], letters=note_letters(notes, texts))
 
-    methods = [m for m in block.methods if any(m.id == c["method"] for c in choices)]
+    methods = [m for m in block.methods if any(m.id == row for row, _ in found)]
     tried_for = "" if budget == block.budget == 1 else f" at budget {budget:g}"
     temperature = ", temperature T where tried" if any("temperature" in c for c in choices) else ""
     return Table(
