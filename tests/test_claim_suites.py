@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import ClassVar
 from unittest.mock import patch
 
 import pytest
+import torch
 import yaml
 from conftest import REPOSITORY
 from test_avdigits import write_fsdd
@@ -15,11 +17,16 @@ from test_mnist import write_mnist
 from kdbench import cli
 from kdbench.data.sources import avdigits, mnist
 from kdbench.plan.jobs import make_plan
+from kdbench.plan.registry import load_method
 from kdbench.plan.suite import check_suite, load_suite
 from kdbench.run.everything import run_all
 from kdbench.run.outputs import run_table
+from kdbench.train.cohort import Cohort, load_teacher
+from kdbench.train.engine import _step
+from kdbench.train.member import Member, new_member
+from kdbench.types import Recipe
 
-LITE, NIGHT = "claim-distillation", "claim-distillation-night"
+LITE, NIGHT, FAMILIES = "claim-distillation", "claim-distillation-night", "claim-heterogeneous"
 
 
 @pytest.mark.parametrize("name", [LITE, NIGHT])
@@ -58,6 +65,57 @@ def test_the_lite_tier_has_the_arms_that_decide_and_the_night_has_them_too():
     heads, coded = (next(m.params for m in lite if m.id == name) for name in ("fd-heads", "fdcmkd-code"))
     assert (heads["weight"], heads["align_weight"]) == (0, 0) and (coded["weight"], coded["variant"]) == (1, "code")
     assert next(m.params["temperature"] for m in lite if m.id == "kd-tuned") == 4
+
+
+class Digits:
+    """What a Cohort asks of its Batches: a batch of noise in the shapes of avdigits."""
+
+    classes = 10
+    shape: ClassVar = {"image": (28, 28, 1), "audio": (64, 64, 1)}
+
+    def __init__(self) -> None:
+        rng = torch.Generator().manual_seed(0)
+        self.inputs = {m: torch.randn(8, c, h, w, generator=rng) for m, (h, w, c) in self.shape.items()}
+        self.target = torch.arange(8)
+
+    def labels(self, split: str) -> torch.Tensor:
+        return self.target
+
+    def train(self, *_):
+        return self.inputs, self.target
+
+    def evaluation(self, modality: str, *_):
+        yield self.inputs[modality]
+
+    def renormalised(self, modality: str, x: torch.Tensor, view) -> torch.Tensor:
+        return x
+
+
+def test_families_and_modalities_cross_with_every_kind_of_method():
+    """All six networks of the suite, as teacher or student, in a step each; all features are of one width."""
+    suite = load_suite(FAMILIES)
+    (block,) = suite.blocks
+    kinds = {(suite.models[p.teacher].family, suite.models[p.student].family) for p in block.pairs}
+    assert kinds == {("cnn", "vit"), ("cnn", "mlp"), ("vit", "cnn"), ("mlp", "cnn")}
+    batches, cpu = Digits(), torch.device("cpu")
+    recipe = Recipe("r", lr=0.01, steps=2, batch_size=8)
+    crossed = {"image--audio-vit", "audio--image-mlp", "audio-mlp--image", "image-vit--audio"}
+    for pair in (pair for pair in block.pairs if pair.id in crossed):
+        teacher, student = suite.models[pair.teacher], suite.models[pair.student]
+        assert teacher.input != student.input
+        looks_on = load_teacher(teacher, None, batches, cpu, 1)
+        cohort = Cohort(student, recipe, batches, cpu, 0, looks_on)
+        batch = cohort.batch(torch.arange(8), 1)  # the first step would also be measured
+        for name in ("scratch", "kd", "fdcmkd", "c2kd", "uhkd"):
+            method = load_method(name)
+            member = new_member(cohort, method, method.Params(), 0)
+            assert isinstance(member, Member), f"{pair.id}, {name}: {member}"
+            before = [p.clone() for p in member.model.parameters()]
+            _step(cohort, member, batch)
+            assert member.first_not_finite() is None, f"{pair.id}, {name}"
+            assert any(not torch.equal(p, q) for p, q in zip(before, member.model.parameters(), strict=True))
+            if name == "fdcmkd":
+                assert member.distiller.notes() == [] and member.reader.side.pooled_preact == 64
 
 
 def test_licences_are_on_the_terminal(capsys):
