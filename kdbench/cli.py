@@ -541,6 +541,19 @@ def _findings(args: argparse.Namespace) -> None:
     _wrote([findings.write_page(_load(args).suite)])
 
 
+@verb(
+    FOR_KEEPERS,
+    "proxy glyphs cifar100-32-night",
+    SUITE,
+    argument("other", metavar="other", help="the suite that it may stand for, named likewise"),
+)
+def _proxy(args: argparse.Namespace) -> None:
+    """Do methods that gain in one suite gain in another? Rank correlation of their effects, from both references."""
+    from kdbench.terminal import proxy
+
+    _wrote(proxy.write_proxy(load_suite(args.suite), load_suite(args.other)))
+
+
 @verb(FOR_KEEPERS, "published anchors-32", SUITE)
 def _published(args: argparse.Namespace) -> int:
     """Are our accuracies those that were published? Also in tables/SUITE-published.md. Exit code 1 where one is not."""
