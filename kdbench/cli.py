@@ -535,10 +535,10 @@ def _teachers(args: argparse.Namespace) -> None:
 
 @verb(FOR_KEEPERS, "findings glyphs", SUITE)
 def _findings(args: argparse.Namespace) -> None:
-    """Write docs/results-SUITE.md: what a suite found, from its reference alone. The abstract there stays."""
+    """Write docs/results-SUITE.md: what a suite found, from its reference alone. An abstract by hand stays."""
     from kdbench.terminal import findings
 
-    _wrote([findings.write_page(_load(args).suite)])
+    _wrote(findings.write_page(_load(args).suite))
 
 
 @verb(

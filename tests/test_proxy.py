@@ -16,7 +16,7 @@ from scipy import stats as st
 
 from kdbench import cli
 from kdbench.files import write_text
-from kdbench.plan.suite import load_suite
+from kdbench.plan.suite import check_suite, load_suite
 from kdbench.report import proxy, stats
 from kdbench.report.stats import Interval
 from kdbench.results.reference import Reference
@@ -87,6 +87,7 @@ def suite(name, rows, pairs, gain, seeds=(0, 1, 2), **changes):
             got = None if method.id == "scratch" else gain(pair.id, method.id, seed)
             row = {"block": b.name, "pair": pair.id, "method": method.id, "label": method.label, "seed": seed}
             row |= {"budget": 1, "edition": 1, "status": "diverged" if got is np.nan else "finished"}
+            row |= {"key": f"{pair.id} {method.id} {seed}", "finished_at": None, "hardware": None}
             row |= {"test": 70 + (got or 0.0), "val": 70 + (got or 0.0), "teacher_val": 90.0, "teacher_test": 90.0}
             runs.append(row)
     frame = pd.DataFrame(runs)
@@ -219,6 +220,32 @@ def test_the_verb_writes_a_table_its_numbers_and_a_figure(capsys):
     )
     assert "| KD | +2.3 [" in page and "in random order agree wholly once in 24 cases" in page
     assert Path(f"{stem}.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_the_page_of_findings_says_what_the_suite_stands_for(capsys):
+    suite("cheap", METHODS, PAIRS, gain, proxy_for="dear")
+    write_text(Path("config/dear.yaml"), yaml.safe_dump(tiny(), sort_keys=False))
+    assert cli.main(["findings", "cheap"]) == 0
+    page = Path("docs/results-cheap.md").read_text(encoding="utf-8")
+    assert "## Does it predict dear?\n\nNot known yet: dear has no committed results." in page and "![" not in page
+    b = suite("dear", METHODS, PAIRS, opposite)
+    capsys.readouterr()
+    assert cli.main(["findings", "cheap"]) == 0
+    files = [
+        "docs/results-cheap.md",
+        *(f"tables/reference/cheap-proxy-dear.{suffix}" for suffix in ("md", "csv", "png")),
+    ]
+    assert capsys.readouterr().out.split() == files and all(Path(file).exists() for file in files)
+    page = Path("docs/results-cheap.md").read_text(encoding="utf-8").replace("\\", "")
+    told = proxy.verdict_sentence(proxy.compare(Reference(load_suite("cheap")), b))
+    assert page.count(told) == 2 and f"- {told}\n" in page, "in the abstract and in its section"
+    assert "![Effects in cheap and in dear](../tables/reference/cheap-proxy-dear.png)" in page
+
+
+def test_a_suite_is_no_proxy_for_itself_nor_for_a_path():
+    for name in ("cheap", "../dear"):
+        with pytest.raises(KdbenchError, match=r"proxy_for: .* cannot be a name"):
+            check_suite(tiny(proxy_for=name), "cheap", "cheap.yaml")
 
 
 def test_a_suite_without_a_reference_is_named(capsys):
