@@ -5,9 +5,9 @@ share a cell where both have the method, with the same parameters, teacher's par
 families of teacher and student, both reading the same modality; the networks and the data differ, that is the question.
 Several such pairs of a suite are averaged within a seed. Pairs with a weak teacher are left out, as in every verdict.
 
-The rule, written before either `glyphs` or `cifar100-32-night` was trained: by Spearman's rank correlation over cells
-and its interval over methods and pairs, a suite is a valid proxy of another where the interval lies above USEFUL, it is
-none where the interval lies below, and else it is undecided.
+The rule, written before `glyphs` and `cifar100-32-night` had results: by Spearman's rank correlation over cells and its
+interval over methods and pairs, a suite is a valid proxy for another where the interval lies above USEFUL, it is none
+where the interval lies below, and else that is undecided.
 """
 
 from __future__ import annotations
@@ -75,13 +75,12 @@ def effects(reference: Reference) -> pd.DataFrame:
     over seeds, points) and n (seeds). What several blocks have is taken from the first of them."""
     suite, rows = reference.suite, []
     for block in suite.blocks:
-        frame = reference.frame(block)
-        methods = [m for m in block.methods if m.method != SCRATCH]
-        if len(methods) == len(block.methods):
+        if SCRATCH not in {m.id for m in block.methods}:
             continue
+        frame = reference.frame(block)
         delta = stats.differences(frame, SCRATCH)
         for families, pairs in _alike(suite, block, frame).items():
-            for m in methods:
+            for m in (m for m in block.methods if m.method != SCRATCH):
                 interval = stats.paired_t_interval(delta[m.id].unstack("pair")[pairs].mean(axis=1, skipna=False))
                 rows.append((families, _setting(m), m.id, m.label, *interval))
     table = pd.DataFrame(rows, columns=[*_CELL, "method", "label", "effect", "low", "high", "n"])
@@ -89,7 +88,7 @@ def effects(reference: Reference) -> pd.DataFrame:
 
 
 def _alike(suite: Suite, block: Block, frame: pd.DataFrame) -> dict[str, list[str]]:
-    """ "CNN → ViT" and the like -> the headline pairs of these families in which both networks read one modality."""
+    """Families of teacher and student, as in "CNN → ViT" -> the headline pairs of these whose networks read the same."""
     kinds, found = stats.headline_pairs(frame)["kind"], {}
     for pair in block.pairs:
         teacher, student = suite.models[pair.teacher], suite.models[pair.student]
