@@ -88,7 +88,7 @@ def effects(reference: Reference) -> pd.DataFrame:
 
 
 def _alike(suite: Suite, block: Block, frame: pd.DataFrame) -> dict[str, list[str]]:
-    """Families of teacher and student, as in "CNN → ViT" -> the headline pairs of these whose networks read the same."""
+    """Families, as in "CNN → ViT" -> the headline pairs of these whose teacher and student read one modality."""
     kinds, found = stats.headline_pairs(frame)["kind"], {}
     for pair in block.pairs:
         teacher, student = suite.models[pair.teacher], suite.models[pair.student]
