@@ -405,6 +405,8 @@ class Suite:
     """Training jobs that may share a card of a machine on which no scheduler hands out cards."""
     one_teacher: bool = False
     """Whether the first seed's teachers teach in all seeds, so that intervals hold the spread of students alone."""
+    proxy_for: str | None = None
+    """The suite that this one is a cheap stand-in for; the page of findings says how well it is."""
     tune: Tune | None = None
     claims: tuple[Claim, ...] = ()
     paper: Paper = Paper()
