@@ -75,8 +75,8 @@ class Reader:
         return Signals(logits, stages, prefix, pooled, before, index, x if "inputs" in self.needs else None)
 
     def at(self, weights: Mapping[str, Tensor], x: Tensor) -> Signals:
-        """What the network shows of x (B, C, H, W) with these tensors in place of its parameters of the same names, which
-        stay as they are. Its buffers are its own: in training mode statistics of BatchNorm move on."""
+        """What the network shows of x (B, C, H, W) with these tensors in place of its parameters of the same names,
+        which stay as they are. Its buffers are its own: in training mode statistics of BatchNorm move on."""
         named = {f"model.{name}": weight for name, weight in weights.items()}
         return torch.func.functional_call(_Reading(self), named, (x,))
 

@@ -50,8 +50,8 @@ AT_224 = {
 @pytest.mark.slow
 @pytest.mark.parametrize("method", method_names())
 def test_conforms_at_224_px(method):
-    """Grids of the published tables: 56 to 7 cells, and 14 x 14 tokens; each family once on each side. ViT and MLP-Mixer
-    have one width."""
+    """Grids of the published tables: 56 to 7 cells, and 14 x 14 tokens; each family once on each side. Of one width are
+    the ViT and the MLP-Mixer."""
     families = list(AT_224)
     position = 1 if load_method(method).equal_widths else method_names().index(method)
     teacher, student = AT_224[families[position % 3]], AT_224[families[(position + 1) % 3]]

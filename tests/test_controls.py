@@ -8,7 +8,6 @@ from conftest import run_jobs, tiny, tiny_plan
 from safetensors.torch import load_file
 
 from kdbench.conformance import networks as tiny_networks
-from kdbench.conformance.networks import ALL_PAIRS
 from kdbench.plan import keys
 from kdbench.plan.registry import load_method, method_names
 from kdbench.plan.suite import check_suite

@@ -44,10 +44,10 @@ def check(
     """What is wrong with a method, a sentence each; empty where nothing is.
 
     method: a registered name, or a Distiller. params: differences from its defaults. pairs: (teacher, student) models
-    on inputs of `shape` (H, W, C), by default of all families. Every pair takes a step with hard and one with soft targets; every fourth pair
-    (of the nine, those within a family) is also resumed, given company, tried in bf16 and under both controls.
-    thorough: False takes one step a pair. A pair that the method does not serve, with a reason, is no finding, unless
-    it serves none.
+    on inputs of `shape` (H, W, C), by default of all families. Every pair takes a step with hard and one with soft
+    targets; every fourth pair (of the nine, those within a family) is also resumed, given company, tried in bf16 and
+    under both controls. thorough: False takes one step a pair. A pair that the method does not serve, with a reason, is
+    no finding, unless it serves none.
     """
     cls, name = _named(method)
     if findings := [f"{name}: {finding}" for finding in _static(cls, params or {})]:

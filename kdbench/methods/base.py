@@ -48,8 +48,8 @@ class Distiller(nn.Module, ABC):
 
     @classmethod
     def needs(cls, params: Any) -> frozenset[str]:
-        """What it reads: fields of Signals, "teacher" if it is to `adopt` a copy of the teacher, and "student" if it is to
-        `borrow` the student."""
+        """What it reads: fields of Signals, "teacher" if it is to `adopt` a copy of the teacher, and "student" if it is
+        to `borrow` the student."""
         return frozenset({"logits"})
 
     @classmethod
@@ -80,16 +80,16 @@ class Distiller(nn.Module, ABC):
         """
 
     def borrow(self, student: Reader) -> None:
-        """Called once after building where `needs` says "student": the reader of the network that is trained, for a loss
-        at weights that are not its own.
+        """Called once after building where `needs` says "student": the reader of the network that is trained, for a
+        loss at weights that are not its own.
 
-        `student.at(weights, x)` reads it there; needs "inputs" for x. Its weights are the engine's: a method changes none
-        of them.
+        `student.at(weights, x)` reads it there; needs "inputs" for x. Its weights are the engine's: a method changes
+        none of them.
         """
 
     def training_mode(self, progress: float) -> bool:
-        """Whether the student learns in training mode at this share of the training; else it does so in evaluation mode,
-        where BatchNorm takes its running statistics as they are and nothing is dropped."""
+        """Whether the student learns in training mode at this share of the training; else it does so in evaluation
+        mode, where BatchNorm takes its running statistics as they are and nothing is dropped."""
         return True
 
     def prepare(self, teacher_batches: Any) -> None:

@@ -147,8 +147,8 @@ def mfh_loss(
 
 
 def linear_classifier(teacher: nn.Module) -> nn.Linear:
-    """What gives a teacher's logits of its pooled feature. Raises KdbenchError where that is not one Linear, or where the
-    network is not one of timm's."""
+    """What gives a teacher's logits of its pooled feature. Raises KdbenchError where that is not one Linear, or where
+    the network does not say what it is, as timm's do."""
     classifier = teacher.get_classifier() if hasattr(teacher, "get_classifier") else None
     if not isinstance(classifier, nn.Linear):
         raise KdbenchError("the teacher's classifier is not one Linear on its pooled feature")

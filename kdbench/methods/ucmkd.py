@@ -10,8 +10,9 @@ probabilities, p_T those of the teacher's frozen classifier *on the student's fe
 
 `variant` names an arm of the released script:
 
-    bilevel    (published) a copy of the student takes a step of AdamW by FA, then one by LA on the classifier alone, both
-               at rate 1e-5 and weight decay 0.05; the gradient of cross-entropy at the copy is applied to the student
+    bilevel    (published) a copy of the student takes a step of AdamW by FA, then one by LA on the classifier alone,
+               both at rate 1e-5 and weight decay 0.05; the gradient of cross-entropy at the copy is applied to the
+               student
     sumall     CE + FA + LA
     ce         cross-entropy alone, the baseline of the published tables
 
@@ -22,13 +23,14 @@ BatchNorm move three times as often. What the teacher can do (ours, from the cod
 - A first step of Adam moves a weight by its rate, however large the loss is: d is some 1e-5 a weight.
 - In `bilevel` LA reads a feature without gradient, so p_T is a constant and the step is one by cross-entropy, as it is
   computed here. The teacher acts by FA alone.
-- In `sumall` the second part of LA moves the student's feature to where the teacher's classifier sees the target less.
+- In `sumall` the second part of LA moves the student's feature to where the teacher's classifier sees the target
+  less.
 - FA is the same for every order of the batch and LA sees no teacher's feature, so no sample needs its own teacher:
   `@shuffled` changes the last bits and nothing else. The paper is on unpaired data.
 
-In the scripts for CREMA-D, AVE and RAVDESS all arms but `bilevel` call `train()` once, before the epochs, and evaluation
-ends in `eval()`: **their students learn in evaluation mode, BatchNorm frozen, from epoch 2 on** (AVE: 17).
-`training_mode_share` does that; by default all arms train alike.
+In the scripts for CREMA-D, AVE and RAVDESS all arms but `bilevel` call `train()` once, before the epochs, and an
+evaluation leaves `eval()` behind: **their students learn in evaluation mode, BatchNorm frozen, from epoch 2 on** (AVE:
+17). `training_mode_share` does that; by default all arms train alike.
 
 Departures: gradients are clipped at 5 there, which is a matter of the recipe here (`clip_grad`). For RAVDESS the inner
 rate is 5e-5 and `bilevel` alone smooths labels; for AVE LA has no gradient by way of p_T. None of that is reproduced.
@@ -85,8 +87,8 @@ class Params:
     iterations: int = 100
     """Sinkhorn iterations of FA (code: 100)."""
     training_mode_share: float = 1.0
-    """Share of the training after which the student learns in evaluation mode (ours: never; code: the first epoch of all
-    arms but `bilevel`)."""
+    """Share of the training after which the student learns in evaluation mode (ours: never; code: the first epoch, in
+    all arms but `bilevel`)."""
 
     def __post_init__(self) -> None:
         if self.reg < LEAST_REG:
@@ -116,8 +118,8 @@ def transport_loss(student_feature: Tensor, teacher_feature: Tensor, reg: float,
 def label_loss(student_logits: Tensor, teacher_logits: Tensor, target: Tensor) -> Tensor:
     """Batch mean of -log p_S(y) + p_T(y) log p_T(y), the factor p_T(y) without gradient; logits (B, C).
 
-    teacher_logits: of the teacher's classifier on the student's feature; their gradient goes there. target: (B,) classes,
-    or (B, C) soft labels, which weigh the classes.
+    teacher_logits: of the teacher's classifier on the student's feature, where their gradient goes. target: (B,)
+    classes, or (B, C) soft labels, which weigh the classes.
     """
     student, teacher = (full_precision(x).log_softmax(dim=1) for x in (student_logits, teacher_logits))
     ratio = student - teacher.exp().detach() * teacher
@@ -140,8 +142,8 @@ def cross_entropy_at_copy(
     """Cross-entropy at the student's weights after both inner steps; its gradient reaches the weights as they are.
 
     logits_at: the student's logits (B, C) of the batch with tensors in place of some of its weights, by name. weights:
-    all of them, {name: tensor}. feature, teacher_feature: (B, D) of both at these weights; the graph of `feature` is used
-    up. target: (B,) classes, or (B, C) soft labels.
+    all of them, {name: tensor}. feature, teacher_feature: (B, D) of both at these weights; the graph of `feature` is
+    used up. target: (B,) classes, or (B, C) soft labels.
     """
 
     def moved(loss: Tensor, names: Iterable[str]) -> dict[str, Tensor]:
