@@ -71,7 +71,7 @@ def test_ucmkds_suite_is_the_lite_tier_with_its_arms_and_its_largest_gradient():
     assert {claim.name for claim in suite.claims} == {*ucmkd_batchnorm.DECIDE, *ucmkd_batchnorm.BESIDE}
     arms = {m.id: m.params for m in block.methods if m.method == "ucmkd"}
     shares = {id: params["training_mode_share"] * suite.recipes["both"].epochs for id, params in arms.items()}
-    assert shares == {id: 1 if id == "ucmkd-ce" else 20 for id in arms} and len(arms) == 5
+    assert shares == {id: 1 if id == "ucmkd-ce" else 20 for id in arms} and len(arms) == 6
 
 
 def test_licences_are_on_the_terminal(capsys):

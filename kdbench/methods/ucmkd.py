@@ -23,8 +23,8 @@ BatchNorm move three times as often. What the teacher can do (ours, from the cod
 - A first step of Adam moves a weight by its rate, however large the loss is: d is some 1e-5 a weight.
 - In `bilevel` LA reads a feature without gradient, so p_T is a constant and the step is one by cross-entropy, as it is
   computed here. The teacher acts by FA alone.
-- In `sumall` the second part of LA moves the student's feature to where the teacher's classifier sees the target
-  less.
+- In `sumall` LA is cross-entropy once more, so the student learns at twice the rate; its second part moves the feature
+  to where the teacher's classifier sees the target less.
 - FA is the same for every order of the batch and LA sees no teacher's feature, so no sample needs its own teacher:
   `@shuffled` changes the last bits and nothing else. The paper is on unpaired data.
 
