@@ -37,7 +37,7 @@ LIMITS = (
     "for its largest gradient norm; a first epoch here is 5 % of the training, and about 1 % there."
 )
 
-SUITE = "claim-ucmkd"
+SUITE, FIGURE = "claim-ucmkd", "directions-accuracy"
 DECIDE = ("proper", "knowledge")
 BESIDE = ("published", "batchnorm", "sample", "sumall", "sumall-knowledge")
 
