@@ -27,8 +27,9 @@ RULE = (
     "minus cross-entropy (sumall) and minus itself with an untrained teacher (sumall-knowledge)."
 )
 POWER = (
-    "Six paired seeds and a margin of 1.0 point; the published gains over cross-entropy are 4.7 to 8.4 points. The "
-    "comparison `sample` shows how far apart two runs lie that differ by rounding alone."
+    "Six paired seeds and a margin of 1.0 point; published gains over cross-entropy are 4.7 (CREMA-D, audio), 6.5 "
+    "(AVE, pictures) and 8.4 points (RAVDESS, pictures). The comparison `sample` shows how far apart two runs lie that "
+    "differ by rounding alone."
 )
 FOUND = "Over {n} seeds, method minus control in points: {comparisons}. Beside them: {beside}."
 LIMITS = (

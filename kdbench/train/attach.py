@@ -59,7 +59,7 @@ class Attached(nn.Module):
             with torch.no_grad():
                 shown = self._teacher(x, index)
         if not self.distiller.training_mode(progress):
-            self._student.model.eval()
+            self._student.model.eval()  # the other way round the mode is the user's
         signals = self._student(x, index)
         self.logits = signals.logits
         return self.distiller(signals, shown, target, progress)
