@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -74,6 +74,12 @@ class Reader:
         before = preact[-1] if preact else pooled
         return Signals(logits, stages, prefix, pooled, before, index, x if "inputs" in self.needs else None)
 
+    def at(self, weights: Mapping[str, Tensor], x: Tensor) -> Signals:
+        """What the network shows of x (B, C, H, W) with these tensors in place of its parameters of the same names,
+        which stay as they are. Its buffers are its own: in training mode statistics of BatchNorm move on."""
+        named = {f"model.{name}": weight for name, weight in weights.items()}
+        return torch.func.functional_call(_Reading(self), named, (x,))
+
     def _forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...] | None, tuple[Tensor, ...] | None]:
         """Logits, stages and their prefix tokens."""
         model = self.model
@@ -119,6 +125,17 @@ class Reader:
         module, out = called[-1] if called else (None, None)
         ends_in_activation = out is not None and out.ndim == 4 and out.shape == final.shape and torch.equal(out, final)
         return classifiers(self.model), module if ends_in_activation else None
+
+
+class _Reading(nn.Module):
+    """A reader as a module: torch runs nothing else with other weights."""
+
+    def __init__(self, reader: Reader) -> None:
+        super().__init__()
+        self.model, self.reader = reader.model, reader
+
+    def forward(self, x: Tensor) -> Signals:
+        return self.reader(x)
 
 
 def activations(model: nn.Module) -> list[nn.Module]:

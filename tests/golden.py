@@ -165,7 +165,7 @@ def _method(name: str) -> Numbers:
     cls = load_method(name)
     for label, changed in _variants(name).items():
         for number in (1, 5, 6):  # cnn -> vit, vit -> mlp, mlp -> cnn
-            teacher, student = tiny.ALL_PAIRS[number]
+            teacher, student = tiny.pairs_for(cls)[number]
             where, params = f"{label}: {teacher.name[8:]} to {student.name[8:]}", cls.Params(**changed)
             trial = Trial(cls, params, tiny.tiny_cohort(params, teacher, student, recipe=SGD))
             member = trial.new_member()
