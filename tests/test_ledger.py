@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from conftest import REPOSITORY
 from test_claims import decided
@@ -12,6 +13,7 @@ from kdbench import claims, cli
 from kdbench.claims import _comparisons, _page, fdcmkd_distillation, fdcmkd_frequency, fdcmkd_published, ucmkd_batchnorm
 from kdbench.files import read_json
 from kdbench.plan.suite import load_suite
+from kdbench.report.stats import detectable_difference
 from kdbench.similarity import low_band_share
 
 SLOW = {"mfh_toy", "ucmkd_transfer"}
@@ -155,3 +157,5 @@ def test_comparisons_come_from_the_frozen_runs_of_a_suite(gain, word, monkeypatc
     told = numbers["comparisons"].split("; ")
     assert numbers["n"] == 4 and len(told) == 2 and all(line.endswith(word) for line in told)
     assert _comparisons.verdict_of(numbers) == word
+    least = detectable_difference(np.std([0.1, 0.2, -0.1, 0.0], ddof=1), 4)
+    assert numbers["detectable"].count(f": {least:.1f} to {least:.1f}") == 2
