@@ -35,8 +35,8 @@ FOUND = (
 LIMITS = (
     "A constructed, label-paired set of ten classes; the published tables are not re-run. Small networks; methods "
     "that exploit which sample belongs to which cannot show their strength here. Controls have the weight that was "
-    "tuned for the method, so a shuffled or untrained teacher pulls as hard as the true one: these comparisons say that "
-    "the teacher matters; whether it helps, heads without a teacher say."
+    "tuned for the method, so a shuffled or untrained teacher pulls as hard as the true one: these comparisons say "
+    "that the teacher matters; whether it helps, heads without a teacher say."
 )
 
 SUITE, FIGURE = "claim-distillation", "directions-accuracy"
