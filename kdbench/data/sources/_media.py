@@ -13,6 +13,8 @@ Departures:
 - Random boxes are cut out of the frame of 224 pixels, the code's out of the frame as it was filmed.
 - Spectrograms are packed in 256 levels from LOWEST to HIGHEST standard deviations, so a step is 0.09. What lies beyond
   is cut off, and a note says how much of a data set that is.
+- Seconds are those of time stamps, where the code counts frames by the whole part of their rate, and frames do not pass
+  through JPEG.
 - SciPy resamples the sound (`resample_poly`); in the code librosa does.
 - The code adds frames at random times to a clip with fewer than three, and passes over a clip without files.
 
@@ -23,7 +25,6 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 import zlib
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -34,6 +35,7 @@ from types import ModuleType
 import numpy as np
 from PIL import Image
 
+from kdbench.cpu import cores
 from kdbench.data.labelled import NAMED, list_faults
 from kdbench.data.raw import RawData, SourceMissing, stratified_order
 from kdbench.types import KdbenchError
@@ -92,7 +94,7 @@ def decoded(where: str, clips: dict[str, list[Clip]], class_names: list[str], no
     )
     faults: dict[str, list[str]] = {}
     beyond = values = 0
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         for split, some in clips.items():
             visual = raw.modalities["visual"][split] = np.zeros((len(some), SIZE, SIZE, 3), np.uint8)
             audio = raw.modalities["audio"][split] = np.zeros((len(some), BINS, COLUMNS, 1), np.uint8)
