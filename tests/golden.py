@@ -27,6 +27,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
+from clips import write_ave, write_crema_d
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from PIL import Image
@@ -226,6 +227,12 @@ def _files(name: str, folder: Path) -> dict[str, Any]:
         write_mnist(folder / "mnist", train=400, test=320)
         write_fsdd(folder / "fsdd")
         return {"images_per_recording": 1, "train_recordings": 1, "energy": 0.5, "noise": 0.3, "babble": 0.0}
+    if name == "cremad":
+        write_crema_d(folder / "crema-d")
+        return {"val_share": 0.2}
+    if name == "ave":
+        write_ave(folder / "ave")
+        return {}
     classes, size, file = {"cifar10": (10, 32, "cifar10"), "cifar100": (100, 32, "cifar100"), "npz": (3, 9, "data")}[
         name
     ]

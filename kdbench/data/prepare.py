@@ -368,7 +368,7 @@ def _check(spec: DataSpec, raw: RawData) -> None:
                 require(array.dtype == np.uint8 and array.ndim == 4, f"{name} {split}: {array.dtype} {array.shape}")
             require(array.shape[1:] == shape, f"{name} {split}: {array.shape[1:]}, but train {shape}")
             require(len(array) == len(labels), f"{name} {split}: {len(array)} samples for {len(labels)} labels")
-            require(raw.kinds[name] in ("image", "sequence"), f"{name}: kind {raw.kinds[name]!r}")
+            require(raw.kinds[name] in ("image", "spectrogram", "sequence"), f"{name}: kind {raw.kinds[name]!r}")
     require(
         len(raw.labels["test"]) >= FEWEST_TEST,
         f"the test split has {len(raw.labels['test'])} samples; similarities (CKA) take at least {FEWEST_TEST}",

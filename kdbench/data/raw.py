@@ -50,7 +50,7 @@ class RawData:
     """Modality -> split -> uint8 (N, H, W, C); a sequence of L points with C channels is (N, 1, L, C). Or the files of
     pictures that are packed as JPEG."""
     kinds: dict[str, str]
-    """Modality -> `image` or `sequence`."""
+    """Modality -> `image`, `spectrogram` (an image that no augmentation moves) or `sequence`."""
     labels: dict[str, np.ndarray]
     """Split -> int64 (N,), positions in `class_names`."""
     class_names: list[str]
