@@ -31,6 +31,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from PIL import Image
 from test_avdigits import write_fsdd
+from test_crisismmd import write_crisismmd
 from test_mnist import write_mnist
 
 from kdbench import frequency, similarity
@@ -48,7 +49,7 @@ from kdbench.plan.keys import VERSIONS, all_parts
 from kdbench.plan.registry import load_method, method_info
 from kdbench.plan.suite import load_suite
 from kdbench.run import tune
-from kdbench.signals import Reader
+from kdbench.signals import Reader, example
 from kdbench.train import engine, networks
 from kdbench.train.batches import Batches
 from kdbench.train.cohort import Cohort
@@ -226,6 +227,9 @@ def _files(name: str, folder: Path) -> dict[str, Any]:
         write_mnist(folder / "mnist", train=400, test=320)
         write_fsdd(folder / "fsdd")
         return {"images_per_recording": 1, "train_recordings": 1, "energy": 0.5, "noise": 0.3, "babble": 0.0}
+    if name == "crisismmd":
+        write_crisismmd(folder / "CrisisMMD_v2.0", {"train": 30, "dev": 10, "test": 10})
+        return {"size": 8, "length": 18, "vocabulary": 20}
     classes, size, file = {"cifar10": (10, 32, "cifar10"), "cifar100": (100, 32, "cifar100"), "npz": (3, 9, "data")}[
         name
     ]
@@ -288,8 +292,12 @@ def _normalisation() -> Numbers:
 def _network(name: str) -> Numbers:
     spec = ModelSpec(name, name, "d", "r", family="cnn")
     side = 28 if name.startswith("mnist_") else 32
-    model = networks.build(spec, (side, side, 3), 5, 0).train()
-    x = torch.randn(8, 3, side, side, generator=torch.Generator().manual_seed(0))
+    shape = (1, 16, 50) if name.startswith("text_") else (side, side, 3)
+    model = networks.build(spec, shape, 5, 0).train()
+    if name.startswith("text_"):
+        x = example(model, shape, 8) * (torch.arange(16) < torch.arange(9, 17).view(8, 1, 1, 1))
+    else:
+        x = torch.randn(8, 3, side, side, generator=torch.Generator().manual_seed(0))
     torch.manual_seed(0)  # of dropout
     with torch.no_grad():
         return {"logits": numbers(model(x)), "weights": numbers(torch.cat([p.flatten() for p in model.parameters()]))}

@@ -1,0 +1,207 @@
+"""CrisisMMD from small tables and images of its form: what is read, what is refused, and a suite that trains on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from conftest import REPOSITORY
+from PIL import Image
+
+from kdbench.data.packed import load_packed
+from kdbench.data.prepare import prepare_data
+from kdbench.data.raw import SourceMissing
+from kdbench.data.shallow import anchors
+from kdbench.data.sources import crisismmd
+from kdbench.data.sources.crisismmd import FIRST, PADDING, UNKNOWN
+from kdbench.types import DataSpec, KdbenchError
+
+HEADER = "event_name tweet_id image_id tweet_text image label label_text label_image label_text_image".split()
+LABELS = {
+    "humanitarian": (*crisismmd.CLASSES["humanitarian"], *crisismmd.MERGED),
+    "informative": crisismmd.CLASSES["informative"],
+}
+COUNTS = {"train": 24, "dev": 8, "test": 8}
+
+
+def write_crisismmd(folder: Path, counts: dict[str, int], task: str = "humanitarian") -> dict[str, list[list[str]]]:
+    """A small folder of its form, of which every table has all labels; the values of each line of each table."""
+    (folder / crisismmd.TABLES).mkdir(parents=True, exist_ok=True)
+    rng, tables = np.random.default_rng(0), {}
+    for part, count in counts.items():
+        lines = []
+        for i in range(count):
+            label = LABELS[task][i % len(LABELS[task])]
+            tweet = f"9{part}{i // 2}"  # two images a tweet
+            image = f"data_image/hurricane_maria/20_9_2017/{tweet}_{i % 2}.jpg"
+            text = f"RT @user{i}: The #{label} of {i} &amp; more https://t.co/{i} word{i % 5}"
+            lines.append(["hurricane_maria", tweet, f"{tweet}_{i % 2}", text, image, label, label, label, "Positive"])
+            (folder / image).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)).save(folder / image)
+        write_table(folder, part, lines, task)
+        tables[part] = lines
+    return tables
+
+
+def write_table(folder: Path, part: str, lines: list[list[str]], task: str = "humanitarian") -> Path:
+    path = folder / crisismmd.TABLES / f"task_{task}_text_img_agreed_lab_{part}.tsv"
+    path.write_text("".join("\t".join(line) + "\n" for line in [HEADER, *lines]), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def data(tmp_path):
+    """A folder of the user, and the lines of its tables."""
+    return tmp_path, write_crisismmd(tmp_path / "CrisisMMD_v2.0", COUNTS)
+
+
+def built(data_dir: Path, **arguments):
+    return crisismmd.build(**{"size": 8, "length": 12, "data_dir": data_dir} | arguments)
+
+
+# ----------------------------------------------------------------------------------------------------------- what is read
+
+
+def test_a_sample_is_one_line_in_both_modalities(data):
+    folder, tables = data
+    raw = built(folder)
+    place = folder / "CrisisMMD_v2.0"
+    for split, part in (("train", "train"), ("val", "dev"), ("test", "test")):
+        lines = {line[4]: line for line in tables[part]}
+        assert sorted(raw.names[split]) == sorted(lines), "each line once"
+        for i, name in enumerate(raw.names[split]):
+            label = crisismmd.MERGED.get(lines[name][5], lines[name][5])
+            assert raw.class_names[raw.labels[split][i]] == label
+            with Image.open(place / name) as picture:
+                square = picture.crop((2, 0, 14, 12)).resize((8, 8), Image.Resampling.BICUBIC)
+            assert np.array_equal(raw.modalities["image"][split][i], np.asarray(square))
+        text = raw.modalities["text"][split]
+        assert text.dtype == np.int32 and text.shape == (len(lines), 1, 12, 1)
+    tweets = {line[4]: line[1] for line in tables["test"]}
+    assert raw.groups == ("tweets", [tweets[name] for name in raw.names["test"]])
+    assert raw.class_names == list(crisismmd.CLASSES["humanitarian"])
+
+
+def test_words():
+    text = "RT @QCRI: 1,200 homes don’t #Maria\n https://t.co/aB1?x=2 &amp; Puerto_Rico 😢 h1n1 www.a.org"
+    assert crisismmd.words(text) == [
+        "rt", "<user>", "<number>", "homes", "don’t", "maria", "<url>", "puerto_rico", "h1n1", "<url>",
+    ]  # fmt: skip
+    assert crisismmd.words("😢 … !") == []
+
+
+def test_the_vocabulary_is_the_most_frequent_words_of_training():
+    known = crisismmd.vocabulary_of([["b", "a", "c"], ["a", "b", "d"], ["a"]], 3)
+    assert known == {"a": FIRST, "b": FIRST + 1, "c": FIRST + 2}, "as frequent: by name"
+    found = crisismmd.tokens([["d", "a"], [], ["a", "b", "c", "a"]], known, 3)[:, 0, :, 0]
+    assert found.tolist() == [[UNKNOWN, 2, PADDING], [UNKNOWN, PADDING, PADDING], [2, 3, 4]]
+
+
+def test_words_of_test_texts_alone_are_unknown(data):
+    folder, tables = data
+    tables["test"][0][3] = "neverseen " * 3
+    write_table(folder / "CrisisMMD_v2.0", "test", tables["test"])
+    raw = built(folder)
+    (place,) = (i for i, name in enumerate(raw.names["test"]) if name == tables["test"][0][4])
+    assert raw.modalities["text"]["test"][place, 0, :4, 0].tolist() == [UNKNOWN] * 3 + [PADDING]
+    assert not (raw.modalities["text"]["train"] == UNKNOWN).any()
+    assert raw.vocabularies["text"] == raw.modalities["text"]["train"].max() + 1
+
+
+def test_the_other_task(tmp_path):
+    write_crisismmd(tmp_path / "mine", COUNTS, "informative")
+    raw = built(tmp_path, folder="mine", task="informative")
+    assert raw.class_names == ["informative", "not_informative"] and np.bincount(raw.labels["test"]).tolist() == [4, 4]
+
+
+def test_packed_and_read_again(data, tmp_path):
+    folder, _ = data
+    spec = DataSpec("d", "crisismmd", {"size": 8, "length": 12})
+    pack = prepare_data(spec, tmp_path / "pack", folder)
+    raw = built(folder)
+    facts = pack.meta["modalities"]["text"]
+    assert facts == {"kind": "tokens", "shape": [1, 12, raw.vocabularies["text"]]}
+    loaded = load_packed(tmp_path / "pack", verify=True)
+    assert np.array_equal(loaded.array("text", "val"), raw.modalities["text"]["val"])
+    assert loaded.groups().word == "tweets" and len(loaded.groups().names) == 4
+    assert prepare_data(spec, tmp_path / "pack", folder).meta == pack.meta, "not packed twice"
+
+
+def test_shallow_methods_read_counts_of_words():
+    """Texts of two classes that differ in one word, wherever it stands."""
+    rng = np.random.default_rng(0)
+    labels = {split: np.arange(40) % 2 for split in ("train", "test")}
+    texts = {s: [[*rng.permutation([2 + label, 4, 5, 6]), 0, 0] for label in labels[s]] for s in labels}
+    arrays = {split: np.array(some, np.int32)[:, None, :, None] for split, some in texts.items()}
+    found = anchors({"text": arrays}, labels, {"text": 7})["text"]
+    assert found["nearest neighbour"] == found["logistic regression"] == 100
+
+
+# -------------------------------------------------------------------------------------------------------- what is refused
+
+
+def test_files_that_the_folder_lacks_are_listed(data):
+    folder, tables = data
+    place = folder / "CrisisMMD_v2.0"
+    images = [line[4] for line in tables["train"]]
+    for name in images[:12]:
+        (place / name).unlink()
+    for read in (lambda: built(folder), lambda: crisismmd.source_files({}, folder)):
+        with pytest.raises(KdbenchError, match="lacks 12 files") as error:
+            read()
+        assert all(name in str(error.value) for name in images[:10]) and images[10] not in str(error.value)
+        assert "and 2 more" in str(error.value)
+    (place / crisismmd.TABLES / "task_humanitarian_text_img_agreed_lab_dev.tsv").unlink()
+    with pytest.raises(KdbenchError, match=r"lacks 1 file: crisismmd_datasplit_agreed_label/task_\w+_dev.tsv$"):
+        built(folder)
+    with pytest.raises(SourceMissing, match="no folder absent in .*; it needs data_image and"):
+        built(folder, folder="absent")
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "told"),
+    [
+        (5, "vehicle_damge", "line 4: unknown label 'vehicle_damge'"),
+        (3, "a\tb", "line 4: 10 columns, and the first line has 9"),
+        (4, "../elsewhere.jpg", "line 4: the image ../elsewhere.jpg is not in the folder"),
+    ],
+)
+def test_a_faulty_line_is_named(data, column, value, told):
+    folder, tables = data
+    tables["dev"][2][column] = value
+    path = write_table(folder / "CrisisMMD_v2.0", "dev", tables["dev"])
+    with pytest.raises(KdbenchError, match=told) as error:
+        built(folder)
+    assert str(path) in str(error.value)
+
+
+def test_a_table_off_the_form_is_named(data):
+    folder, _ = data
+    path = folder / "CrisisMMD_v2.0" / crisismmd.TABLES / "task_humanitarian_text_img_agreed_lab_dev.tsv"
+    text = path.read_text()
+    for content, told in (
+        (text.replace("tweet_text", "text", 1), "no column tweet_text; its first line names event_name"),
+        (text.split("\n")[0] + "\n", "no line but its first"),
+    ):
+        path.write_text(content)
+        with pytest.raises(KdbenchError, match=told):
+            built(folder)
+    path.write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(KdbenchError, match="is not UTF-8 text"):
+        built(folder)
+
+
+def test_damaged_images_are_named(data):
+    folder, tables = data
+    name = tables["test"][3][4]
+    (folder / "CrisisMMD_v2.0" / name).write_bytes(b"no image")
+    with pytest.raises(KdbenchError, match=f"1 image cannot be used: .*{name}"):
+        built(folder)
+
+
+@pytest.mark.parametrize("argument", [{"size": 7}, {"length": 0}, {"vocabulary": 0}])
+def test_arguments_out_of_range(data, argument):
+    with pytest.raises(KdbenchError, match=f"{next(iter(argument))} is .*; the smallest is"):
+        built(data[0], **argument)
