@@ -16,9 +16,27 @@ from kdbench.data.raw import SourceMissing
 from kdbench.data.shallow import anchors
 from kdbench.data.sources import crisismmd
 from kdbench.data.sources.crisismmd import FIRST, PADDING, UNKNOWN
+from kdbench.plan.jobs import Plan, make_plan
+from kdbench.plan.registry import method_names
+from kdbench.plan.suite import check_suite, load_suite
+from kdbench.results.today import Today
+from kdbench.run.data import run_data
+from kdbench.run.outputs import run_table
+from kdbench.run.training import run_training
+from kdbench.terminal import published
 from kdbench.types import DataSpec, KdbenchError
 
-HEADER = "event_name tweet_id image_id tweet_text image label label_text label_image label_text_image".split()
+HEADER = [
+    "event_name",
+    "tweet_id",
+    "image_id",
+    "tweet_text",
+    "image",
+    "label",
+    "label_text",
+    "label_image",
+    "label_text_image",
+]
 LABELS = {
     "humanitarian": (*crisismmd.CLASSES["humanitarian"], *crisismmd.MERGED),
     "informative": crisismmd.CLASSES["informative"],
@@ -61,7 +79,7 @@ def built(data_dir: Path, **arguments):
     return crisismmd.build(**{"size": 8, "length": 12, "data_dir": data_dir} | arguments)
 
 
-# ----------------------------------------------------------------------------------------------------------- what is read
+# --------------------------------------------------------------------------------------------------------- what is read
 
 
 def test_a_sample_is_one_line_in_both_modalities(data):
@@ -139,7 +157,7 @@ def test_shallow_methods_read_counts_of_words():
     assert found["nearest neighbour"] == found["logistic regression"] == 100
 
 
-# -------------------------------------------------------------------------------------------------------- what is refused
+# ------------------------------------------------------------------------------------------------------ what is refused
 
 
 def test_files_that_the_folder_lacks_are_listed(data):
@@ -156,7 +174,7 @@ def test_files_that_the_folder_lacks_are_listed(data):
     (place / crisismmd.TABLES / "task_humanitarian_text_img_agreed_lab_dev.tsv").unlink()
     with pytest.raises(KdbenchError, match=r"lacks 1 file: crisismmd_datasplit_agreed_label/task_\w+_dev.tsv$"):
         built(folder)
-    with pytest.raises(SourceMissing, match="no folder absent in .*; it needs data_image and"):
+    with pytest.raises(SourceMissing, match=r"no folder absent in .*; it needs data_image and"):
         built(folder, folder="absent")
 
 
@@ -205,3 +223,59 @@ def test_damaged_images_are_named(data):
 def test_arguments_out_of_range(data, argument):
     with pytest.raises(KdbenchError, match=f"{next(iter(argument))} is .*; the smallest is"):
         built(data[0], **argument)
+
+
+# ------------------------------------------------------------------------------------------------------------ the suite
+
+
+def finished(
+    tmp_path: Path, monkeypatch, pairs: list[str], methods: list[str]
+) -> tuple[Plan, dict[tuple[str, str], dict]]:
+    """The suite after two steps on small images, with a small network for these: its plan, and the record of each
+    (pair, method)."""
+    write_crisismmd(tmp_path / "CrisisMMD_v2.0", COUNTS)
+    monkeypatch.setenv("KDBENCH_DATA", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    tree = yaml.safe_load((REPOSITORY / "config/fdcmkd-crisismmd.yaml").read_text(encoding="utf-8"))
+    tree |= {"seeds": [0], "data": {"crisismmd": {"source": "crisismmd", "size": 32, "length": 12}}}
+    for recipe in tree["recipes"].values():
+        recipe |= {"epochs": 1, "batch_size": COUNTS["train"] // 2}
+    small = {"block": "BasicBlock", "layers": [1, 1, 1, 1], "channels": [4, 8, 8, 16]}
+    tree["models"]["image"] |= {"timm": "ResNet", "stem": "small", "args": small}
+    tree["blocks"]["crisismmd"] |= {"pairs": pairs, "methods": methods}
+    plan = make_plan(check_suite(tree, "fdcmkd-crisismmd", "fdcmkd-crisismmd"))
+    run_data(plan, plan.of("data")[0])
+    for job in (*plan.of("teacher"), *plan.of("cohort")):
+        run_training(plan, job, threads=1)
+    today = Today(plan)
+    return plan, {(run.pair.id, run.method.id): today.has(run) for job in plan.of("cohort") for run in job.runs}
+
+
+def test_the_suite_runs_from_files_to_a_table_beside_the_papers(tmp_path, monkeypatch):
+    plan, records = finished(tmp_path, monkeypatch, ["text -> image"], ["kd", "fdcmkd"])
+    assert {record["status"] for record in records.values()} == {"finished"}
+    run_table(plan)
+    assert "one label, in the split of Ofli, Alam, Imran (2020)" in Path("tables/fdcmkd-crisismmd.md").read_text()
+    values = published.values(plan.suite)
+    ours = published.runs(plan)
+    judged = published.judge(ours, values.assign(reason=published.reasons(plan, ours, values)))
+    shown = judged[judged["value"].notna()]
+    assert len(shown) == 3 and set(shown["verdict"]) == {"not comparable"}
+    assert shown["reason"].str.startswith("recipe, task and encoders of the paper are not known").all()
+
+
+def test_the_published_table_is_whole():
+    suite = load_suite("fdcmkd-crisismmd")
+    table = published.values(suite).set_index(["student", "method"])["value"]
+    assert set(table.index) == {(s, m.id) for s in ("image", "text") for m in suite.blocks[0].methods}
+    assert (table["text", "scratch"], table["text", "fdcmkd"]) == (77.4, 79.1)
+    assert (table["image", "scratch"], table["image", "fdcmkd"]) == (70.2, 72.7)
+
+
+@pytest.mark.slow
+def test_every_method_trains_in_both_directions_or_says_why_not(tmp_path, monkeypatch):
+    """Only methods that go into a teacher by timm's names cannot have one that reads tokens."""
+    _, records = finished(tmp_path, monkeypatch, ["text -> image", "image -> text"], method_names())
+    refused = {run: record["reason"] for run, record in records.items() if record["status"] != "finished"}
+    assert set(refused) == {("text--image", "fbt"), ("text--image", "pat")}
+    assert all("TextTransformer is not known" in reason or "TextTransformer;" in reason for reason in refused.values())

@@ -19,12 +19,14 @@ VALUES = 4096
 
 
 def anchors(
-    modalities: dict[str, dict[str, np.ndarray]], labels: dict[str, np.ndarray], vocabularies: dict[str, int] | None = None
+    modalities: dict[str, dict[str, np.ndarray]],
+    labels: dict[str, np.ndarray],
+    vocabularies: dict[str, int] | None = None,
 ) -> dict[str, dict[str, float | int]]:
     """Test accuracy in percent of both, for each modality.
 
-    modalities, labels and vocabularies: as in RawData. Values are standardised by channel with the mean and sd of the training
-    samples used. At most 5,000 training and 2,000 test samples are used, a stratified choice; `train_used` and
+    modalities, labels and vocabularies: as in RawData. Values are standardised by channel with the mean and sd of the
+    training samples used. At most 5,000 training and 2,000 test samples are used, a stratified choice; `train_used` and
     `test_used` say how many. Samples of more than 4,096 values are first averaged over `block` x `block` pixels (1: as
     they are). A text is its counts of tokens, padding left out, each divided by its sd. Nearest neighbour: one
     neighbour, L2. Logistic regression: multinomial, L2 penalty (scikit-learn's C = 0.01), 50 steps of L-BFGS, converged

@@ -113,13 +113,12 @@ def view(spec: ModelSpec) -> View:
     return View(spec.eval_crop or usual.crop, spec.eval_interpolation or usual.interpolation, *statistics)
 
 
-def try_out(
-    spec: ModelSpec, shape: tuple[int, int, int], classes: int, batch_size: int, kind: str = "image"
-) -> None:
+def try_out(spec: ModelSpec, shape: tuple[int, int, int], classes: int, batch_size: int, kind: str = "image") -> None:
     """Build and read a network as training will, so that one which does not fit its data is found before any trains.
 
-    shape: (H, W, C) of one input; kind: of its modality. The pass in training mode, at the whole batch size, is on fake tensors: shapes only,
-    no memory. Raises KdbenchError that names the model, what it was given and what torch or timm said.
+    shape: (H, W, C) of one input; kind: of its modality. The pass in training mode, at the whole batch size, is on fake
+    tensors: shapes only, no memory. Raises KdbenchError that names the model, what it was given and what torch or timm
+    said.
     """
     height, width, channels = shape
     if (spec.timm in text_networks.NETWORKS) != (kind == "tokens"):

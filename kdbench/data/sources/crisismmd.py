@@ -74,7 +74,7 @@ MERGED = {
     "missing_or_found_people": "affected_individuals",
     "vehicle_damage": "infrastructure_and_utility_damage",
 }
-"""Of the eight humanitarian labels of the tables, those that Ofli et al. (2020) count among others, which leaves five."""
+"""Those of the tables' eight humanitarian labels that Ofli et al. (2020) count among others, which leaves five."""
 PADDING, UNKNOWN, FIRST = 0, 1, 2
 """Tokens: none, a word outside of the vocabulary, and the first word of that."""
 WORD = re.compile(r"(?P<url>https?://\S+|www\.\S+)|(?P<user>@\w+)|(?P<number>\d[\d.,:]*)|(?P<word>\w+(?:['’]\w+)*)")
