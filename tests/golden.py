@@ -33,6 +33,7 @@ from PIL import Image
 from test_avdigits import write_fsdd
 from test_crisismmd import write_crisismmd
 from test_mnist import write_mnist
+from test_tokens import write_encoder
 
 from kdbench import frequency, similarity
 from kdbench.conformance import networks as tiny
@@ -45,7 +46,7 @@ from kdbench.data.shards import write_shards
 from kdbench.data.sources import avdigits, mnist
 from kdbench.plan import keys
 from kdbench.plan.jobs import Run
-from kdbench.plan.keys import VERSIONS, all_parts
+from kdbench.plan.keys import VERSIONS, all_parts, own_networks
 from kdbench.plan.registry import load_method, method_info
 from kdbench.plan.suite import load_suite
 from kdbench.run import tune
@@ -290,11 +291,12 @@ def _normalisation() -> Numbers:
 
 
 def _network(name: str) -> Numbers:
-    spec = ModelSpec(name, name, "d", "r", family="cnn")
     side = 28 if name.startswith("mnist_") else 32
-    shape = (1, 16, 50) if name.startswith("text_") else (side, side, 3)
-    model = networks.build(spec, shape, 5, 0).train()
-    if name.startswith("text_"):
+    shape = (1, 16, 25) if own_networks()[name] == "text_networks" else (side, side, 3)
+    with tempfile.TemporaryDirectory() as folder:
+        args = {"name": str(write_encoder(Path(folder)))} if name == "huggingface" else {}
+        model = networks.build(ModelSpec(name, name, "d", "r", args=args, family="cnn"), shape, 5, 0).train()
+    if shape[0] == 1:
         x = example(model, shape, 8) * (torch.arange(16) < torch.arange(9, 17).view(8, 1, 1, 1))
     else:
         x = torch.randn(8, 3, side, side, generator=torch.Generator().manual_seed(0))

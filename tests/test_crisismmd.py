@@ -13,9 +13,8 @@ from PIL import Image
 from kdbench.data.packed import load_packed
 from kdbench.data.prepare import prepare_data
 from kdbench.data.raw import SourceMissing
-from kdbench.data.shallow import anchors
 from kdbench.data.sources import crisismmd
-from kdbench.data.sources.crisismmd import FIRST, PADDING, UNKNOWN
+from kdbench.data.tokens import PADDING, UNKNOWN
 from kdbench.plan.jobs import Plan, make_plan
 from kdbench.plan.registry import method_names
 from kdbench.plan.suite import check_suite, load_suite
@@ -102,21 +101,6 @@ def test_a_sample_is_one_line_in_both_modalities(data):
     assert raw.class_names == list(crisismmd.CLASSES["humanitarian"])
 
 
-def test_words():
-    text = "RT @QCRI: 1,200 homes don’t #Maria\n https://t.co/aB1?x=2 &amp; Puerto_Rico 😢 h1n1 www.a.org"
-    assert crisismmd.words(text) == [
-        "rt", "<user>", "<number>", "homes", "don’t", "maria", "<url>", "puerto_rico", "h1n1", "<url>",
-    ]  # fmt: skip
-    assert crisismmd.words("😢 … !") == []
-
-
-def test_the_vocabulary_is_the_most_frequent_words_of_training():
-    known = crisismmd.vocabulary_of([["b", "a", "c"], ["a", "b", "d"], ["a"]], 3)
-    assert known == {"a": FIRST, "b": FIRST + 1, "c": FIRST + 2}, "as frequent: by name"
-    found = crisismmd.tokens([["d", "a"], [], ["a", "b", "c", "a"]], known, 3)[:, 0, :, 0]
-    assert found.tolist() == [[UNKNOWN, 2, PADDING], [UNKNOWN, PADDING, PADDING], [2, 3, 4]]
-
-
 def test_words_of_test_texts_alone_are_unknown(data):
     folder, tables = data
     tables["test"][0][3] = "neverseen " * 3
@@ -145,16 +129,6 @@ def test_packed_and_read_again(data, tmp_path):
     assert np.array_equal(loaded.array("text", "val"), raw.modalities["text"]["val"])
     assert loaded.groups().word == "tweets" and len(loaded.groups().names) == 4
     assert prepare_data(spec, tmp_path / "pack", folder).meta == pack.meta, "not packed twice"
-
-
-def test_shallow_methods_read_counts_of_words():
-    """Texts of two classes that differ in one word, wherever it stands."""
-    rng = np.random.default_rng(0)
-    labels = {split: np.arange(40) % 2 for split in ("train", "test")}
-    texts = {s: [[*rng.permutation([2 + label, 4, 5, 6]), 0, 0] for label in labels[s]] for s in labels}
-    arrays = {split: np.array(some, np.int32)[:, None, :, None] for split, some in texts.items()}
-    found = anchors({"text": arrays}, labels, {"text": 7})["text"]
-    assert found["nearest neighbour"] == found["logistic regression"] == 100
 
 
 # ------------------------------------------------------------------------------------------------------ what is refused

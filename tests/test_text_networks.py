@@ -1,19 +1,25 @@
-"""The network that reads tokens: as large as counted, blind to padding, shown as other networks are."""
+"""Networks that read tokens: as large as counted, blind to padding, shown as other networks are."""
 
 from __future__ import annotations
 
 import dataclasses
+import sys
 
 import pytest
 import torch
+import yaml
+from conftest import REPOSITORY
 from test_models import spec
+from test_tokens import write_encoder
 
+from kdbench.data.tokens import library
+from kdbench.plan.suite import check_suite
 from kdbench.signals import Reader, example
 from kdbench.train import networks
 from kdbench.train.batches import check_recipe
 from kdbench.train.operations import forward_operations
 from kdbench.train.text_networks import LONGEST
-from kdbench.types import KdbenchError, Recipe
+from kdbench.types import KdbenchError, ModelSpec, Recipe
 
 NAME, WIDTH, DEPTH = "text_transformer_mini", 256, 4
 LENGTH, WORDS, CLASSES = 12, 40, 3
@@ -111,3 +117,75 @@ def test_tokens_are_not_mixed(key):
     recipe = dataclasses.replace(Recipe("r", lr=0.1, steps=1), **{key: 0.5})
     with pytest.raises(KdbenchError, match="mixup and cutmix mix values, but text is tokens"):
         check_recipe(recipe, {"text": {"kind": "tokens", "shape": list(SHAPE)}})
+
+
+# -------------------------------------------------------------------------------------------------------- Hugging Face
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    """The folder of a tiny encoder, and a network that is built of it."""
+    pytest.importorskip("transformers", reason="the extra `text` is not installed")
+    folder = write_encoder(tmp_path_factory.mktemp("hub") / "encoder")
+    return folder, networks.build(of(str(folder)), (1, LENGTH, 25), CLASSES, 0).eval()
+
+
+def of(name: str) -> ModelSpec:
+    return ModelSpec("m", "huggingface", "d", "r", "text", {"name": name}, "vit")
+
+
+@torch.no_grad()
+def test_an_encoder_is_what_its_library_computes_of_texts_without_padding(encoder):
+    folder, network = encoder
+    model = library().AutoModel.from_pretrained(folder).eval()
+    tokens = texts(5, LENGTH) % 24 + (texts(5, LENGTH) > 0)
+    signals = Reader(network, (1, LENGTH, 25), "vit")(tokens)
+    for i, length in enumerate((5, LENGTH)):
+        given = model(input_ids=tokens[i : i + 1, 0, 0, :length].long() - 1, output_hidden_states=True)
+        assert torch.allclose(signals.pooled[i], given.last_hidden_state[0].mean(dim=0), atol=1e-5)
+        for stage, hidden in zip(signals.stages, given.hidden_states[1:], strict=True):
+            assert torch.allclose(stage[i, :, 0, :length], hidden[0].T, atol=1e-5)
+            assert not stage[i, :, 0, length:].any()
+    assert torch.allclose(signals.logits, network.fc(signals.pooled))
+
+
+def test_every_parameter_of_an_encoder_is_trained_and_its_classifier_comes_from_the_seed(encoder):
+    folder, network = encoder
+    network.train()(example(network, (1, LENGTH, 25))).square().sum().backward()
+    assert all(p.grad is not None for p in network.parameters())
+    network.eval().zero_grad()
+    same, other = (networks.build(of(str(folder)), (1, LENGTH, 25), CLASSES, seed) for seed in (0, 1))
+    assert torch.equal(same.fc.weight, network.fc.weight) and not torch.equal(other.fc.weight, network.fc.weight)
+    assert all(map(torch.equal, other.encoder.parameters(), network.encoder.parameters()))
+    networks.try_out(of(str(folder)), (1, LENGTH, 25), CLASSES, 4, "tokens")
+
+
+def test_encoders_that_cannot_be_had_are_named(encoder, tmp_path, monkeypatch):
+    folder, _ = encoder
+    for name, vocabulary, told in (
+        (str(tmp_path / "absent"), 25, r"huggingface: cannot load .*absent"),
+        (str(folder), 26, "knows 24 tokens, and the data have 25"),
+    ):
+        with pytest.raises(KdbenchError, match=told):
+            networks.build(of(name), (1, LENGTH, vocabulary), CLASSES, 0)
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(KdbenchError, match=r"not installed: pip install 'kdbench\[text\]'"):
+        networks.build(of(str(folder)), (1, LENGTH, 25), CLASSES, 0)
+
+
+def test_a_suite_gives_an_encoder_its_name_and_its_tokenizer():
+    def checked(args: dict, **data) -> ModelSpec:
+        tree = yaml.safe_load((REPOSITORY / "config/fdcmkd-crisismmd.yaml").read_text(encoding="utf-8"))
+        tree["data"]["crisismmd"] |= data
+        tree["models"]["text"] |= {"timm": "huggingface", "args": args}
+        return check_suite(tree, "x", "x.yaml").models["text"]
+
+    name = "prajjwal1/bert-tiny"
+    assert checked({"name": name, "revision": "6f75de8"}, tokenizer=name).family == "vit"
+    for args, data, told in (
+        ({}, {}, "huggingface needs the name of an encoder"),
+        ({"name": name}, {}, "those of the data 'crisismmd' are of 'words'; add tokenizer: prajjwal1/bert-tiny there"),
+        ({"name": name, "revison": "x"}, {"tokenizer": name}, "did you mean 'revision'"),
+    ):
+        with pytest.raises(KdbenchError, match=told):
+            checked(args, **data)

@@ -95,6 +95,14 @@ def own_networks() -> dict[str, str]:
     return found
 
 
+def own_arguments(network: str) -> tuple[str, ...]:
+    """What `args` of a network of ours may hold, read as its name is."""
+    for node in parsed(PACKAGE / "train" / f"{own_networks()[network]}.py").body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "ARGUMENTS":
+            return ast.literal_eval(node.value).get(network, ())
+    return ()
+
+
 def method_code(name: str) -> dict[str, str]:
     """What stands for the code of a method in a key: the version of one of this package; for a user's file the hash of
     it and of what it imports from beside it, and the versions of the parts of this package among that."""

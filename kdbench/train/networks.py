@@ -54,7 +54,7 @@ def build(
         torch.default_generator.manual_seed(stream(seed, "weights", spec.name))  # of the CPU, not of a GPU too
         try:
             if spec.timm in NETWORKS:
-                model = NETWORKS[spec.timm](num_classes=classes, in_chans=channels)
+                model = NETWORKS[spec.timm](**args)
             elif timm.is_model(spec.timm):
                 if timm.get_pretrained_cfg(spec.timm).fixed_input_size:
                     args["img_size"] = (height, width)

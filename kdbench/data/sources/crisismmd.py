@@ -20,9 +20,6 @@ and label are read.
 
 from __future__ import annotations
 
-import html
-import re
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -31,9 +28,10 @@ from typing import Literal
 import numpy as np
 
 from kdbench.data.labelled import NAMED, Labelled, list_faults, list_remarks, locate
-from kdbench.data.packed import SPLITS, TOKENS
+from kdbench.data.packed import SPLITS
 from kdbench.data.raw import RawData, SourceMissing, stratified_order
 from kdbench.data.sources.imagefolder import Pictures
+from kdbench.data.tokens import FIRST, published_tokens, tokens_of_words, vocabulary_of, words
 from kdbench.errors import unknown
 from kdbench.types import KdbenchError
 
@@ -75,9 +73,6 @@ MERGED = {
     "vehicle_damage": "infrastructure_and_utility_damage",
 }
 """Those of the tables' eight humanitarian labels that Ofli et al. (2020) count among others, which leaves five."""
-PADDING, UNKNOWN, FIRST = 0, 1, 2
-"""Tokens: none, a word outside of the vocabulary, and the first word of that."""
-WORD = re.compile(r"(?P<url>https?://\S+|www\.\S+)|(?P<user>@\w+)|(?P<number>\d[\d.,:]*)|(?P<word>\w+(?:['’]\w+)*)")
 
 
 @dataclass(frozen=True)
@@ -95,6 +90,7 @@ def build(
     folder: str = "CrisisMMD_v2.0",
     task: Literal["humanitarian", "informative"] = "humanitarian",
     size: int = 224,
+    tokenizer: str = "words",
     length: int = 64,
     vocabulary: int = 8000,
     data_dir: Path | None = None,
@@ -104,8 +100,9 @@ def build(
 
     folder: in `data_dir` unless absolute. task: five humanitarian classes (MERGED says how the tables' eight become
     five), or whether a pair is informative. size: side in pixels, at least 8; images are cut to a square and resized as
-    those of imagefolder. length: tokens of a text; a longer one loses its end. vocabulary: how many words at most have
-    a token of their own: the most frequent ones of training.
+    those of imagefolder. tokenizer: `words`, or the name (or folder) of one of Hugging Face's, as a model `huggingface`
+    needs it. length: tokens of a text; a longer one loses its end. vocabulary: how many words at most have a token of
+    their own, the most frequent ones of training; for `words` alone.
     Raises SourceMissing if there is no such folder, and KdbenchError that lists the files which it lacks, or names the
     line of a table or the images which cannot be used.
     """
@@ -114,8 +111,6 @@ def build(
             raise KdbenchError(f"crisismmd: {name} is {value}; the smallest is {least}")
     place = locate("crisismmd", folder, data_dir)
     rows = {split: _mixed(some, CLASSES[task]) for split, some in read(place, task).items()}
-    texts = {split: [words(row.text) for row in some] for split, some in rows.items()}
-    known = vocabulary_of(texts["train"], vocabulary)
     labels = {split: np.array([CLASSES[task].index(row.label) for row in some]) for split, some in rows.items()}
     found = Labelled(f"crisismmd: {place}", {}, labels, list(CLASSES[task]))
     images = {}
@@ -125,10 +120,14 @@ def build(
         images[split] = pictures[np.arange(len(some))]
     if found.faults:
         raise KdbenchError(f"{found.where}: {list_faults(found.faults)}")
-    cut = sum(len(text) > length for some in texts.values() for text in some)
-    outside = np.mean([word not in known for text in texts["test"] for word in text])
+    texts = {split: [row.text for row in some] for split, some in rows.items()}
+    if tokenizer == "words":
+        tokens, count, note = _tokens(texts, length, vocabulary)
+    else:
+        tokens, count = published_tokens(texts, tokenizer, length)
+        note = f"texts: tokens of {tokenizer}, {length} at most"
     return RawData(
-        modalities={"image": images, "text": {split: tokens(some, known, length) for split, some in texts.items()}},
+        modalities={"image": images, "text": tokens},
         kinds={"image": "image", "text": "tokens"},
         labels=labels,
         class_names=found.class_names,
@@ -136,12 +135,11 @@ def build(
             "CrisisMMD v2.0 (Alam, Ofli, Imran 2018), CC BY-NC-SA 4.0; pairs whose image and text have one label, in "
             f"the split of Ofli, Alam, Imran (2020), task {task}",
             f"images are cut to a square about the centre and resized to {size}x{size} (bicubic)",
-            f"texts: {len(known):,} words of training; {100 * outside:.1f} % of the words of test texts are others; "
-            f"texts of more than {length} words, which lose their end: {cut:,}",
+            note,
             *list_remarks(found.remarks),
         ],
         names=found.names,
-        vocabularies={"text": FIRST + len(known)},
+        vocabularies={"text": count},
         groups=("tweets", [row.tweet for row in rows["test"]]),
     )
 
@@ -209,32 +207,20 @@ def _rows(path: Path, folder: Path, task: str) -> list[Row]:
     return rows
 
 
+def _tokens(texts: dict[str, list[str]], length: int, vocabulary: int) -> tuple[dict[str, np.ndarray], int, str]:
+    """Tokens of each split by words of training, how many there are, and a note on them."""
+    split_up = {split: [words(text) for text in some] for split, some in texts.items()}
+    known = vocabulary_of(split_up["train"], vocabulary)
+    tokens = {split: tokens_of_words(some, known, length) for split, some in split_up.items()}
+    cut = sum(len(text) > length for some in split_up.values() for text in some)
+    others = np.mean([word not in known for text in split_up["test"] for word in text])
+    note = (
+        f"texts: {len(known):,} words of training; {others:.1%} of the words of test texts are others; "
+        f"texts of more than {length} words, which lose their end: {cut:,}"
+    )
+    return tokens, FIRST + len(known), note
+
+
 def _mixed(rows: list[Row], classes: tuple[str, ...]) -> list[Row]:
     """In an order that mixes the classes."""
     return [rows[i] for i in stratified_order(np.array([classes.index(row.label) for row in rows]))]
-
-
-# ---------------------------------------------------------------------------------------------------------------- texts
-
-
-def words(text: str) -> list[str]:
-    """In small letters; links, names of users and numbers are <url>, <user> and <number>, all other signs are left
-    out."""
-    found = WORD.finditer(html.unescape(text).lower())
-    return [match[0] if match.lastgroup == "word" else f"<{match.lastgroup}>" for match in found]
-
-
-def vocabulary_of(texts: Iterable[list[str]], size: int) -> dict[str, int]:
-    """The token of each of the most frequent words, at most `size` of them; words that are as frequent go by name."""
-    counts = Counter(word for text in texts for word in text)
-    ordered = sorted(counts, key=lambda word: (-counts[word], word))[:size]
-    return {word: FIRST + rank for rank, word in enumerate(ordered)}
-
-
-def tokens(texts: list[list[str]], known: dict[str, int], length: int) -> np.ndarray:
-    """int32 (N, 1, length, 1). A text without any word is one unknown word."""
-    array = np.full((len(texts), 1, length, 1), PADDING, TOKENS)
-    for row, text in zip(array, texts, strict=True):
-        own = [known.get(word, UNKNOWN) for word in text[:length]] or [UNKNOWN]
-        row[0, : len(own), 0] = own
-    return array
