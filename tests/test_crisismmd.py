@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from conftest import REPOSITORY
 from PIL import Image
@@ -23,7 +24,8 @@ from kdbench.run.data import run_data
 from kdbench.run.outputs import run_table
 from kdbench.run.training import run_training
 from kdbench.terminal import published
-from kdbench.types import DataSpec, KdbenchError
+from kdbench.train.batches import Batches
+from kdbench.types import DataSpec, KdbenchError, Recipe
 
 HEADER = [
     "event_name",
@@ -110,6 +112,20 @@ def test_words_of_test_texts_alone_are_unknown(data):
     assert raw.modalities["text"]["test"][place, 0, :4, 0].tolist() == [UNKNOWN] * 3 + [PADDING]
     assert not (raw.modalities["text"]["train"] == UNKNOWN).any()
     assert raw.vocabularies["text"] == raw.modalities["text"]["train"].max() + 1
+
+
+def test_a_batch_has_image_text_and_label_of_the_same_lines(data, tmp_path):
+    pack = prepare_data(DataSpec("d", "crisismmd", {"size": 8, "length": 12}), tmp_path / "pack", data[0])
+    raw, batches = built(data[0]), Batches(pack, {"image", "text"}, torch.device("cpu"))
+    recipe = Recipe("r", lr=0.1, steps=1, batch_size=3, crop=2, flip=True, erasing=0.5)
+    chosen = [7, 2, 19]
+    inputs, target = batches.train(torch.tensor(chosen), recipe, 0, 0)
+    assert target.tolist() == raw.labels["train"][chosen].tolist()
+    wanted = raw.modalities["text"]["train"][chosen].transpose(0, 3, 1, 2)
+    assert inputs["text"].dtype == torch.int32 and np.array_equal(inputs["text"], wanted)
+    assert inputs["image"].shape == (3, 3, 8, 8) and inputs["image"].dtype == torch.float32
+    wanted = raw.modalities["text"]["test"].transpose(0, 3, 1, 2)
+    assert np.array_equal(torch.cat(list(batches.evaluation("text", "test", 3))), wanted)
 
 
 def test_the_other_task(tmp_path):
@@ -225,6 +241,7 @@ def finished(
     return plan, {(run.pair.id, run.method.id): today.has(run) for job in plan.of("cohort") for run in job.runs}
 
 
+@pytest.mark.slow
 def test_the_suite_runs_from_files_to_a_table_beside_the_papers(tmp_path, monkeypatch):
     plan, records = finished(tmp_path, monkeypatch, ["text -> image"], ["kd", "fdcmkd"])
     assert {record["status"] for record in records.values()} == {"finished"}

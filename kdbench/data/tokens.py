@@ -59,6 +59,8 @@ def published_tokens(texts: dict[str, list[str]], name: str, length: int) -> tup
 
 def library() -> ModuleType:
     """Hugging Face's transformers. Raises KdbenchError that says how to install it."""
+    import kdbench.torchvision_ops  # noqa: F401  (before torchvision, which it imports)
+
     try:
         import transformers
     except ImportError:
