@@ -134,6 +134,7 @@ def of(name: str) -> ModelSpec:
     return ModelSpec("m", "huggingface", "d", "r", "text", {"name": name}, "vit")
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_an_encoder_is_what_its_library_computes_of_texts_without_padding(encoder):
     folder, network = encoder
@@ -149,6 +150,7 @@ def test_an_encoder_is_what_its_library_computes_of_texts_without_padding(encode
     assert torch.allclose(signals.logits, network.fc(signals.pooled))
 
 
+@pytest.mark.slow
 def test_every_parameter_of_an_encoder_is_trained_and_its_classifier_comes_from_the_seed(encoder):
     folder, network = encoder
     network.train()(example(network, (1, LENGTH, 25))).square().sum().backward()
@@ -160,6 +162,7 @@ def test_every_parameter_of_an_encoder_is_trained_and_its_classifier_comes_from_
     networks.try_out(of(str(folder)), (1, LENGTH, 25), CLASSES, 4, "tokens")
 
 
+@pytest.mark.slow
 def test_encoders_that_cannot_be_had_are_named(encoder, tmp_path, monkeypatch):
     folder, _ = encoder
     for name, vocabulary, told in (

@@ -61,6 +61,7 @@ def write_encoder(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_tokens_of_a_published_tokenizer_are_its_numbers_plus_one(tmp_path):
     pytest.importorskip("transformers", reason="the extra `text` is not installed")
     folder = write_encoder(tmp_path / "encoder")
