@@ -98,8 +98,6 @@ def test_a_sample_is_one_line_in_both_modalities(data):
             assert np.array_equal(raw.modalities["image"][split][i], np.asarray(square))
         text = raw.modalities["text"][split]
         assert text.dtype == np.int32 and text.shape == (len(lines), 1, 12, 1)
-    tweets = {line[4]: line[1] for line in tables["test"]}
-    assert raw.groups == ("tweets", [tweets[name] for name in raw.names["test"]])
     assert raw.class_names == list(crisismmd.CLASSES["humanitarian"])
 
 
@@ -143,7 +141,6 @@ def test_packed_and_read_again(data, tmp_path):
     assert facts == {"kind": "tokens", "shape": [1, 12, raw.vocabularies["text"]]}
     loaded = load_packed(tmp_path / "pack", verify=True)
     assert np.array_equal(loaded.array("text", "val"), raw.modalities["text"]["val"])
-    assert loaded.groups().word == "tweets" and len(loaded.groups().names) == 4
     assert prepare_data(spec, tmp_path / "pack", folder).meta == pack.meta, "not packed twice"
 
 
