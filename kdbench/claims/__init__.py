@@ -9,7 +9,8 @@ A file holds, in this order, what the page says and what the numbers decide:
     LIMITS                      what the test does not show
     run() -> dict               the numbers, with "n" and "seed" or "seeds"
     verdict(numbers) -> str     RULE as code: one of VERDICTS
-    SUITE                       of a claim that needs trained networks: whose committed runs it reads
+    SUITE, FIGURE               of a claim that needs trained networks: whose committed runs it reads, and which of
+                                that suite's figures shows them
 
 A result file keeps RULE and POWER as they stood when it was computed, and a test compares them with the claim's file:
 a rule cannot be changed after its result. docs/claims.md is made from the committed results and from nothing else.

@@ -53,6 +53,18 @@ def _word(result: dict[str, Any] | None) -> str:
     return result["verdict"] if result else NOT_RUN
 
 
+def _runs(claim: ModuleType) -> list[str]:
+    """Where the runs of a claim's suite can be seen; nothing for a claim that reads none."""
+    if not hasattr(claim, "SUITE"):
+        return []
+    suite, figure = claim.SUITE, claim.FIGURE
+    return [
+        f"- Runs: [all tables of {suite}](../tables/reference/{suite}.md).",
+        "",
+        f"![{suite}: {figure}](../results/reference/{suite}/figures/{figure}.png)",
+    ]
+
+
 def _section(name: str, claim: ModuleType, result: dict[str, Any] | None) -> list[str]:
     lines = [
         "",
@@ -73,6 +85,7 @@ def _section(name: str, claim: ModuleType, result: dict[str, Any] | None) -> lis
             f"- **Verdict: {result['verdict']}.**",
             f"- Limits: {claim.LIMITS}",
             f"- Computed {result['date']} in {result['seconds']:.1f} s on {result['hardware']}; {made}.",
+            *_runs(claim),
         ]
     else:
         todo = f"snakemake --cores all --config suite={claim.SUITE} && kdbench reference {claim.SUITE}"

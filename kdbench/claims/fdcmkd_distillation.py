@@ -36,7 +36,7 @@ LIMITS = (
     "that exploit which sample belongs to which cannot show their strength here."
 )
 
-SUITE = "claim-distillation"
+SUITE, FIGURE = "claim-distillation", "directions-accuracy"
 
 
 def run() -> dict[str, Any]:

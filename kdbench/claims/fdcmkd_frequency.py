@@ -42,7 +42,7 @@ LIMITS = (
     "result says that the mechanism is not needed here, not that the published gains are wrong."
 )
 
-SUITE = "claim-frequency"
+SUITE, FIGURE = "claim-frequency", "crossmodal-channels"
 
 
 def run() -> dict[str, Any]:

@@ -33,7 +33,7 @@ LIMITS = (
     "choices (docs/uhkd.md has a form for whoever knows it)."
 )
 
-SUITE, BLOCK = "glyphs-edition-1", "raster"
+SUITE, BLOCK, FIGURE = "glyphs-edition-1", "raster", "raster-verdict"
 
 
 def run() -> dict[str, float]:

@@ -99,6 +99,11 @@ class BlockReport:
         """stats.headline_pairs of the block."""
         return stats.headline_pairs(self.frame)
 
+    @property
+    def headline_pairs(self) -> list[str]:
+        """Ids of the pairs that verdicts are averaged over."""
+        return list(self.headline.index[self.headline["kind"] == "headline"])
+
     @cached_property
     def teachers(self) -> pd.Series:
         """stats.teachers of the block."""

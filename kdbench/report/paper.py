@@ -63,8 +63,7 @@ def _in_words_of_paper(report: BlockReport) -> BlockReport:
 
 def _accuracies(report: BlockReport) -> list[Table]:
     """Of the headline pairs, or of all where none is known to be one."""
-    kinds = report.headline["kind"]
-    headline = [p.id for p in report.block.pairs if kinds[p.id] == "headline"]
+    headline = report.headline_pairs
     pairs = headline or [p.id for p in report.block.pairs]
     if report.block.layout == "pairs":
         return pair_rows.accuracy_tables(report, pairs, bool(headline))
@@ -151,7 +150,7 @@ def _accuracy_caption(report: BlockReport, title: str) -> str:
 
 
 def _verdict_caption(report: BlockReport) -> str:
-    pairs = int((report.headline["kind"] == "headline").sum())
+    pairs = len(report.headline_pairs)
     grouped = any("groups_low" in verdict for verdict in report.verdicts.values())
     second = f" Second brackets: percentile bootstrap over whole {report.groups['word']}." if grouped else ""
     return (

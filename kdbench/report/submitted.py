@@ -75,7 +75,7 @@ def submitted_section(report: BlockReport, submissions: Sequence[Submission]) ->
     rows = [row for submission in submissions if (row := row_of(submission, report.block))]
     if not rows:
         return None
-    pairs = list(report.headline.index[report.headline["kind"] == "headline"])
+    pairs = report.headline_pairs
     tables = [_accuracy_table(report, rows, *part) for part in cut(report.suite, report.block, pairs).items()]
     baselines = [baseline for baseline in baselines_of(report.block) if baseline in CHECKS]
     tables += [_verdict_table(report, rows, baseline, pairs) for baseline in baselines]

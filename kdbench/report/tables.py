@@ -110,7 +110,9 @@ def _sections(report: BlockReport) -> list[Section]:
         if pairs[kind]:
             tables = _pair_tables(report, pairs[kind], headline=False)
             sections.append(Section(f"{block.title}: {title.lower()}", (why, *tables)))
-    parts = [part for baseline in baselines_of(block) for part in _verdict_parts(report, baseline)]
+    parts = []
+    if pairs["headline"]:
+        parts += [part for baseline in baselines_of(block) for part in _verdict_parts(report, baseline)]
     if claims := claim_results(report.suite, block, report.frame):
         parts += claims_tables(block, claims)
     if report.tuned:

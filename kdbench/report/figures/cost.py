@@ -20,7 +20,7 @@ from kdbench.report.figures.canvas import COLUMN, below, canvas, labels_of, log_
 from kdbench.report.figures.style import method_styles, styled
 
 TITLE = "Accuracy against compute"
-READS = ("frame",)
+READS = ("headline_pairs",)
 
 
 @styled
@@ -29,7 +29,7 @@ def draw(report: BlockReport) -> Figure:
     baseline, labels, styles = baseline_of(block), labels_of(block), method_styles(report.suite)
     gains = stats.verdict(frame, baseline).reindex([m.id for m in block.methods])
     gains.loc[baseline, ["difference", "n"]] = 0.0, frame["seed"].nunique()
-    headline = [pair for pair, kind in report.headline["kind"].items() if kind == "headline"]
+    headline = report.headline_pairs
     costs, counted = _costs(frame[frame["pair"].isin(headline)])
     fallen = {m for pair, m in stats.collapsed_cells(frame) if pair in headline}
 
@@ -41,7 +41,7 @@ def draw(report: BlockReport) -> Figure:
     axes = figure.subplots()
     axes.axhline(0, color="#444444", lw=0.8)
     if not set(drawn) - {baseline}:
-        say(axes, "no complete seed" if headline else "no headline pair")
+        say(axes, "no complete seed")
     intervals = [stats.Interval(*gains.loc[m, ["difference", "low", "high", "n"]]) for m in drawn]
     for method, (mean, low, high, _) in zip(drawn, intervals, strict=True):
         style = {"color": styles[method]["color"], "marker": styles[method]["marker"]}
@@ -73,7 +73,7 @@ def draw(report: BlockReport) -> Figure:
         [
             f"Whiskers: 95 % t intervals over seeds; open points have none. {meaning} Log scale.",
             *([f"Collapsed, not drawn: {', '.join(labels[m] for m in possible if m in fallen)}."] if fallen else []),
-            *([f"Without a complete seed on the headline pairs: {', '.join(absent)}."] if absent and headline else []),
+            *([f"Without a complete seed on the headline pairs: {', '.join(absent)}."] if absent else []),
         ],
         {labels[m]: Line2D([], [], **styles[m] | {"linestyle": ""}) for m in drawn},
     )

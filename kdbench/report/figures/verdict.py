@@ -20,7 +20,7 @@ from kdbench.report.figures.limits import ROWS, first, table_of
 from kdbench.report.figures.style import method_styles, styled
 
 TITLE = "Mean paired difference of each method"
-READS = ("frame",)
+READS = ("headline_pairs",)
 
 
 @styled
@@ -29,8 +29,7 @@ def draw(report: BlockReport) -> Figure:
     baseline, labels, styles = baseline_of(block), labels_of(block), method_styles(report.suite)
     methods, left_out = first((m.id for m in block.methods if m.id != baseline), ROWS, "methods", table_of(report))
     verdicts = stats.verdict(frame, baseline)
-    kinds = report.headline["kind"]
-    headline = [p for p in kinds.index if kinds[p] == "headline"]
+    headline = report.headline_pairs
     each = stats.differences(frame, baseline).groupby("pair").mean().reindex(headline)
     down = stats.collapsed_cells(frame)
     fallen = {m: sum((pair, m) in down for pair in headline) for m in methods}
