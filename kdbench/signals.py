@@ -52,14 +52,12 @@ class Reader:
     ) -> None:
         """model: a network, which may move to another device afterwards; its weights, its statistics and the global RNG
         stay as they were. shape: (H, W, C) of one input. needs: fields of Signals."""
-        height, width, channels = shape
         self._stages: Sequence[Any] = stage_indices(model)
         self._prefix = bool(getattr(model, "num_prefix_tokens", 0)) and _takes_prefix(model)
-        x = torch.linspace(-1, 1, 2 * channels * height * width).view(2, channels, height, width)
-        self._probe(model, x.to(next(model.parameters()).device), family, needs)
+        self._probe(model, example(model, shape).to(next(model.parameters()).device), family, needs)
 
     def __call__(self, x: Tensor, index: Tensor | None = None) -> Signals:
-        """x: (B, C, H, W). index: (B,) positions in the training set, passed on."""
+        """x: (B, C, H, W), or tokens (B, 1, 1, L). index: (B,) positions in the training set, passed on."""
         x = planar(x) if x.ndim == 4 else x
         read: list[Tensor] = []
         preact: list[Tensor] = []
@@ -136,6 +134,17 @@ class _Reading(nn.Module):
 
     def forward(self, x: Tensor) -> Signals:
         return self.reader(x)
+
+
+def example(model: nn.Module, shape: tuple[int, int, int], samples: int = 2) -> Tensor:
+    """Some inputs that a network may get of data whose samples are of a shape (H, W, C): images (samples, C, H, W) from
+    -1 to 1, or, for a network with `reads_tokens`, tokens (samples, 1, H, W) of C different ones, none of them padding.
+    """
+    height, width, channels = shape
+    if getattr(model, "reads_tokens", False):
+        count = torch.arange(samples * height * width, dtype=torch.int32)
+        return (1 + count % (channels - 1)).view(samples, 1, height, width)
+    return torch.linspace(-1, 1, samples * channels * height * width).view(samples, channels, height, width)
 
 
 def activations(model: nn.Module) -> list[nn.Module]:
