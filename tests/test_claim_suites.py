@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from typing import ClassVar
@@ -15,6 +16,7 @@ from test_avdigits import write_fsdd
 from test_mnist import write_mnist
 
 from kdbench import cli
+from kdbench.claims import ucmkd_batchnorm
 from kdbench.data.sources import avdigits, mnist
 from kdbench.plan.jobs import make_plan
 from kdbench.plan.registry import load_method
@@ -26,7 +28,8 @@ from kdbench.train.engine import _step
 from kdbench.train.member import Member, new_member
 from kdbench.types import Recipe
 
-LITE, NIGHT, FAMILIES = "claim-distillation", "claim-distillation-night", "claim-heterogeneous"
+LITE, NIGHT = "claim-distillation", "claim-distillation-night"
+FAMILIES, UCMKD = "claim-heterogeneous", "claim-ucmkd"
 
 
 @pytest.mark.parametrize("name", [LITE, NIGHT])
@@ -116,6 +119,18 @@ def test_families_and_modalities_cross_with_every_kind_of_method():
             assert any(not torch.equal(p, q) for p, q in zip(before, member.model.parameters(), strict=True))
             if name == "fdcmkd":
                 assert member.distiller.notes() == [] and member.reader.side.pooled_preact == 64
+
+
+def test_ucmkds_suite_is_the_lite_tier_with_its_arms_and_its_largest_gradient():
+    suite, lite = load_suite(UCMKD), load_suite(LITE)
+    assert (suite.data, suite.models, suite.seeds, suite.banner) == (lite.data, lite.models, lite.seeds, lite.banner)
+    assert suite.recipes == {"both": dataclasses.replace(lite.recipes["both"], clip_grad=5.0)} and suite.tune is None
+    (block,) = suite.blocks
+    assert block.pairs == lite.blocks[0].pairs and {claim.margin for claim in suite.claims} == {1.0}
+    assert {claim.name for claim in suite.claims} == {*ucmkd_batchnorm.DECIDE, *ucmkd_batchnorm.BESIDE}
+    arms = {m.id: m.params for m in block.methods if m.method == "ucmkd"}
+    shares = {id: params["training_mode_share"] * suite.recipes["both"].epochs for id, params in arms.items()}
+    assert shares == {id: 1 if id == "ucmkd-ce" else 20 for id in arms} and len(arms) == 6
 
 
 def test_licences_are_on_the_terminal(capsys):

@@ -111,16 +111,16 @@ def list_remarks(remarks: dict[str, list[str]]) -> list[str]:
     return [f"{what}: {len(names):,} (such as {min(names)})" for what, names in remarks.items()]
 
 
-def list_faults(faults: dict[str, list[str]]) -> str:
-    """The images that cannot be used, NAMED of them by name, and why."""
+def list_faults(faults: dict[str, list[str]], what: str = "image") -> str:
+    """The images that cannot be used, NAMED of them by name, and why; what: a word for one of them."""
     left, listed = NAMED, []
-    for what, names in faults.items():
+    for fault, names in faults.items():
         if some := sorted(names)[:left]:
-            listed.append(f"{', '.join(some)} ({what})")
+            listed.append(f"{', '.join(some)} ({fault})")
             left -= len(some)
     count = sum(len(names) for names in faults.values())
     more = f"; and {count - NAMED:,} more" if count > NAMED else ""
-    return f"{count:,} image{'s' if count > 1 else ''} cannot be used: {'; '.join(listed)}{more}"
+    return f"{count:,} {what}{'s' if count > 1 else ''} cannot be used: {'; '.join(listed)}{more}"
 
 
 def _first(found: Labelled, name: str, limit: int | None, key: str) -> np.ndarray:

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from kdbench.cpu import cores
 from kdbench.data.labelled import list_faults
 from kdbench.data.pictures import INDEX, SHARD, shard_file
 from kdbench.data.raw import Files
@@ -113,13 +114,13 @@ def sweep(folder: Path, keep: Iterable[str]) -> None:
 
 def _each(work: Callable[[_Task], Any], tasks: list[_Task]) -> Iterator[Any]:
     """What `work` gives of each task, on all cores of this process, as it comes."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    if min(cores, len(tasks)) < 2:
+    processes = min(cores(), len(tasks))
+    if processes < 2:
         yield from map(work, tasks)
         return
     # Spawned, since the parent may have threads of torch, which a fork does not survive.
     spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(cores, len(tasks)), spawn, initializer=_end_with_parent) as pool:
+    with ProcessPoolExecutor(processes, spawn, initializer=_end_with_parent) as pool:
         try:
             for finished in as_completed([pool.submit(work, task) for task in tasks]):
                 yield finished.result()

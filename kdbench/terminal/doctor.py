@@ -12,7 +12,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from kdbench.cpu import slow_bf16
+from kdbench.cpu import cores, slow_bf16
 from kdbench.plan.paths import RESULTS, TABLES, data_dir
 from kdbench.types import KdbenchError
 
@@ -85,8 +85,7 @@ def _facts() -> Iterator[tuple[bool, str]]:
         f"small strided 1x1 convolutions train in {' and '.join(safe) or 'no layout'} on this CPU "
         f"({torch.backends.cpu.get_cpu_capability()}){''.join(f'; {what}' for what in unsafe)}; kdbench uses NCHW",
     )
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    yield True, f"{cores} cores; {slow_bf16() or 'nothing known against bf16'}"
+    yield True, f"{cores()} cores; {slow_bf16() or 'nothing known against bf16'}"
     for folder in (RESULTS, TABLES):
         place = folder if folder.exists() else Path.cwd()
         yield os.access(place, os.W_OK), f"{place.resolve()} can be written"
