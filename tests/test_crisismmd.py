@@ -161,7 +161,7 @@ def test_files_that_the_folder_lacks_are_listed(data):
     (place / crisismmd.TABLES / "task_humanitarian_text_img_agreed_lab_dev.tsv").unlink()
     with pytest.raises(KdbenchError, match=r"lacks 1 file: crisismmd_datasplit_agreed_label/task_\w+_dev.tsv$"):
         built(folder)
-    with pytest.raises(SourceMissing, match=r"no folder absent in .*; it needs data_image and"):
+    with pytest.raises(SourceMissing, match=r"no folder absent in .*; `kdbench show data` says what it holds"):
         built(folder, folder="absent")
 
 

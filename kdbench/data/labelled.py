@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -56,6 +57,19 @@ def locate(source: str, name: str, data_dir: Path | None) -> Path:
     if data_dir is None and not Path(os.path.expanduser(name)).is_absolute():
         raise SourceMissing(f"{source}: where is {name}? Set KDBENCH_DATA to the folder that holds it")
     return Path(data_dir or "/", Path(os.path.expanduser(name)))
+
+
+def check_files(where: str, folder: Path, paths: Iterable[Path]) -> None:
+    """Raises SourceMissing if the folder is not there, and KdbenchError that lists files which it lacks."""
+    if not folder.is_dir():
+        raise SourceMissing(
+            f"{where}: no folder {folder.name} in {folder.parent}; `kdbench show data` says what it holds"
+        )
+    missing = sorted(path.relative_to(folder).as_posix() for path in paths if not path.is_file())
+    if missing:
+        files = f"{len(missing):,} file{'s' if len(missing) > 1 else ''}"
+        more = f" and {len(missing) - NAMED:,} more" if len(missing) > NAMED else ""
+        raise KdbenchError(f"{where}: {folder} lacks {files}: {', '.join(missing[:NAMED])}{more}")
 
 
 def split(found: Labelled, limit: int | None, test_limit: int | None, val_share: float) -> RawData:

@@ -26,7 +26,6 @@ from __future__ import annotations
 import functools
 import math
 import zlib
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,8 +35,8 @@ import numpy as np
 from PIL import Image
 
 from kdbench.cpu import cores
-from kdbench.data.labelled import NAMED, list_faults
-from kdbench.data.raw import RawData, SourceMissing, stratified_order
+from kdbench.data.labelled import list_faults
+from kdbench.data.raw import RawData, stratified_order
 from kdbench.types import KdbenchError
 
 SIZE = 224
@@ -61,18 +60,6 @@ class Clip:
     """Seconds; what lies before it is not read."""
     end: float | None = None
     """Seconds; None: all that follows is read."""
-
-
-def check_files(where: str, folder: Path, paths: Iterable[Path]) -> None:
-    """Raises SourceMissing if the folder is not there, and KdbenchError that lists files which it lacks."""
-    if not folder.is_dir():
-        raise SourceMissing(
-            f"{where}: no folder {folder.name} in {folder.parent}; `kdbench show data` says what it holds"
-        )
-    missing = sorted(path.relative_to(folder).as_posix() for path in paths if not path.is_file())
-    if missing:
-        more = f" and {len(missing) - NAMED:,} more" if len(missing) > NAMED else ""
-        raise KdbenchError(f"{where}: {folder} lacks {len(missing):,} files: {', '.join(missing[:NAMED])}{more}")
 
 
 def decoded(where: str, clips: dict[str, list[Clip]], class_names: list[str], notes: list[str], draw: int) -> RawData:

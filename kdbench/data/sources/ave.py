@@ -26,9 +26,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from kdbench.data.labelled import locate
+from kdbench.data.labelled import check_files, locate
 from kdbench.data.raw import RawData
-from kdbench.data.sources._media import Clip, check_files, decoded
+from kdbench.data.sources._media import Clip, decoded
 from kdbench.types import KdbenchError
 
 BIBTEX = """

@@ -30,9 +30,9 @@ from typing import Literal
 
 import numpy as np
 
-from kdbench.data.labelled import locate
+from kdbench.data.labelled import check_files, locate
 from kdbench.data.raw import RawData, stratified_order
-from kdbench.data.sources._media import Clip, check_files, decoded
+from kdbench.data.sources._media import Clip, decoded
 from kdbench.types import KdbenchError
 
 BIBTEX = """

@@ -20,16 +20,15 @@ are read. No tweet is in two splits; 863 of the 6,126 humanitarian training pair
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import numpy as np
 
-from kdbench.data.labelled import NAMED, Labelled, list_faults, list_remarks, locate
+from kdbench.data.labelled import Labelled, check_files, list_faults, list_remarks, locate
 from kdbench.data.packed import SPLITS
-from kdbench.data.raw import RawData, SourceMissing, stratified_order
+from kdbench.data.raw import RawData, stratified_order
 from kdbench.data.sources.imagefolder import Pictures
 from kdbench.data.tokens import FIRST, published_tokens, tokens_of_words, vocabulary_of, words
 from kdbench.errors import unknown
@@ -160,23 +159,11 @@ def table(folder: Path, task: str, split: str) -> Path:
 
 def read(folder: Path, task: str) -> dict[str, list[Row]]:
     """The rows of each split, in the order of its table. Raises as `source_files` does."""
-    if not folder.exists():
-        raise SourceMissing(f"crisismmd: no folder {folder.name} in {folder.parent}; it needs data_image and {TABLES}")
     paths = {split: table(folder, task, split) for split in SPLITS}
-    _require(folder, paths.values())
+    check_files("crisismmd", folder, paths.values())
     rows = {split: _rows(path, folder, task) for split, path in paths.items()}
-    _require(folder, (row.image for some in rows.values() for row in some))
+    check_files("crisismmd", folder, {row.image for some in rows.values() for row in some})
     return rows
-
-
-def _require(folder: Path, paths: Iterable[Path]) -> None:
-    lacking = [path.relative_to(folder).as_posix() for path in dict.fromkeys(paths) if not path.is_file()]
-    if lacking:
-        more = f" and {len(lacking) - NAMED:,} more" if len(lacking) > NAMED else ""
-        raise KdbenchError(
-            f"crisismmd: {folder} lacks {len(lacking):,} file{'s' if len(lacking) > 1 else ''}: "
-            f"{', '.join(lacking[:NAMED])}{more}"
-        )
 
 
 def _rows(path: Path, folder: Path, task: str) -> list[Row]:
