@@ -241,7 +241,9 @@ class Block:
         runs = self.runs = every[every["budget"] == self.budget]
         self.cells = lines[lines["line"] == "cell"]
         self.pairs = list(dict.fromkeys(self.cells["pair"]))
-        self.methods = list(dict.fromkeys(self.cells["method"]))
+        # As a page lists them: a group below the other, in the order of their first methods.
+        named = self.cells.drop_duplicates("method").groupby("group", sort=False)["method"]
+        self.methods = [method for _, own in named for method in own]
         self.labels = dict(zip(self.cells["method"], self.cells["label"], strict=True))
         self.groups = dict(zip(self.cells["method"], self.cells["group"], strict=True))
         done = runs[runs["status"] == "finished"]
