@@ -535,10 +535,23 @@ def _teachers(args: argparse.Namespace) -> None:
 
 @verb(FOR_KEEPERS, "findings glyphs", SUITE)
 def _findings(args: argparse.Namespace) -> None:
-    """Write docs/results-SUITE.md: what a suite found, from its reference alone. The abstract there stays."""
+    """Write docs/results-SUITE.md: what a suite found, from its reference alone. An abstract by hand stays."""
     from kdbench.terminal import findings
 
-    _wrote([findings.write_page(_load(args).suite)])
+    _wrote(findings.write_page(_load(args).suite))
+
+
+@verb(
+    FOR_KEEPERS,
+    "proxy glyphs cifar100-32-night",
+    SUITE,
+    argument("other", metavar="other", help="the suite that it may stand for, named likewise"),
+)
+def _proxy(args: argparse.Namespace) -> None:
+    """Do methods that gain in one suite gain in another? Rank correlation of their effects, from both references."""
+    from kdbench.terminal import proxy
+
+    _wrote(proxy.write_proxy(load_suite(args.suite), load_suite(args.other)))
 
 
 @verb(FOR_KEEPERS, "published anchors-32", SUITE)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import inspect
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -52,14 +52,12 @@ class Reader:
     ) -> None:
         """model: a network, which may move to another device afterwards; its weights, its statistics and the global RNG
         stay as they were. shape: (H, W, C) of one input. needs: fields of Signals."""
-        height, width, channels = shape
         self._stages: Sequence[Any] = stage_indices(model)
         self._prefix = bool(getattr(model, "num_prefix_tokens", 0)) and _takes_prefix(model)
-        x = torch.linspace(-1, 1, 2 * channels * height * width).view(2, channels, height, width)
-        self._probe(model, x.to(next(model.parameters()).device), family, needs)
+        self._probe(model, example(model, shape).to(next(model.parameters()).device), family, needs)
 
     def __call__(self, x: Tensor, index: Tensor | None = None) -> Signals:
-        """x: (B, C, H, W). index: (B,) positions in the training set, passed on."""
+        """x: (B, C, H, W), or tokens (B, 1, 1, L). index: (B,) positions in the training set, passed on."""
         x = planar(x) if x.ndim == 4 else x
         read: list[Tensor] = []
         preact: list[Tensor] = []
@@ -73,6 +71,12 @@ class Reader:
         pooled = read[0] if len(read) == 1 else sum(read) / len(read) if read else None
         before = preact[-1] if preact else pooled
         return Signals(logits, stages, prefix, pooled, before, index, x if "inputs" in self.needs else None)
+
+    def at(self, weights: Mapping[str, Tensor], x: Tensor) -> Signals:
+        """What the network shows of x (B, C, H, W) with these tensors in place of its parameters of the same names,
+        which stay as they are. Its buffers are its own: in training mode statistics of BatchNorm move on."""
+        named = {f"model.{name}": weight for name, weight in weights.items()}
+        return torch.func.functional_call(_Reading(self), named, (x,))
 
     def _forward(self, x: Tensor) -> tuple[Tensor, tuple[Tensor, ...] | None, tuple[Tensor, ...] | None]:
         """Logits, stages and their prefix tokens."""
@@ -119,6 +123,28 @@ class Reader:
         module, out = called[-1] if called else (None, None)
         ends_in_activation = out is not None and out.ndim == 4 and out.shape == final.shape and torch.equal(out, final)
         return classifiers(self.model), module if ends_in_activation else None
+
+
+class _Reading(nn.Module):
+    """A reader as a module: torch runs nothing else with other weights."""
+
+    def __init__(self, reader: Reader) -> None:
+        super().__init__()
+        self.model, self.reader = reader.model, reader
+
+    def forward(self, x: Tensor) -> Signals:
+        return self.reader(x)
+
+
+def example(model: nn.Module, shape: tuple[int, int, int], samples: int = 2) -> Tensor:
+    """Some inputs that a network may get of data whose samples are of a shape (H, W, C): images (samples, C, H, W) from
+    -1 to 1, or, for a network with `reads_tokens`, tokens (samples, 1, H, W) of C different ones, none of them padding.
+    """
+    height, width, channels = shape
+    if getattr(model, "reads_tokens", False):
+        count = torch.arange(samples * height * width, dtype=torch.int32)
+        return (1 + count % (channels - 1)).view(samples, 1, height, width)
+    return torch.linspace(-1, 1, samples * channels * height * width).view(samples, channels, height, width)
 
 
 def activations(model: nn.Module) -> list[nn.Module]:

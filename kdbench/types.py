@@ -157,7 +157,7 @@ class Recipe:
 @dataclass(frozen=True)
 class ModelSpec:
     """One network. `timm` is a registered timm name (resnet18), one of timm's classes (ResNet, MlpMixer), or one of the
-    networks that timm lacks (cifar_resnet8x4; kdbench/train/cifar_networks.py and mnist_networks.py).
+    networks that timm lacks (cifar_resnet8x4; kdbench/train/cifar_networks.py, mnist_networks.py, text_networks.py).
 
     Its weights come from the seed. Those of a teacher may be given instead, by `pretrained` or by `weights`; it is then
     fine-tuned by its recipe or, without one, taken as it is."""
@@ -171,7 +171,8 @@ class ModelSpec:
     input: str = "image"
     """Name of the modality of the data set that it reads."""
     args: dict[str, Any] = field(default_factory=dict)
-    """Keyword arguments of the timm model; `num_classes`, `in_chans` and `img_size` come from the data."""
+    """Keyword arguments of the timm model, of `huggingface` the encoder's `name` and `revision`; `num_classes`,
+    `in_chans` and `img_size` come from the data."""
     family: str | None = None
     """`cnn`, `vit` or `mlp`; by default read off the timm module."""
     stem: str = "timm"
@@ -405,6 +406,8 @@ class Suite:
     """Training jobs that may share a card of a machine on which no scheduler hands out cards."""
     one_teacher: bool = False
     """Whether the first seed's teachers teach in all seeds, so that intervals hold the spread of students alone."""
+    proxy_for: str | None = None
+    """The suite that this one is a cheap stand-in for; the page of findings says how well it is."""
     tune: Tune | None = None
     claims: tuple[Claim, ...] = ()
     paper: Paper = Paper()
@@ -465,4 +468,4 @@ class Signals:
     index: Tensor | None = None
     """(B,) int64, positions of the samples in the training set."""
     inputs: Tensor | None = None
-    """(B, C, H, W), what the network was given."""
+    """(B, C, H, W), or tokens (B, 1, 1, L): what the network was given."""

@@ -32,7 +32,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from PIL import Image
 from test_avdigits import write_fsdd
+from test_crisismmd import write_crisismmd
 from test_mnist import write_mnist
+from test_tokens import write_encoder
 
 from kdbench import frequency, similarity
 from kdbench.conformance import networks as tiny
@@ -45,11 +47,11 @@ from kdbench.data.shards import write_shards
 from kdbench.data.sources import avdigits, mnist
 from kdbench.plan import keys
 from kdbench.plan.jobs import Run
-from kdbench.plan.keys import VERSIONS, all_parts
+from kdbench.plan.keys import VERSIONS, all_parts, own_networks
 from kdbench.plan.registry import load_method, method_info
 from kdbench.plan.suite import load_suite
 from kdbench.run import tune
-from kdbench.signals import Reader
+from kdbench.signals import Reader, example
 from kdbench.train import engine, networks
 from kdbench.train.batches import Batches
 from kdbench.train.cohort import Cohort
@@ -166,7 +168,7 @@ def _method(name: str) -> Numbers:
     cls = load_method(name)
     for label, changed in _variants(name).items():
         for number in (1, 5, 6):  # cnn -> vit, vit -> mlp, mlp -> cnn
-            teacher, student = tiny.ALL_PAIRS[number]
+            teacher, student = tiny.pairs_for(cls)[number]
             where, params = f"{label}: {teacher.name[8:]} to {student.name[8:]}", cls.Params(**changed)
             trial = Trial(cls, params, tiny.tiny_cohort(params, teacher, student, recipe=SGD))
             member = trial.new_member()
@@ -233,6 +235,9 @@ def _files(name: str, folder: Path) -> dict[str, Any]:
     if name == "ave":
         write_ave(folder / "ave")
         return {}
+    if name == "crisismmd":
+        write_crisismmd(folder / "CrisisMMD_v2.0", {"train": 30, "dev": 10, "test": 10})
+        return {"size": 8, "length": 18, "vocabulary": 20}
     classes, size, file = {"cifar10": (10, 32, "cifar10"), "cifar100": (100, 32, "cifar100"), "npz": (3, 9, "data")}[
         name
     ]
@@ -293,10 +298,15 @@ def _normalisation() -> Numbers:
 
 
 def _network(name: str) -> Numbers:
-    spec = ModelSpec(name, name, "d", "r", family="cnn")
     side = 28 if name.startswith("mnist_") else 32
-    model = networks.build(spec, (side, side, 3), 5, 0).train()
-    x = torch.randn(8, 3, side, side, generator=torch.Generator().manual_seed(0))
+    shape = (1, 16, 25) if own_networks()[name] == "text_networks" else (side, side, 3)
+    with tempfile.TemporaryDirectory() as folder:
+        args = {"name": str(write_encoder(Path(folder)))} if name == "huggingface" else {}
+        model = networks.build(ModelSpec(name, name, "d", "r", args=args, family="cnn"), shape, 5, 0).train()
+    if shape[0] == 1:
+        x = example(model, shape, 8) * (torch.arange(16) < torch.arange(9, 17).view(8, 1, 1, 1))
+    else:
+        x = torch.randn(8, 3, side, side, generator=torch.Generator().manual_seed(0))
     torch.manual_seed(0)  # of dropout
     with torch.no_grad():
         return {"logits": numbers(model(x)), "weights": numbers(torch.cat([p.flatten() for p in model.parameters()]))}

@@ -7,15 +7,18 @@ tables/reference/SUITE.md prints against them: a table of accuracies, of differe
 title, a cell by its row and column, in either layout. Written for being read beside a textbook, not for speed.
 
 Where verdicts have an interval over groups of test samples, about.json says how many samples a group has; a bootstrap
-with draws of its own must put each end at its percentile but for the error of 10,000 draws.
+with draws of its own must put each end at its percentile but for the error of 10,000 draws. The same holds for the
+intervals over test samples of one seed, where correct.npz tells which of them each run gets right. What that file tells
+must also be the test accuracy of each run, and what its groups average to.
 
-Not recomputed: bootstrap intervals over test samples ({...}), which need the samples; on the page, what tuning chose.
+Not recomputed: on the page, what tuning chose, and intervals over test samples, which it rounds from the CSV.
 config/SUITE.yaml says which modality a student reads.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import math
 import re
@@ -45,6 +48,10 @@ COSTS = {
 }
 NO_NUMBERS = {"suite", "edition", "block", "line", "baseline", "pair", "teacher", "student", "method", "label", "group"}
 NO_NUMBERS |= {"kind", "status", "bold", "notes", "gradient_shares", "harness", "collapsed"}
+FURTHER = ("agreement_right", "agreement_wrong", "ece")
+"""Columns of runs that some blocks show also."""
+HALF_PRECISION = 0.6
+"""Points by which the predictions, kept in half precision, may miss the accuracy that was measured: ties of logits."""
 NOT_FROM_RUNS = {"verdict_reason", "verdict_groups_low", "verdict_groups_high"}
 """What verdicts hold and `Block.verdict` does not."""
 
@@ -63,17 +70,36 @@ def recompute(suite: str, root: Path = Path()) -> tuple[int, list[str]]:
     reads = {name: model.get("input", "image") for name, model in models.items()}
     about = root / f"results/reference/{suite}/about.json"
     facts = json.loads(about.read_text(encoding="utf-8"))["blocks"] if about.exists() else {}
+    checked = Checked()
+    samples = root / f"results/reference/{suite}/correct.npz"
+    right = check_samples(samples, runs, checked) if samples.exists() else {}
     blocks = {}
     for name, lines in table.groupby("block", sort=False):
         own = runs[runs["block"] == name]
-        # Tables show the largest budget unless a suite says otherwise; none of ours does.
         sizes = facts.get(name, {}).get("groups", {}).get("sizes", {})
-        blocks[name] = Block(own[own["budget"] == own["budget"].max()], lines, reads, sizes)
-    checked = Checked()
+        blocks[name] = Block(own, lines, reads, sizes, right)
     for block in blocks.values():
         block.check_lines(checked)
     check_page((root / f"tables/reference/{suite}.md").read_text(encoding="utf-8"), blocks, checked)
     return checked.count, checked.wrong
+
+
+def check_samples(path: Path, runs: pd.DataFrame, checked: Checked) -> dict[tuple, np.ndarray]:
+    """(pair, method, seed, budget) -> which test samples a run gets right, held against what the run says of itself."""
+    with np.load(path) as stored:
+        rows = zip(*(stored[name].tolist() for name in ("pair", "method", "seed", "budget", "samples")), strict=True)
+        kept = {
+            (pair, method, seed, budget): np.unpackbits(bits, count=n) == 1
+            for (pair, method, seed, budget, n), bits in zip(rows, stored["bits"], strict=True)
+        }
+    right = {}
+    for run in runs[runs["status"] == "finished"].to_dict("records"):
+        key = tuple(run[name] for name in ("pair", "method", "seed", "budget"))
+        alone = (f"none--{run['pair'].split('--')[1]}", *key[1:])
+        right[key] = kept[key] if key in kept else kept[alone]
+        accuracy = 100 * right[key].mean()
+        checked.number(f"{path.name}, {key}", accuracy, run["test"], HALF_PRECISION)
+    return right
 
 
 class Checked:
@@ -184,14 +210,35 @@ def resampled(differences: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     return (differences[drawn] * sizes[drawn]).sum(axis=1) / sizes[drawn].sum(axis=1)
 
 
+def needed(scratch: pd.DataFrame, test: float) -> tuple[float, str]:
+    """The least compute at which Scratch is as accurate: between its budgets along the line from one best accuracy so
+    far to the next, over the logarithm of compute; and "<" or ">" where that is below or beyond all of them."""
+    points = sorted(zip(scratch["cost"], scratch["test"], strict=True))
+    if test <= points[0][1]:
+        return points[0][0], "<"
+    best = points[0][1]
+    for (before, _), (after, reached) in itertools.pairwise(points):
+        if reached >= test:
+            return before * (after / before) ** ((test - best) / (reached - best)), ""
+        best = max(best, reached)
+    return points[-1][0], ">"
+
+
 # --------------------------------------------------------------------------------------------------------------- block
 
 
 class Block:
     """The runs of a block and the lines of the CSV about it."""
 
-    def __init__(self, runs: pd.DataFrame, lines: pd.DataFrame, reads: dict[str, str], sizes: dict[str, int]) -> None:
-        self.runs, self.lines, self.reads, self.sizes = runs, lines, reads, sizes
+    def __init__(
+        self, every: pd.DataFrame, lines: pd.DataFrame, reads: dict[str, str], sizes: dict[str, int], right: dict
+    ) -> None:
+        """every: the runs of all budgets; right: of `check_samples`."""
+        self.every, self.lines, self.reads, self.sizes, self.right = every, lines, reads, sizes, right
+        # Tables show the largest budget of a method unless a suite says otherwise; none of ours does.
+        methods = every[every["method"] != "scratch"]
+        self.budget = (every if methods.empty else methods)["budget"].max()
+        runs = self.runs = every[every["budget"] == self.budget]
         self.cells = lines[lines["line"] == "cell"]
         self.pairs = list(dict.fromkeys(self.cells["pair"]))
         self.methods = list(dict.fromkeys(self.cells["method"]))
@@ -200,7 +247,7 @@ class Block:
         done = runs[runs["status"] == "finished"]
         self.values = {
             column: {key: x.dropna() for key, x in done.set_index("seed").groupby(["pair", "method"])[column]}
-            for column in {"test", *CELL_MEANS.values()} & set(runs)
+            for column in {"test", *CELL_MEANS.values(), *FURTHER} & set(runs)
         }
         self.seeds = sorted(set(runs["seed"]))
         self.gains = {}
@@ -374,6 +421,7 @@ class Block:
 
     def check_lines(self, checked: Checked) -> None:
         """Every number of the CSV."""
+        self.check_groups_average(checked)
         bold = {pair: self.bold(pair) for pair in self.pairs}
         for line in self.lines[self.lines["line"] != "verdict"].to_dict("records"):
             self.check_cell(line, bold if line["line"] == "cell" else None, checked)
@@ -389,6 +437,62 @@ class Block:
                         checked.same(f"{where}: {name}", own, own if own == "" and pd.isna(theirs) else theirs)
                     else:
                         checked.number(f"{where}: {name}", own, theirs)
+
+    def check_images(self, where: str, line: dict, baseline: str, checked: Checked) -> None:
+        """The interval over test samples of a difference of one seed: resampled are the samples."""
+        ends = {share: line.get(f"minus_{baseline}_images_{end}") for end, share in (("low", 0.025), ("high", 0.975))}
+        if ends[0.025] is None or pd.isna(ends[0.025]):
+            return
+        own, base = (self.right[line["pair"], m, self.seeds[0], self.budget] for m in (line["method"], baseline))
+        better, worse, n = (own & ~base).mean(), (base & ~own).mean(), len(own)
+        drawn = np.random.default_rng(11).multinomial(n, [better, worse, 1 - better - worse], size=40_000)
+        for share, theirs in ends.items():
+            checked.percentile(f"{where}: images", 100 * (drawn[:, 0] - drawn[:, 1]) / n, share, theirs)
+
+    def check_groups_average(self, checked: Checked) -> None:
+        """Accuracies by group are those of the samples that correct.npz tells of."""
+        for run in self.runs[self.runs["status"] == "finished"].to_dict("records"):
+            key = tuple(run[name] for name in ("pair", "method", "seed", "budget"))
+            if run.get("test_by_group") and key in self.right:
+                found = json.loads(run["test_by_group"])
+                mean = np.average(list(found.values()), weights=[self.sizes[group] for group in found])
+                checked.number(f"{key}: groups", 100 * self.right[key].mean(), mean)
+
+    @functools.cached_property
+    def worth(self) -> dict[tuple, tuple[float, float, float, str]]:
+        """(pair, method, budget) -> what a method is worth in Scratch's compute, its interval, and ">", "<" or "?"
+        where a seed is worth more or less than Scratch's budgets can tell."""
+        done = self.every[self.every["status"] == "finished"]
+        a_step = done["operations_per_step"] + done["teacher_operations_per_step"]
+        done = done.assign(cost=a_step * done["steps"]).dropna(subset=["cost", "test"])
+        ratios: dict[tuple, list] = {}
+        for run in done[done["method"] != "scratch"].to_dict("records"):
+            own = (done["method"] == "scratch") & (done["pair"] == run["pair"]) & (done["seed"] == run["seed"])
+            if own.sum() > 1:
+                cost, beyond = needed(done[own], run["test"])
+                key = run["pair"], run["method"], run["budget"]
+                ratios.setdefault(key, []).append((math.log(cost / run["cost"]), beyond))
+        found = {}
+        for key, seeds in ratios.items():
+            logs, beyond = np.array([log for log, _ in seeds]), {mark for _, mark in seeds} - {""}
+            low, high = (math.nan, math.nan) if beyond else t_interval(logs)
+            found[key] = *(math.exp(x) for x in (logs.mean(), low, high)), "?" if len(beyond) == 2 else "".join(beyond)
+        return found
+
+    def worth_more(self) -> list[tuple[str, str]]:
+        """(label, pair) of what is worth more than it costs at the budget that is shown, row by row."""
+        cells = [(pair, method) for pair in sorted(self.pairs) for method in sorted(self.methods)]
+        found = [(cell, self.worth.get((*cell, self.budget), (0, 0, 0, "?"))) for cell in cells]
+        proven = [
+            cell for cell, (ratio, low, _, mark) in found if (ratio if mark == ">" else low) > 1 and mark in ("", ">")
+        ]
+        return [(self.labels[method], pair) for pair, method in proven]
+
+    def scratch(self, student: str, split: str, budget: float) -> pd.Series:
+        """Accuracy of Scratch at a budget, by seed."""
+        own = self.every[(self.every["method"] == "scratch") & (self.every["status"] == "finished")]
+        own = own[own["pair"].str.endswith(f"--{student}") & (own["budget"] == budget)]
+        return own.drop_duplicates("seed").set_index("seed")[split].dropna()
 
     def check_cell(self, line: dict, bold: dict | None, checked: Checked) -> None:
         pair, method = line["pair"], line["method"]
@@ -410,7 +514,11 @@ class Block:
             "optimism_mean_decides_nothing": (self.of(pair, method, "best_test") - tests).mean(),
             "seconds_over_scratch": (self.of(pair, method, "seconds") / self.of(pair, "scratch", "seconds")).mean(),
         }
+        for name in (name for name in FURTHER if f"{name}_mean" in line):
+            values = self.of(pair, method, name)
+            ours |= {f"{name}_mean": values.mean(), f"{name}_sd": values.std(ddof=1), f"{name}_n": len(values)}
         for baseline in (name[6:-5] for name in line if name.startswith("minus_") and name.endswith("_mean")):
+            self.check_images(where, line, baseline, checked)
             x = self.difference(pair, method, baseline).to_numpy() if method != baseline else np.array([])
             if (bold is not None and baseline in self.methods) or len(x):
                 low, high = t_interval(x)
@@ -449,6 +557,13 @@ def check_page(text: str, blocks: dict[str, Block], checked: Checked) -> None:
             title = line[4:].replace("\\", "")
             against = re.match(r"(?:Verdict against|Paired difference to) (.*?), (?:over headline pairs|points)", title)
             baseline = next(m for m, label in block.labels.items() if label == against[1]) if against else "scratch"
+        elif told := re.search(
+            r"(?:Worth|No method is worth) more than it costs at budget ([\d.]+)(?:: (.*))?\.$", line
+        ):
+            checked.number(f"{title}: budget", block.budget, float(told[1]))
+            listed = told[2].replace("\\", "").split("; ") if told[2] else []
+            ours = [f"{label} on {pair.replace('--', ' → ')}" for label, pair in block.worth_more()]
+            checked.same(f"{title}: worth more", sorted(ours), sorted(listed))
         elif sizes := re.search(r"([\d.]+) points in this verdict \(.*?n = (\d+)\)", line):
             verdict, cell = block.detectable(baseline)
             checked.printed(f"{title}: detectable", " ".join(sizes.groups()), *verdict)
@@ -476,6 +591,10 @@ def check_table(block: Block, title: str, baseline: str, heads: list, rows: list
         for cells in rows:
             for head, text in zip(heads[1:], cells[1:], strict=True):
                 check_verdict(f"{title}, {cells[0]}", " ".join(head), text, block.claim(bare(cells[0])), checked)
+    elif title.startswith("What a method is worth"):
+        check_worth(block, title, heads, rows, checked)
+    elif title.startswith("Scratch: test accuracy at every budget"):
+        check_scratch(block, title, heads, rows, checked)
     elif title.startswith("Cost"):
         for method, cells in zip(block.methods, rows, strict=True):
             own = block.cells[block.cells["method"] == method]
@@ -499,6 +618,34 @@ def check_table(block: Block, title: str, baseline: str, heads: list, rows: list
         for pair, i, text in places:
             if pair != "harness":
                 check_number(block, f"{title}, {pair}, {names[i]}", pair, names[i], whose[i], against, text, checked)
+
+
+def check_worth(block: Block, title: str, heads: list, rows: list, checked: Checked) -> None:
+    """Budgets stand below each other, each with all methods."""
+    methods = [m for m in block.methods if m != "scratch"]
+    budgets = list(dict.fromkeys(block.every[block.every["method"] != "scratch"]["budget"]))
+    signs = {">": "≥", "<": "≤", "": ""}
+    for (budget, method), cells in zip(((b, m) for b in budgets for m in methods), rows, strict=True):
+        checked.same(f"{title}, {method}: label", block.labels[method], bare(cells[0]))
+        for head, text in zip(heads[1:], cells[1:], strict=True):
+            where = f"{title}, {method} at budget {budget:g}, {' '.join(head)}"
+            *numbers, mark = block.worth.get(("--".join(head), method, budget), (math.nan, math.nan, math.nan, "?"))
+            checked.same(f"{where}: bound", signs.get(mark, "—"), text[0] if text[0] in "≥≤—" else "")
+            checked.printed(where, text, *(numbers if mark != "?" else ()))
+
+
+def check_scratch(block: Block, title: str, heads: list, rows: list, checked: Checked) -> None:
+    for cells in rows:
+        for head, text in zip(heads[1:], cells[1:], strict=True):
+            where, (first, second) = f"{title}, {cells[0]}, {' '.join(head)}", head
+            if first == "budget":
+                x = block.scratch(cells[0], "test", float(second))
+                checked.printed(where, text, x.mean(), x.std(ddof=1))
+            else:
+                before, after = map(float, first.rstrip(",").split(" to "))
+                split = {"test": "test", "validation": "val"}[second]
+                gain = (block.scratch(cells[0], split, after) - block.scratch(cells[0], split, before)).dropna()
+                checked.printed(where, text, gain.mean(), *t_interval(gain.to_numpy()))
 
 
 def methods_of(names: list[str], methods: list[str], block: Block, groups: list[str] | None) -> list[str | None]:

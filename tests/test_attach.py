@@ -62,7 +62,8 @@ def test_gradients_are_the_engines(method, pair):
     cls = load_method(method)
     params = cls.Params()
     t, s = pair.split()
-    teacher, student = tiny.MODELS[f"teacher-{t}"], tiny.MODELS[f"student-{s}"]
+    role = "student" if cls.equal_widths else "teacher"
+    teacher, student = tiny.MODELS[f"{role}-{t}"], tiny.MODELS[f"student-{s}"]
     cohort = tiny.tiny_cohort(params, teacher, student, recipe=RECIPE)
     member = new_member(cohort, cls, params, 3)
 

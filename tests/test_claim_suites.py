@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 from unittest.mock import patch
@@ -13,13 +14,14 @@ from test_avdigits import write_fsdd
 from test_mnist import write_mnist
 
 from kdbench import cli
+from kdbench.claims import ucmkd_batchnorm
 from kdbench.data.sources import avdigits, mnist
 from kdbench.plan.jobs import make_plan
 from kdbench.plan.suite import check_suite, load_suite
 from kdbench.run.everything import run_all
 from kdbench.run.outputs import run_table
 
-LITE, NIGHT = "claim-distillation", "claim-distillation-night"
+LITE, NIGHT, UCMKD = "claim-distillation", "claim-distillation-night", "claim-ucmkd"
 
 
 @pytest.mark.parametrize("name", [LITE, NIGHT])
@@ -58,6 +60,18 @@ def test_the_lite_tier_has_the_arms_that_decide_and_the_night_has_them_too():
     heads, coded = (next(m.params for m in lite if m.id == name) for name in ("fd-heads", "fdcmkd-code"))
     assert (heads["weight"], heads["align_weight"]) == (0, 0) and (coded["weight"], coded["variant"]) == (1, "code")
     assert next(m.params["temperature"] for m in lite if m.id == "kd-tuned") == 4
+
+
+def test_ucmkds_suite_is_the_lite_tier_with_its_arms_and_its_largest_gradient():
+    suite, lite = load_suite(UCMKD), load_suite(LITE)
+    assert (suite.data, suite.models, suite.seeds, suite.banner) == (lite.data, lite.models, lite.seeds, lite.banner)
+    assert suite.recipes == {"both": dataclasses.replace(lite.recipes["both"], clip_grad=5.0)} and suite.tune is None
+    (block,) = suite.blocks
+    assert block.pairs == lite.blocks[0].pairs and {claim.margin for claim in suite.claims} == {1.0}
+    assert {claim.name for claim in suite.claims} == {*ucmkd_batchnorm.DECIDE, *ucmkd_batchnorm.BESIDE}
+    arms = {m.id: m.params for m in block.methods if m.method == "ucmkd"}
+    shares = {id: params["training_mode_share"] * suite.recipes["both"].epochs for id, params in arms.items()}
+    assert shares == {id: 1 if id == "ucmkd-ce" else 20 for id in arms} and len(arms) == 6
 
 
 def test_licences_are_on_the_terminal(capsys):

@@ -65,13 +65,43 @@ def test_what_cannot_be_judged_says_why():
         one=[80.0, 81.0], flat=[81.0, 81.0], same=[80.0, 80.0], na=["n/a", "n/a"], new=[1.0, 2.0], nan=[80.0, 81.0]
     )
     assert verdicts(a, b) == {
-        "one": ("cannot be judged", "n = 1 in A"),
+        "one": ("reproduced", "seed 0"),
         "flat": ("cannot be judged", "no spread in A nor in B"),
         "same": ("reproduced", ""),
         "na": ("cannot be judged", "n = 0 in A and n = 0 in B; A: 2 n/a; B: 2 n/a"),
         "gone": ("only in A", ""),
-        "nan": ("cannot be judged", "n = 1 in A; A: 1 without a finite accuracy"),
+        "nan": ("reproduced", "seed 0; A: 1 without a finite accuracy"),
         "new": ("only in B", ""),
+    }
+
+
+def test_one_seed_is_held_against_the_same_seed():
+    """Two runs of which the other's seeds tell the spread: sd 1, n = 3, t = 4.302653."""
+    half = 4.302653 * math.sqrt(2)
+    b = frame(kd=[81.0, 82.0, 83.0])
+    for shift, verdict in ((half - 1e-4, "reproduced"), (half + 1e-4, "NOT REPRODUCED")):
+        for sign in (1, -1):
+            a = frame(kd=["missing", "missing", 83.0 + sign * shift])
+            assert verdicts(a, b) == {"kd": (verdict, "seed 2; A: 2 missing")}
+            assert verdicts(b, a) == {"kd": (verdict, "seed 2; B: 2 missing")}
+    row = compare.judge(frame(kd=["missing", "missing", 84.0]), b).iloc[0]
+    assert (row["a"].mean, row["b"].mean, row["difference"]) == (84.0, 83.0, -1.0)
+    assert row["half"] == pytest.approx(half, rel=1e-6) and row["seed"] == "2"
+    told = compare.summary(compare.judge(frame(kd=[81.0, "missing", "missing"]), b))
+    assert "1 of 1 cells reproduced." in told and "Judged by one seed, 1 of 1:" in told
+    assert "one seed" not in compare.summary(compare.judge(b, b))
+
+
+def test_one_seed_that_nothing_can_be_held_against():
+    assert verdicts(frame(kd=[80.0]), frame(kd=["diverged", 81.0, 82.0])) == {
+        "kd": ("cannot be judged", "n = 1 in A; B: 1 diverged")
+    }
+    assert verdicts(frame(kd=[80.0]), frame(kd=[81.0])) == {
+        "kd": ("cannot be judged", "seed 0; no spread in A nor in B")
+    }
+    assert verdicts(frame(kd=[80.0]), frame(kd=[80.0])) == {"kd": ("reproduced", "seed 0")}
+    assert verdicts(frame(kd=[80.0]), frame(kd=[81.0] * 3)) == {
+        "kd": ("cannot be judged", "seed 0; no spread in A nor in B")
     }
 
 
@@ -85,7 +115,7 @@ def test_diverged_runs_are_told_and_do_not_count():
 
 def test_the_summary_counts_and_owns_up_to_chance():
     same, other = [80.0, 81.0, 82.0], [90.0, 91.0, 92.0]
-    a = frame(kd=same, dkd=same, ofa=[80.0], x=same, y=same)
+    a = frame(kd=same, dkd=same, ofa=["diverged"], x=same, y=same)
     b = frame(kd=same, dkd=other, ofa=same, x=same, z=same)
     assert compare.summary(compare.judge(a, b)).startswith(
         "2 of 3 cells reproduced, 1 cannot be judged, 1 only in A, 1 only in B. "
@@ -136,6 +166,26 @@ def test_exit_code_1_where_a_cell_is_not(suite, capsys):
     assert cli.main(["compare", worse, "tiny"]) == 1
 
 
+def test_one_seed_trained_again(suite, capsys):
+    """A folder with the runs of seed 1 alone, all that somebody had the time for, and one of them not yet."""
+    for path in suite.parents[2].glob("tiny/runs/*/*/seed*.*"):
+        if path.stem != "seed1" or (path.parent.name, path.parent.parent.name) == ("kd", "cnn-t--mlp-s"):
+            path.unlink()
+    assert cli.main(["compare", "tiny"]) == 0
+    printed = capsys.readouterr().out
+    assert "11 of 11 cells reproduced, 1 cannot be judged. " in printed and "Judged by one seed, 11 of 11" in printed
+    assert printed.count("reproduced (seed 1; A: 2 missing)") == 11
+    assert printed.count("cannot be judged (n = 0 in A; A: 3 missing)") == 1
+    # sd 1.1, n = 3: 4.302653 * 1.1 * sqrt(2)
+    line = next(line for line in printed.splitlines() if "cnn-t--vit-s" in line and " KD " in line)
+    assert line.split("  reproduced")[0].split()[-2:] == ["+0.00", "6.69"]
+    far = edited(suite, test=lambda old: [str(float(v) - 50) if i == 1 else v for i, v in enumerate(old)])
+    assert cli.main(["compare", "tiny", far]) == 0, "of three seeds that scatter so, nothing is refuted"
+    other = edited(suite, test=lambda old: [str(float(v) - 50) if i < 3 else v for i, v in enumerate(old)])
+    assert cli.main(["compare", "tiny", other]) == 1
+    assert "10 of 11 cells reproduced" in capsys.readouterr().out.split("B: ")[-1]
+
+
 def test_n_a_in_a_file_is_a_status_and_not_an_absent_value(suite):
     frame = compare.load(edited(suite, status="n/a", test=""))
     assert set(frame["status"]) == {"n/a"} and frame["test"].isna().all()
@@ -154,7 +204,7 @@ def test_n_a_in_a_file_is_a_status_and_not_an_absent_value(suite):
         ({"status": "done"}, "unknown status 'done'; known: diverged, finished, missing, n/a"),
         ({"seed": "0"}, "two rows for main/cnn-t--vit-s/scratch, seed 0"),
         ({"test": "inf"}, "no cell of tiny and"),
-        ({"status": "missing", "test": ""}, "can be judged: it takes two finished seeds in both"),
+        ({"status": "missing", "test": ""}, "can be judged: it takes two finished seeds in both, or one that is among"),
     ],
 )
 def test_refusals_name_the_file_and_the_fault(suite, capsys, columns, told):

@@ -8,7 +8,6 @@ from conftest import run_jobs, tiny, tiny_plan
 from safetensors.torch import load_file
 
 from kdbench.conformance import networks as tiny_networks
-from kdbench.conformance.networks import ALL_PAIRS
 from kdbench.plan import keys
 from kdbench.plan.registry import load_method, method_names
 from kdbench.plan.suite import check_suite
@@ -23,7 +22,6 @@ from kdbench.train.member import new_member
 from kdbench.types import KdbenchError, Signals
 
 PAIR = "cnn-t--vit-s"
-CNN_TO_VIT = ALL_PAIRS[1]
 WITH_TEACHER = [name for name in method_names() if name != "scratch"]
 
 
@@ -129,7 +127,8 @@ def test_every_method_gets_what_its_control_says(name, monkeypatch):
     """One step of a method and of both controls, on the same batch: what reaches it, and what comes of it."""
     cls = load_method(name)
     params = cls.Params()
-    cohort = tiny_networks.tiny_cohort(params, *CNN_TO_VIT)
+    pair = tiny_networks.pairs_for(cls)[1]
+    cohort = tiny_networks.tiny_cohort(params, *pair)
     index = torch.arange(cohort.recipe.batch_size)
     batch = cohort.batch(index, 0)
     seen, copies = {}, {}
@@ -152,7 +151,7 @@ def test_every_method_gets_what_its_control_says(name, monkeypatch):
             theirs = (cohort.untrained if guide == "untrained" else cohort.teacher).reader.model.state_dict()
             assert all(torch.equal(start[n], theirs[n]) for n in theirs)
     theirs, target = seen["trained"]
-    untrained = networks.build(CNN_TO_VIT[0], tiny_networks.SHAPE, tiny_networks.CLASSES, 1).eval()
+    untrained = networks.build(pair[0], tiny_networks.SHAPE, tiny_networks.CLASSES, 1).eval()
     with torch.no_grad():
         assert torch.allclose(seen["untrained"][0].logits, untrained(batch.inputs["image"]), atol=1e-6)
     whose = (seen["shuffled"][0].logits[:, None] == theirs.logits[None]).all(dim=2)

@@ -17,6 +17,7 @@ from kdbench.plan.suite import load_suite
 from kdbench.report.page import markdown
 from kdbench.report.verdicts import DETECTABLE
 from kdbench.terminal import findings
+from kdbench.terminal.abstract import abstract
 from kdbench.terminal.compare import read_runs
 from kdbench.types import Block, Claim, KdbenchError, MethodSpec, ModelSpec, Pair, Suite, Tune
 
@@ -237,9 +238,9 @@ def test_the_verb_writes_the_page_from_the_reference_alone(tmp_path, monkeypatch
     assert cli.main(["findings", "tiny"]) == 0
     assert capsys.readouterr().out == "docs/results-tiny.md\n"
     page, suite = tmp_path / "docs/results-tiny.md", load_suite("tiny")
-    marks = "<!-- abstract -->\n<!-- /abstract -->"
-    assert page.read_text() == markdown(findings.page(suite, read_runs(path)), marks)
-    assert page.read_text() == markdown(findings.page(suite, frame), marks), "numbers in memory say the same"
+    made = f"<!-- abstract -->\n<!-- /abstract -->\n\n{abstract(suite, frame)}"
+    assert page.read_text() == markdown(findings.page(suite, read_runs(path)), made)
+    assert page.read_text() == markdown(findings.page(suite, frame), made), "numbers in memory say the same"
 
 
 @pytest.fixture
@@ -251,19 +252,21 @@ def made(tmp_path, monkeypatch):
     path = tmp_path / "results/reference/tiny/runs.csv"
     path.parent.mkdir(parents=True)
     frame.to_csv(path, index=False)
-    return findings.write_page(load_suite("tiny"))
+    (page,) = findings.write_page(load_suite("tiny"))
+    return page
 
 
 def test_what_stands_between_the_marks_stays(made):
     empty = made.read_text()
-    title, marks, first = empty.split("\n\n")[:3]
+    title, marks, lines, first = empty.split("\n\n")[:4]
     assert title.startswith("# Findings") and marks == "<!-- abstract -->\n<!-- /abstract -->" and first
+    assert lines.startswith("- Methods beside Scratch: 1; pairs: 1; seeds: 2. Scratch ends at 68.0 % test accuracy")
     own = "<!-- abstract -->\nBy *hand*: 1 < 2 & [a link](x.md).\n\n| a |\n<!-- /abstract -->"
-    whole = empty.replace(marks, own)
+    whole = empty.replace(f"{marks}\n\n{lines}", own)
     made.write_text(whole.replace(first, "of an older version"))
     findings.write_page(load_suite("tiny"))
     assert made.read_text() == whole
-    made.write_text(empty.replace(marks, "a page of before there were abstracts"))
+    made.write_text(empty.replace(f"{marks}\n\n{lines}", "a page of before there were abstracts"))
     findings.write_page(load_suite("tiny"))
     assert made.read_text() == empty
 
@@ -288,6 +291,75 @@ def test_an_abstract_whose_marks_are_no_pair_is_not_lost(made, damage, capsys):
     assert cli.main(["findings", "tiny"]) == 2
     assert "cannot read the abstract of docs/results-tiny.md" in capsys.readouterr().err
     assert made.read_bytes() == b"\xff" and before
+
+
+def told(suite, frame):
+    return abstract(suite, frame).replace("\\", "").splitlines()
+
+
+def test_the_abstract_that_is_made():
+    suite, frame = make(GAINS)
+    facts, verdict, least, claim = told(suite, frame)
+    tests = frame[frame["method"] == "scratch"]["test"]
+    assert facts == (
+        "- Methods beside Scratch: 4; pairs: 4; seeds: 5. "
+        f"Scratch ends at {tests.mean():.1f} % test accuracy, the teachers at 90.0 %."
+    )
+    assert (
+        f"Main block. Better than Scratch: KD {interval(2 - NOISE[::-1])}; OFA " in verdict
+        and "No method" not in verdict
+    )
+    found = re.search(r"below ([\d.]+) points may be missed", least)[1]
+    page = text(suite, frame)
+    assert f"Minimum detectable difference: {found} points in this verdict" in page
+    assert claim == f"- Claims, unadjusted. UHKD† minus UHKD† (C0): {interval(2 - NOISE)}."
+
+
+def test_where_nothing_gains_the_abstract_says_just_that():
+    suite, frame = make({"scratch": NOISE, "kd": NOISE[::-1], "uhkd": -3 + 2 * NOISE}, claims=())
+    verdict = told(suite, frame)[1]
+    assert verdict == (
+        f"- Main block. No method gains over Scratch. Worse than Scratch: UHKD† {interval(-3 + NOISE)}. "
+        f"Not separated from Scratch: KD {interval(NOISE[::-1] - NOISE)}."
+    )
+    assert abstract(*make({"scratch": 0.0, "kd": 1.0}, seeds=1)) == "", "of one seed there is nothing to say"
+    assert abstract(*make({"kd": NOISE, "uhkd": 1.0})) == ""
+
+
+def at_budgets(gains, budgets, alone):
+    """Runs at several budgets, each doubling worth 4 points to Scratch; what a method gains is divided by its budget,
+    and a step of it costs twice what Scratch's does."""
+    suite, frame = make(gains, pairs=PAIRS[:2], claims=())
+    (block,) = suite.blocks
+    block = dataclasses.replace(block, budgets=budgets, budget=max(budgets), scratch_budgets=alone)
+    parts = []
+    for budget in (*budgets, *alone):
+        own = frame[frame["method"].isin(gains if budget in budgets else ["scratch"])]
+        gain = own["test"] - 70 - NOISE[own["seed"]]
+        own = own.assign(budget=budget, test=70 + NOISE[own["seed"]] + 4 * np.log2(budget) + gain / budget)
+        cost = own["method"].map(lambda method: 1e6 if method == "scratch" else 2e6)
+        own = own.assign(operations_per_step=cost, teacher_operations_per_step=0.0, steps=100 * budget)
+        parts.append(own.assign(student=own["pair"].str.split("--").str[1]))
+    return dataclasses.replace(suite, blocks=(block,)), pd.concat(parts, ignore_index=True)
+
+
+def test_budgets_are_told_one_by_one_with_what_a_method_is_worth():
+    small = NOISE / 10
+    suite, frame = at_budgets({"scratch": NOISE, "kd": NOISE + 8 + small}, (1, 2), (4, 8))
+    lines = told(suite, frame)
+    assert "Budget 2: students train for 2 times" in lines[0] and "Scratch alone at budget 4, 8." in lines[0]
+    both = [f"Budget {b}. Better than Scratch: KD {interval((8 + small) / b)}." for b in (1, 2)]
+    assert lines[1] == f"- Main block. {' '.join(both)}"
+    # Four points at budget 2 are one doubling of Scratch, and a step of KD costs two of Scratch's.
+    assert lines[-1].startswith("- From budget 1 to 2, Scratch gains +4.0")
+    assert lines[-1].endswith("No method is worth more than it costs at budget 2.")
+    page = text(suite, frame)
+    table = rows(page, "### What a method is worth in Scratch's compute")
+    assert all(cell.startswith("1.00 × [") for cell in table["KD"])
+    assert page.index("## Main block: lengths of training") < page.index("### What a method is worth")
+    more = at_budgets({"scratch": NOISE, "kd": NOISE + 9 + small}, (1, 2), (4, 8))
+    worth = " on cnn-t → mlp-s; KD on cnn-t → vit-s."
+    assert told(*more)[-1].endswith(f"Worth more than it costs at budget 2: KD{worth}")
 
 
 @pytest.mark.parametrize("path", sorted(REPOSITORY.glob("docs/results-*.md")), ids=lambda path: path.stem)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from conftest import REPOSITORY
+from test_claims import decided
 
 from kdbench import claims, cli
-from kdbench.claims import _page, fdcmkd_distillation, fdcmkd_frequency, fdcmkd_published
+from kdbench.claims import _comparisons, _page, fdcmkd_distillation, fdcmkd_frequency, fdcmkd_published, ucmkd_batchnorm
 from kdbench.files import read_json
 from kdbench.plan.suite import load_suite
+from kdbench.report.stats import detectable_difference
 from kdbench.similarity import low_band_share
 
 SLOW = {"mfh_toy", "ucmkd_transfer"}
@@ -140,4 +143,19 @@ def test_frequencies_are_judged_from_frozen_channels(low, high, split, verdict, 
 )
 def test_distillation_is_judged_in_both_directions(everywhere, contradicted, verdict):
     numbers = {"all_supported": everywhere, "contradicted_everywhere": contradicted}
-    assert fdcmkd_distillation.verdict(numbers) == verdict
+    assert fdcmkd_distillation.verdict(numbers) == ucmkd_batchnorm.verdict(numbers) == verdict
+
+
+@pytest.mark.parametrize(("gain", "word"), [(9.0, "supported"), (-9.0, "contradicted")])
+def test_comparisons_come_from_the_frozen_runs_of_a_suite(gain, word, monkeypatch):
+    suite, _, frame = decided()
+    spread = frame["seed"].map({0: 0.1, 1: 0.2, 2: -0.1, 3: 0.0})
+    frame["test"] = 50 + (frame["method"] == "ofa") * (gain + spread)
+    monkeypatch.setattr(_comparisons, "load_suite", lambda name: suite)
+    monkeypatch.setattr(_comparisons, "Reference", lambda suite: SimpleNamespace(frame=lambda block: frame))
+    numbers = _comparisons.comparisons("made", ["kd"])
+    told = numbers["comparisons"].split("; ")
+    assert numbers["n"] == 4 and len(told) == 2 and all(line.endswith(word) for line in told)
+    assert _comparisons.verdict_of(numbers) == word
+    least = detectable_difference(np.std([0.1, 0.2, -0.1, 0.0], ddof=1), 4)
+    assert numbers["detectable"].count(f": {least:.1f} to {least:.1f}") == 2

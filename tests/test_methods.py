@@ -108,7 +108,8 @@ VARIANTS = {
         {"levels": "all_to_all", "temperature": 4.0},
     ],
 }
-"""By method; those that adopt a teacher (C2KD, FBT, MFH, PAT) are tried in their files and in test_conformance.py."""
+"""By method; those that adopt a teacher or borrow the student (C2KD, FBT, MFH, PAT, UCMKD) are tried in their files and
+in test_conformance.py."""
 CASES = [(name, changes) for name, variants in VARIANTS.items() for changes in variants]
 IDS = ["-".join([name, *(f"{k}={v}" for k, v in changes.items())]) for name, changes in CASES]
 ADDS_KL = ["fitnet", "at", "sp", "pkt", "vid", "cc", "rkd", "crd", "rsd", "pkd"]

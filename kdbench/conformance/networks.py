@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from kdbench.data.pictures import View
+from kdbench.methods.base import Distiller
 from kdbench.train import networks
 from kdbench.train.cohort import Cohort, load_teacher
 from kdbench.types import ModelSpec, Recipe
@@ -39,6 +40,13 @@ MODELS = {
     for name, (timm, args) in _TIMM.items()
 }
 ALL_PAIRS = tuple((MODELS[f"teacher-{t}"], MODELS[f"student-{s}"]) for t in FAMILIES for s in FAMILIES)
+EQUAL_PAIRS = tuple((MODELS[f"student-{t}"], MODELS[f"student-{s}"]) for t in FAMILIES for s in FAMILIES)
+"""Whose features have one width."""
+
+
+def pairs_for(method: type[Distiller]) -> tuple[tuple[ModelSpec, ModelSpec], ...]:
+    """(teacher, student) of all families that a method is tried on."""
+    return EQUAL_PAIRS if method.equal_widths else ALL_PAIRS
 
 
 class Noise:

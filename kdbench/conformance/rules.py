@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from kdbench.conformance import rehearsal
-from kdbench.conformance.networks import ALL_PAIRS, BATCH, RECIPE, SHAPE, tiny_cohort
+from kdbench.conformance.networks import BATCH, RECIPE, SHAPE, pairs_for, tiny_cohort
 from kdbench.conformance.trial import Trial
 from kdbench.methods.base import Distiller
 from kdbench.plan.blocks import GROUPS
@@ -36,7 +36,7 @@ _ANNOTATIONS = ("int", "float", "bool", "str", "Literal[", "tuple[", "None")
 def check(
     method: str | type[Distiller],
     params: dict[str, Any] | None = None,
-    pairs: Iterable[tuple[ModelSpec, ModelSpec]] = ALL_PAIRS,
+    pairs: Iterable[tuple[ModelSpec, ModelSpec]] | None = None,
     shape: tuple[int, int, int] = SHAPE,
     batch: int = BATCH,
     thorough: bool = True,
@@ -44,10 +44,10 @@ def check(
     """What is wrong with a method, a sentence each; empty where nothing is.
 
     method: a registered name, or a Distiller. params: differences from its defaults. pairs: (teacher, student) models
-    on inputs of `shape` (H, W, C). Every pair takes a step with hard and one with soft targets; every fourth pair
-    (of the nine, those within a family) is also resumed, given company, tried in bf16 and under both controls.
-    thorough: False takes one step a pair. A pair that the method does not serve, with a reason, is no finding, unless
-    it serves none.
+    on inputs of `shape` (H, W, C), by default of all families. Every pair takes a step with hard and one with soft
+    targets; every fourth pair (of the nine, those within a family) is also resumed, given company, tried in bf16 and
+    under both controls. thorough: False takes one step a pair. A pair that the method does not serve, with a reason, is
+    no finding, unless it serves none.
     """
     cls, name = _named(method)
     if findings := [f"{name}: {finding}" for finding in _static(cls, params or {})]:
@@ -55,7 +55,7 @@ def check(
     chosen = cls.Params(**(params or {}))
     reasons: list[str] = []
     served = 0
-    for number, (teacher, student) in enumerate(pairs):
+    for number, (teacher, student) in enumerate(pairs_for(cls) if pairs is None else pairs):
         with torch.random.fork_rng(devices=[]):
             recipe = dataclasses.replace(RECIPE, batch_size=batch)
             trial = Trial(cls, chosen, tiny_cohort(chosen, teacher, student, shape, recipe))
@@ -73,7 +73,7 @@ def check(
 def rehearse(
     method: str | type[Distiller],
     params: dict[str, Any] | None = None,
-    pairs: Sequence[tuple[ModelSpec, ModelSpec]] = ALL_PAIRS,
+    pairs: Sequence[tuple[ModelSpec, ModelSpec]] | None = None,
     recipe: Recipe = RECIPE,
 ) -> list[str]:
     """What would fail or wait on a GPU, a sentence each; for a method without findings of `check`, arguments as there.
@@ -85,7 +85,7 @@ def rehearse(
 
     def findings(device: torch.device) -> list[str]:
         found, chosen = [], cls.Params(**(params or {}))
-        for number, (teacher, student) in enumerate(pairs):
+        for number, (teacher, student) in enumerate(pairs_for(cls) if pairs is None else pairs):
             trial = Trial(cls, chosen, tiny_cohort(chosen, teacher, student, SHAPE, recipe, device))
             trial.rehearse(both_targets=number % 4 == 0)
             found += [f"{name} on {teacher.name} -> {student.name}: {finding}" for finding in trial.findings]

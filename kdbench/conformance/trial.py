@@ -143,7 +143,7 @@ class Trial:
         """As the engine builds it, but shown nothing that it did not ask for; None where it is not to be had."""
         try:
             needs = self.cls.needs(self.params)
-            if unknown := needs - EVERYTHING - {"index", "teacher"}:
+            if unknown := needs - EVERYTHING - {"index", "teacher", "student"}:
                 self.findings.append(f"needs() asks for {_some(unknown)}, which nobody can give")
                 return None
             member = new_member(self.cohort, self.cls, self.params, 0, fresh=fresh, guide=guide)

@@ -17,6 +17,8 @@ from kdbench.types import KdbenchError
 
 FORMAT = 2
 SPLITS = ("train", "val", "test")
+TOKENS = "<i4"
+"""Type of an array of tokens."""
 SOURCE_FILES = "source_files.jsonl"
 
 
@@ -41,7 +43,8 @@ class Packed:
 
     `meta` holds name, source, args; class_names; counts {split: N}; modalities {name: {kind, shape [H, W, C], mean [C],
     std [C]}} with mean and std of the training split in units of 0..1 (a constant channel has std 1), and `stored:
-    jpeg` where its arrays are indices of pictures (kdbench/data/pictures.py); notes; anchors (kdbench/data/shallow.py);
+    jpeg` where its arrays are indices of pictures (kdbench/data/pictures.py); of the kind `tokens` without mean and
+    std, and with the size of the vocabulary for C; notes; anchors (kdbench/data/shallow.py);
     files {file: {sha256, shape}}, of shards {sha256, size}; sha256, the identity of the data; source_version, of the
     source's code; groups {word, names, sha256, shape}, where the source says which test samples belong together, with
     the checksum of an array that is no part of that identity; source_files, for sources that read files, a list of
@@ -56,8 +59,8 @@ class Packed:
     meta: dict[str, Any]
 
     def array(self, modality: str, split: str) -> np.ndarray:
-        """uint8 (N, H, W, C). Raises KdbenchError for a modality or split that is not there, and for pictures that stay
-        JPEG."""
+        """uint8 (N, H, W, C), of tokens int32 (N, 1, L, 1). Raises KdbenchError for a modality or split that is not
+        there, and for pictures that stay JPEG."""
         if self.is_jpeg(modality):
             raise KdbenchError(f"{self.folder}: {modality} is stored as JPEG and has no array of pixels")
         return self._open(modality, split)
@@ -118,7 +121,7 @@ def load_packed(folder: Path, verify: bool = False) -> Packed:
         expected = [(meta["files"][f"{stem}-{split}.npy"], stem, split) for stem, split in names]
         expected += [(meta["groups"], "groups", "test")] if "groups" in meta else []
         shards = {file: entry["size"] for file, entry in meta["files"].items() if file.endswith(".jpegs")}
-        dtypes = {m: INDEX if "stored" in facts else np.dtype(np.uint8) for m, facts in meta["modalities"].items()}
+        dtypes = {m: _dtype(facts) for m, facts in meta["modalities"].items()}
     except FileNotFoundError:
         raise KdbenchError(f"{meta_path} is missing: the data set was not packed completely; {_REBUILD}") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -137,6 +140,13 @@ def load_packed(folder: Path, verify: bool = False) -> Packed:
         if not (folder / file).is_file() or (folder / file).stat().st_size != size:
             raise KdbenchError(f"{folder / file} is not there with its {size:,} bytes; {MEND}")
     return packed
+
+
+def _dtype(facts: dict[str, Any]) -> np.dtype:
+    """Of the arrays of a modality."""
+    if "stored" in facts:
+        return INDEX
+    return np.dtype(TOKENS if facts["kind"] == "tokens" else np.uint8)
 
 
 _REBUILD = "delete the folder and run the same command again, it will be rebuilt"

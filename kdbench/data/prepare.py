@@ -6,7 +6,7 @@ that can draw other training and validation samples, as a rule for the same test
 default. One that reads files also has `source_files(args, data_dir) -> list[Path]`, which raises SourceMissing where
 they are not there. `prepare` turns what it built into a folder:
 
-    MODALITY-SPLIT.npy           uint8 (N, H, W, C), one for each modality and split
+    MODALITY-SPLIT.npy           uint8 (N, H, W, C), or int32 (N, 1, L, 1) of tokens: one for each modality and split
     labels-SPLIT.npy             int64 (N,)
     groups-test.npy              int64 (N,), where the source says which test samples belong together
     meta.json                    what is in the folder, with statistics and hashes
@@ -37,7 +37,7 @@ import numpy as np
 from filelock import FileLock
 
 from kdbench.data.labelled import list_remarks
-from kdbench.data.packed import FORMAT, SOURCE_FILES, SPLITS, Packed, array_sha256, load_packed
+from kdbench.data.packed import FORMAT, SOURCE_FILES, SPLITS, TOKENS, Packed, array_sha256, load_packed
 from kdbench.data.pictures import Pictures
 from kdbench.data.raw import FEWEST_TEST, Files, RawData, SourceMissing
 from kdbench.data.shards import sweep, write_shards
@@ -130,8 +130,8 @@ class _Stored:
     images: dict[str, np.ndarray | Pictures]
     """{split: what gives its images at an array of positions}."""
     files: dict[str, dict[str, Any]]
-    histogram: np.ndarray
-    """(C, 256): how often each value occurs in training images."""
+    histogram: np.ndarray | None
+    """(C, 256): how often each value occurs in training images; None of tokens."""
     digests: dict[str, list[bytes]]
     """{split: one of each sample}."""
     notes: list[str] = field(default_factory=list)
@@ -156,13 +156,14 @@ def _write(
     for name, splits in raw.modalities.items():
         pictures = isinstance(splits["train"], Files)
         try:
-            found = (_write_pictures if pictures else _write_images)(folder, name, splits, say)
+            found = (_write_pictures if pictures else _write_arrays_of)(folder, name, splits, say)
         except KdbenchError as error:
             raise KdbenchError(f"data set {spec.name!r}: {error}") from None
         stored[name], (height, width, channels) = found, splits["train"].shape[1:]
-        mean, std = _statistics(found.histogram)
-        shape = [raw.sizes.get(name, height), raw.sizes.get(name, width), channels]
-        facts = {"kind": raw.kinds[name], "shape": shape, "mean": mean, "std": std}
+        shape = [raw.sizes.get(name, height), raw.sizes.get(name, width), raw.vocabularies.get(name, channels)]
+        facts = {"kind": raw.kinds[name], "shape": shape}
+        if found.histogram is not None:
+            facts["mean"], facts["std"] = _statistics(found.histogram)
         modalities[name] = facts | ({"stored": "jpeg"} if pictures else {})
         files |= found.files
     sweep(folder, files)
@@ -186,7 +187,7 @@ def _write(
             *(note for found in stored.values() for note in found.notes),
             *_likeness(raw, {name: found.digests for name, found in stored.items()}),
         ],
-        "anchors": anchors({name: found.images for name, found in stored.items()}, raw.labels),
+        "anchors": anchors({name: found.images for name, found in stored.items()}, raw.labels, raw.vocabularies),
         "files": files,
         **_write_groups(folder, raw),
     }
@@ -204,12 +205,14 @@ def _write_arrays(folder: Path, stem: str, splits: dict[str, np.ndarray]) -> dic
     return files
 
 
-def _write_images(folder: Path, name: str, splits: dict[str, np.ndarray], say: Callable[..., None]) -> _Stored:
+def _write_arrays_of(folder: Path, name: str, splits: dict[str, np.ndarray], say: Callable[..., None]) -> _Stored:
+    """Images or tokens."""
     digests = {
         split: [hashlib.blake2b(sample.tobytes(), digest_size=16).digest() for sample in splits[split]]
         for split in SPLITS
     }
-    return _Stored(splits, _write_arrays(folder, name, splits), _histogram(splits["train"]), digests)
+    histogram = _histogram(splits["train"]) if splits["train"].dtype == np.uint8 else None
+    return _Stored(splits, _write_arrays(folder, name, splits), histogram, digests)
 
 
 def _write_pictures(folder: Path, name: str, splits: dict[str, Files], say: Callable[..., None]) -> _Stored:
@@ -365,10 +368,15 @@ def _check(spec: DataSpec, raw: RawData) -> None:
             array, shape = splits[split], splits["train"].shape[1:]
             require(name not in ("labels", "groups") and "-" not in name, f"{name!r} cannot be a modality's name")
             if not isinstance(array, Files):
-                require(array.dtype == np.uint8 and array.ndim == 4, f"{name} {split}: {array.dtype} {array.shape}")
+                wanted = TOKENS if raw.kinds[name] == "tokens" else np.uint8
+                require(array.dtype == wanted and array.ndim == 4, f"{name} {split}: {array.dtype} {array.shape}")
             require(array.shape[1:] == shape, f"{name} {split}: {array.shape[1:]}, but train {shape}")
             require(len(array) == len(labels), f"{name} {split}: {len(array)} samples for {len(labels)} labels")
-            require(raw.kinds[name] in ("image", "spectrogram", "sequence"), f"{name}: kind {raw.kinds[name]!r}")
+            kinds = ("image", "spectrogram", "sequence", "tokens")
+            require(raw.kinds[name] in kinds, f"{name}: kind {raw.kinds[name]!r}")
+            if raw.kinds[name] == "tokens":
+                in_range = array.min() >= 0 and array.max() < raw.vocabularies[name]
+                require(in_range, f"{name} {split}: {array.min()} to {array.max()}, of {raw.vocabularies[name]} tokens")
     require(
         len(raw.labels["test"]) >= FEWEST_TEST,
         f"the test split has {len(raw.labels['test'])} samples; similarities (CKA) take at least {FEWEST_TEST}",

@@ -48,9 +48,9 @@ class RawData:
 
     modalities: dict[str, dict[str, np.ndarray | Files]]
     """Modality -> split -> uint8 (N, H, W, C); a sequence of L points with C channels is (N, 1, L, C). Or the files of
-    pictures that are packed as JPEG."""
+    pictures that are packed as JPEG. Or the tokens of texts, int32 (N, 1, L, 1), padded with 0 at their end."""
     kinds: dict[str, str]
-    """Modality -> `image`, `spectrogram` (an image that no augmentation moves) or `sequence`."""
+    """Modality -> `image`, `spectrogram` (an image that no augmentation moves), `sequence` or `tokens`."""
     labels: dict[str, np.ndarray]
     """Split -> int64 (N,), positions in `class_names`."""
     class_names: list[str]
@@ -58,6 +58,8 @@ class RawData:
     """What a table over these data should tell its reader."""
     names: dict[str, list[str]] = field(default_factory=dict)
     """Split -> what the source calls its samples, (N,), for sources that have names for them."""
+    vocabularies: dict[str, int] = field(default_factory=dict)
+    """Modality of tokens -> how many different ones there are, the padding among them."""
     sizes: dict[str, int] = field(default_factory=dict)
     """Modality -> side in pixels to which its images are enlarged where networks read them; by default none is."""
     groups: tuple[str, Sequence[str]] | None = None

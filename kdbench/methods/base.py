@@ -25,17 +25,18 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from kdbench.signals import Reader
 from kdbench.types import PairShapes, Signals
 
 
 class Distiller(nn.Module, ABC):
     """Turns the signals of a student and a teacher into named loss terms.
 
-    It never runs the student, never sees an optimizer, a config file or a device. Its modules (projectors, heads) train
-    with the student, are clipped apart from it unless the recipe says `clip: together`, and are dropped at test time.
-    The engine seeds torch's global RNG by (seed, method) before building it and restores the method's own RNG stream
-    around every step, so plain `torch.rand`, `nn.Linear(...)` and dropout are deterministic and independent of the
-    other methods.
+    It never sees an optimizer, a config file or a device, and runs the student only where it borrows it. Its modules
+    (projectors, heads) train with the student, are clipped apart from it unless the recipe says `clip: together`, and
+    are dropped at test time. The engine seeds torch's global RNG by (seed, method) before building it and restores the
+    method's own RNG stream around every step, so plain `torch.rand`, `nn.Linear(...)` and dropout are deterministic and
+    independent of the other methods.
     """
 
     Params: ClassVar[type]
@@ -47,12 +48,15 @@ class Distiller(nn.Module, ABC):
 
     @classmethod
     def needs(cls, params: Any) -> frozenset[str]:
-        """What it reads: fields of Signals, and "teacher" if it is to `adopt` a copy of the teacher."""
+        """What it reads: fields of Signals, "teacher" if it is to `adopt` a copy of the teacher, and "student" if it is
+        to `borrow` the student."""
         return frozenset({"logits"})
 
     @classmethod
     def supports(cls, params: Any, pair: PairShapes) -> str | None:
         """None, or why this pair cannot be trained by this method: shown in the table as n/a with a footnote."""
+        if cls.equal_widths and pair.student.pooled != pair.teacher.pooled:
+            return f"the student's feature is {pair.student.pooled} wide, the teacher's {pair.teacher.pooled}"
         return None
 
     def notes(self) -> list[str]:
@@ -75,6 +79,19 @@ class Distiller(nn.Module, ABC):
         reason why this pair is n/a.
         """
 
+    def borrow(self, student: Reader) -> None:
+        """Called once after building where `needs` says "student": the reader of the network that is trained, for a
+        loss at weights that are not its own.
+
+        `student.at(weights, x)` reads it there; needs "inputs" for x. Its weights are the engine's: a method changes
+        none of them.
+        """
+
+    def training_mode(self, progress: float) -> bool:
+        """Whether the student learns in training mode at this share of the training; else it does so in evaluation
+        mode, where BatchNorm takes its running statistics as they are and nothing is dropped."""
+        return True
+
     def prepare(self, teacher_batches: Any) -> None:
         """Called once before training with an iterator of teacher Signals over un-augmented training samples (2,048 of
         them, or all where there are fewer).
@@ -86,6 +103,8 @@ class Distiller(nn.Module, ABC):
     wants_prepare: bool = False
     timm_teacher: ClassVar[bool] = False
     """Whether `adopt` goes into the teacher by timm's own names, so that no other network will do."""
+    equal_widths: ClassVar[bool] = False
+    """Whether it serves those pairs alone whose pooled features have one width."""
 
     @abstractmethod
     def forward(self, student: Signals, teacher: Signals | None, target: Tensor, progress: float) -> dict[str, Tensor]:

@@ -146,6 +146,15 @@ def mfh_loss(
     return kd_loss(student_logits, masked_logits, 1.0) / (student_logits.shape[1] if reduction == "mean" else 1)
 
 
+def linear_classifier(teacher: nn.Module) -> nn.Linear:
+    """What gives a teacher's logits of its pooled feature. Raises KdbenchError where that is not one Linear, or where
+    the network does not say what it is, as timm's do."""
+    classifier = teacher.get_classifier() if hasattr(teacher, "get_classifier") else None
+    if not isinstance(classifier, nn.Linear):
+        raise KdbenchError("the teacher's classifier is not one Linear on its pooled feature")
+    return classifier
+
+
 class Method(Distiller):
     Params = Params
     timm_teacher = True
@@ -162,10 +171,7 @@ class Method(Distiller):
         return frozenset({"logits", "pooled", "teacher"})
 
     def adopt(self, teacher: nn.Module, read: Callable[[Tensor], Signals]) -> None:
-        classifier = teacher.get_classifier()
-        if not isinstance(classifier, nn.Linear):
-            raise KdbenchError("mfh: the teacher's classifier is not one Linear on its pooled feature")
-        self.classifier = classifier
+        self.classifier = linear_classifier(teacher)
 
     def notes(self) -> list[str]:
         if self.params.mask == "fixed_half":

@@ -88,11 +88,19 @@ def all_parts() -> tuple[str, ...]:
 def own_networks() -> dict[str, str]:
     """Networks that timm lacks -> their module in train/: the keys of its NETWORKS, read from its source."""
     found = {}
-    for module in ("cifar_networks", "mnist_networks"):
+    for module in ("cifar_networks", "mnist_networks", "text_networks"):
         for node in parsed(PACKAGE / "train" / f"{module}.py").body:
             if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "NETWORKS":
                 found |= {ast.literal_eval(key): module for key in node.value.keys}
     return found
+
+
+def own_arguments(network: str) -> tuple[str, ...]:
+    """What `args` of a network of ours may hold, read as its name is."""
+    for node in parsed(PACKAGE / "train" / f"{own_networks()[network]}.py").body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "ARGUMENTS":
+            return ast.literal_eval(node.value).get(network, ())
+    return ()
 
 
 def method_code(name: str) -> dict[str, str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from kdbench.errors import unknown
 from kdbench.files import is_url, sha256_file
-from kdbench.plan.keys import own_networks
+from kdbench.plan.keys import own_arguments, own_networks
 from kdbench.plan.registry import source_constant, source_names, source_params
 from kdbench.plan.timm_names import FAMILY_OF_MODULE, timm_arguments, timm_index, timm_tags
 from kdbench.plan.trees import built, checked, mapping, text_of, unknown_key
@@ -152,12 +152,17 @@ def model_of(name: str, tree: Any, data: dict, recipes: dict, where: str) -> Mod
     if module is None:
         raise unknown("timm model", network, [*registered, *classes, *own], where)
     model = _given(model, data[model.data], where)
-    known = () if network in own else timm_arguments(module, None if network in registered else network)
+    if network in own:
+        known = own_arguments(network)
+    else:
+        known = timm_arguments(module, None if network in registered else network)
     for key in model.args:
         if key in {"num_classes", "in_chans", "img_size"}:
             raise KdbenchError(f"{where}.args: {key!r} is set by kdbench")
         if key not in known:
             raise unknown_key(key, known, f"{where}.args", f"argument of {model.timm}")
+    if network == "huggingface":
+        _check_tokenizer(model, data[model.data], where)
     width, heads = model.args.get("embed_dim"), model.args.get("num_heads")
     # timm's other transformers may give their heads a width of their own.
     is_vit = module in ("vision_transformer", "deit") and isinstance(width, int) and isinstance(heads, int)
@@ -170,6 +175,18 @@ def model_of(name: str, tree: Any, data: dict, recipes: dict, where: str) -> Mod
     if model.family is None and module not in FAMILY_OF_MODULE:
         raise KdbenchError(f"{where}: timm's {module} is of no family known here; add family: cnn, vit or mlp")
     return dataclasses.replace(model, family=model.family or FAMILY_OF_MODULE[module])
+
+
+def _check_tokenizer(model: ModelSpec, data: DataSpec, where: str) -> None:
+    """Refuse an encoder whose data are not tokens of its own tokenizer."""
+    name, tokenizer = model.args.get("name"), data.args.get("tokenizer", "words")
+    if not isinstance(name, str):
+        raise KdbenchError(f"{where}.args: huggingface needs the name of an encoder: name: prajjwal1/bert-tiny")
+    if tokenizer != name:
+        raise KdbenchError(
+            f"{where}: {name} reads tokens of its own tokenizer, and those of the data {data.name!r} are of "
+            f"{tokenizer!r}; add tokenizer: {name} there"
+        )
 
 
 def _given(model: ModelSpec, data: DataSpec, where: str) -> ModelSpec:

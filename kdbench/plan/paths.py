@@ -110,6 +110,11 @@ def findings_page(suite: Suite) -> Path:
     return DOCS / f"results-{suite.name}.md"
 
 
+def proxy_file(suite: Suite, other: str) -> Path:
+    """How far a suite predicts another."""
+    return TABLES / "reference" / f"{suite.name}-proxy-{other}.md"
+
+
 def tuned_file(suite: Suite) -> Path:
     """The weights that tuning chose."""
     return home(suite) / "tuned.json"

@@ -174,6 +174,8 @@ def check_suite(tree: Any, name: str, where: str) -> Suite:
     trained = (*seeds, *(tune.seeds if tune else ()))
     if min(suite.seeds_per_job, len(trained)) * (len(str(max(trained))) + 1) > 150:
         raise KdbenchError(f"{where}: seeds_per_job: {suite.seeds_per_job} such seeds do not fit into a file's name")
+    if suite.proxy_for is not None:
+        checked_name(suite.proxy_for, f"{where}: proxy_for", reserved={name})
     for key in ("checkpoint_seconds", "workers"):
         if getattr(suite, key) < 0:
             raise KdbenchError(f"{where}: {key}: must not be negative")

@@ -13,7 +13,7 @@ from kdbench.types import KdbenchError
 
 FAMILIES = {
     "cnn": "resnet resnetv2 convnext efficientnet mobilenetv3 regnet vgg densenet ghostnet repvgg cifar_networks",
-    "vit": "vision_transformer deit swin_transformer swin_transformer_v2 beit eva cait pvt_v2 levit",
+    "vit": "vision_transformer deit swin_transformer swin_transformer_v2 beit eva cait pvt_v2 levit text_networks",
     "mlp": "mlp_mixer mnist_networks",
 }
 FAMILY_OF_MODULE = {module: family for family, modules in FAMILIES.items() for module in modules.split()}

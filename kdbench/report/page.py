@@ -81,7 +81,7 @@ def one_line(text: Any) -> str:
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
 
 
-def _md(text: Any) -> str:
+def escaped(text: Any) -> str:
     """Text that Markdown, and the HTML within it, shows as it is."""
     safe = one_line(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return re.sub(r"([\\`*_\[\]|~$#])", r"\\\1", safe)
@@ -89,25 +89,25 @@ def _md(text: Any) -> str:
 
 def markdown(page: Document, abstract: str = "") -> str:
     """abstract: Markdown that goes below title and banner as it is."""
-    lines = [f"# {_md(page.title)}", ""]
-    lines += [f"> **{_md(text)}**\n" for text in page.banner]
+    lines = [f"# {escaped(page.title)}", ""]
+    lines += [f"> **{escaped(text)}**\n" for text in page.banner]
     lines += [abstract, ""] if abstract else []
     for section in page.sections:
         if section.title:
-            lines += [f"## {_md(section.title)}", ""]
+            lines += [f"## {escaped(section.title)}", ""]
         for part in section.parts:
-            lines += [_md(part), ""] if isinstance(part, str) else _md_table(part)
-    return "\n".join([*lines, "---", "", *(f"{_md(line)}<br>" for line in page.footer)]).rstrip() + "\n"
+            lines += [escaped(part), ""] if isinstance(part, str) else _md_table(part)
+    return "\n".join([*lines, "---", "", *(f"{escaped(line)}<br>" for line in page.footer)]).rstrip() + "\n"
 
 
 def _md_table(table: Table) -> list[str]:
-    heads = [_md(table.corner), *("<br>".join(map(_md, filter(None, column))) for column in table.columns)]
-    lines = [f"### {_md(table.title)}", "", _md_row(heads), _md_row(_md_rules(table))]
+    heads = [escaped(table.corner), *("<br>".join(map(escaped, filter(None, column))) for column in table.columns)]
+    lines = [f"### {escaped(table.title)}", "", _md_row(heads), _md_row(_md_rules(table))]
     for group in table.groups:
         if group.title and len(table.groups) > 1:
-            lines.append(_md_row([f"*{_md(group.title)}*", *[""] * len(table.columns)]))
+            lines.append(_md_row([f"*{escaped(group.title)}*", *[""] * len(table.columns)]))
         lines += [_md_row([_md_cell(cell) for cell in (row.label, *row.cells)]) for row in group.rows]
-    notes = [f"{f'<sup>{_md(mark)}</sup> ' if mark else ''}{_md(text)}<br>" for mark, text in table.footnotes]
+    notes = [f"{f'<sup>{escaped(mark)}</sup> ' if mark else ''}{escaped(text)}<br>" for mark, text in table.footnotes]
     return [*lines, "", *notes, *([""] if notes else [])]
 
 
@@ -120,7 +120,7 @@ def _md_row(texts: Sequence[str]) -> str:
 
 
 def _md_cell(cell: Cell) -> str:
-    text = f"**{_md(cell.text)}**" if cell.bold else _md(cell.text)
+    text = f"**{escaped(cell.text)}**" if cell.bold else escaped(cell.text)
     return text + (f" <sup>{','.join(cell.letters)}</sup>" if cell.letters else "")
 
 

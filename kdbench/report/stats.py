@@ -177,6 +177,20 @@ def group_bootstrap(
     return np.where(none, np.nan, low), np.where(none, np.nan, high)
 
 
+def spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Spearman's rank correlation over the last axis, (..., N) -> (...), ties at their mean rank, points that a side
+    lacks (NaN) left out; NaN where a side does not vary."""
+    shared = np.isfinite(x) & np.isfinite(y)
+    n = shared.sum(axis=-1, keepdims=True)
+    centred = []
+    for side in (x, y):
+        ranks = st.rankdata(np.where(shared, side, np.inf), axis=-1)  # what is left out ranks last
+        centred.append(np.where(shared, ranks - (n + 1) / 2, 0.0))
+    a, b = centred
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return (a * b).sum(axis=-1) / np.sqrt((a**2).sum(axis=-1) * (b**2).sum(axis=-1))
+
+
 def spearman_interval(
     x: np.ndarray, y: np.ndarray, groups: np.ndarray, confidence: float = 0.95, resamples: int = 1000
 ) -> Interval:
@@ -187,21 +201,54 @@ def spearman_interval(
     not vary. n is the number of groups.
     """
     x, y, (names, member) = np.asarray(x, float), np.asarray(y, float), np.unique(groups, return_inverse=True)
-
-    def correlation(points: np.ndarray) -> float:
-        ranks = st.rankdata(x[points]), st.rankdata(y[points])
-        varies = len(points) and all(np.ptp(side) > 0 for side in ranks)
-        return float(np.corrcoef(*ranks)[0, 1]) if varies else float("nan")
-
     own = [np.flatnonzero(member == i) for i in range(len(names))]
-    found = correlation(np.arange(len(x)))
+    found = float(spearman(x, y))
     if not np.isfinite(found) or len(own) < 3:
         return Interval(found if np.isfinite(found) else None, None, None, len(own))
     rng = np.random.default_rng(0)
     drawn = rng.integers(len(own), size=(resamples, len(own)))
-    again = [correlation(np.concatenate([own[i] for i in row])) for row in drawn]
-    low, high = np.nanquantile(again, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Interval(found, float(low), float(high), len(own))
+    points = (np.concatenate([own[i] for i in row]) for row in drawn)
+    return Interval(found, *_percentiles([spearman(x[own], y[own]) for own in points], confidence), len(own))
+
+
+def crossed_spearman(
+    x: np.ndarray, y: np.ndarray, averaged: bool = False, confidence: float = 0.95, resamples: int = 2000
+) -> Interval:
+    """Spearman's rank correlation of two tables of effects (methods, pairs), NaN where a cell is lacking: over the
+    cells that both have, or `averaged` over methods, of which every pair must be known. n is the number of these.
+
+    Methods share pairs and pairs share methods, so neither cells nor either of the two are replicates: the percentile
+    bootstrap draws methods and pairs, independently, and takes the cells where they cross (Owen, "The pigeonhole
+    bootstrap", Annals of Applied Statistics 1(2), 2007). A draw in which a side does not vary has no correlation and is
+    left out. Seeds are not drawn again: their noise is in every cell, and weakens a correlation.
+
+    There is no correlation where a side does not vary. There is no interval below three methods, nor where every draw
+    gives the same, as those of a perfect order do: a width of zero would claim certainty.
+    """
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    shared = np.isfinite(x) & np.isfinite(y)
+    rows = shared.all(axis=1) if averaged else shared.any(axis=1)
+    x, y, n = x[rows], y[rows], int(rows.sum() if averaged else shared.sum())
+
+    def correlations(methods: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+        """Of drawn methods (draws, M) and pairs (draws, P)."""
+        drawn = (side[methods[:, :, None], pairs[:, None, :]] for side in (x, y))
+        return spearman(*(side.mean(axis=2) if averaged else side.reshape(len(side), -1) for side in drawn))
+
+    (found,) = correlations(*(np.arange(size)[None] for size in x.shape))
+    none = Interval(float(found) if np.isfinite(found) else None, None, None, n)
+    if none.mean is None or len(x) < 3:
+        return none
+    rng = np.random.default_rng(0)
+    low, high = _percentiles(
+        correlations(*(rng.integers(size, size=(resamples, size)) for size in x.shape)), confidence
+    )
+    return Interval(none.mean, low, high, n) if high - low > _SAME else none
+
+
+def _percentiles(points: Iterable[float], confidence: float) -> tuple[float, float]:
+    low, high = np.nanquantile(points, [(1 - confidence) / 2, (1 + confidence) / 2])
+    return float(low), float(high)
 
 
 def shared_mean_low(raw: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ from kdbench.report.text import (
     p_cell,
     pair_text,
     signed,
+    with_interval,
 )
 from kdbench.types import Block, Claim, MethodSpec, Pair, Suite
 
@@ -224,6 +225,27 @@ def _claims_table(block: Block, results: Sequence[ClaimResult], decided: bool) -
 def decision_of(claim: Claim, v: pd.Series) -> str:
     """stats.decision of a claim with a margin from its row of stats.verdict; `no test` where there is no interval."""
     return stats.decision(v["difference"], v["low"], v["high"], claim.margin) if known(v["low"]) else "no test"
+
+
+def answer(block: Block, claim: Claim, students: str, frame: pd.DataFrame, v: pd.Series) -> str:
+    """What the interval of method minus control says to the claim's question."""
+    method, control = label_of(block, claim.method), label_of(block, claim.control)
+    asked = f"{claim.question} {students[:1].upper() + students[1:]}:" if students else claim.question
+    if not np.isfinite(v["p"]):
+        return f"{asked} Cannot be answered: {v['reason']}."
+    difference, _ = with_interval(v["difference"], v["low"], v["high"], v["n"], {})
+    if claim.margin is not None:
+        word = decision_of(claim, v).capitalize()
+        return f"{asked} {word} at a margin of {claim.margin:g}: {method} minus {control} is {difference} points."
+    if v["low"] > 0:
+        return f"{asked} {method} is better than its control {control}: {difference} points."
+    if v["high"] < 0:
+        return f"{asked} {method} is worse than its control {control}: {difference} points."
+    found = stats.detectable(frame, claim.control, [claim.method])
+    return (
+        f"{asked} Undecided after {v['n']} seeds: {method} minus {control} is {difference} points. With this many "
+        f"seeds, the minimum detectable difference (80 % power) is {found.verdict:.1f} points."
+    )
 
 
 DECISIONS = (

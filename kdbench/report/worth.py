@@ -83,7 +83,7 @@ def worth_parts(block: Block, lengths: pd.DataFrame) -> list[str | Table]:
     if SCRATCH not in {m.id for m in block.methods} or len(block.lengths) < 2:
         return []
     found = worth(lengths)
-    return [_worth_table(block, found), _sentence(block, found), _scratch_table(block, lengths)]
+    return [_worth_table(block, found), _RULE + worth_sentence(block, found), _scratch_table(block, lengths)]
 
 
 def _worth_table(block: Block, found: pd.DataFrame) -> Table:
@@ -115,18 +115,22 @@ def _worth_cell(found: dict[str, Any] | None, of: tuple[str, str]) -> Cell:
     return Cell(text, found["ratio"], of=of)
 
 
-def _sentence(block: Block, found: pd.DataFrame) -> str:
+_RULE = (
+    "Worth: the least compute at which Scratch is as accurate as the method, over what the method's training "
+    "computes, the teacher's pass included; geometric mean over seeds with its 95 % t interval. Between its "
+    "budgets, Scratch's accuracy is taken to be linear in the logarithm of compute. ≥: Scratch does not get there "
+    "at its largest budget; ≤: it is there at its smallest. "
+)
+
+
+def worth_sentence(block: Block, found: pd.DataFrame) -> str:
+    """Which methods are worth more than they cost at the budget that a block shows; found: of `worth`."""
     own = found[found["budget"] == block.budget]
     proven = own[((own["low"] > 1) & (own["beyond"] == "")) | ((own["ratio"] > 1) & (own["beyond"] == ">"))]
     labels = {m.id: m.label for m in block.methods}
     where = [f"{labels[row.method]} on {pair_text(row.pair)}" for row in proven.itertuples()]
     worth_more = f"worth more than it costs at budget {block.budget:g}"
-    return (
-        "Worth: the least compute at which Scratch is as accurate as the method, over what the method's training "
-        "computes, the teacher's pass included; geometric mean over seeds with its 95 % t interval. Between its "
-        "budgets, Scratch's accuracy is taken to be linear in the logarithm of compute. ≥: Scratch does not get there "
-        "at its largest budget; ≤: it is there at its smallest. "
-    ) + (f"{worth_more.capitalize()}: {joined(where)}." if where else f"No method is {worth_more}.")
+    return f"{worth_more.capitalize()}: {joined(where)}." if where else f"No method is {worth_more}."
 
 
 def _scratch_table(block: Block, lengths: pd.DataFrame) -> Table:

@@ -33,7 +33,7 @@ import numpy as np
 import pandas as pd
 
 from kdbench.files import atomic, read_json, sha256_file, write_json, write_text
-from kdbench.plan.jobs import Plan, Run
+from kdbench.plan.jobs import SCRATCH, Plan, Run
 from kdbench.plan.paths import REFERENCES, data_folder, found, of_budget, reference_folder, tuned_file
 from kdbench.plan.suite import typed
 from kdbench.results.frames import histories, packs_of, predictions
@@ -308,6 +308,26 @@ def _typed(texts: pd.DataFrame, path: Path) -> pd.DataFrame:
         except ValueError as error:
             raise KdbenchError(f"{path} is damaged: column {name}: {error}") from None
     return pd.DataFrame(values)
+
+
+def runs_of(suite: Suite, block: Block, runs: pd.DataFrame, budget: float) -> pd.DataFrame:
+    """The runs of a block's rows at a budget, and those of scratch, which tells headline pairs even where it is no row.
+
+    Raises KdbenchError where the suite plans a run that is not among these.
+    """
+    ids = [m.id for m in block.methods if budget in block.budgets or m.id == SCRATCH]
+    at = (runs["block"] == block.name) & (runs["budget"].astype(float) == budget)
+    own = runs[at & runs["pair"].isin([p.id for p in block.pairs]) & runs["method"].isin([*ids, SCRATCH])]
+    check_planned(suite, block, own, ids)
+    return own
+
+
+def lengths_of(suite: Suite, block: Block, runs: pd.DataFrame) -> pd.DataFrame:
+    """`runs_of` every budget of a block; empty where it has one."""
+    if len(block.lengths) == 1:
+        return pd.DataFrame()
+    frames = [runs_of(suite, block, runs, budget).assign(budget=float(budget)) for budget in block.lengths]
+    return pd.concat(frames, ignore_index=True)
 
 
 def check_planned(suite: Suite, block: Block, runs: pd.DataFrame, methods: Iterable[str]) -> None:

@@ -32,8 +32,8 @@ def check(plan: Plan, pack: Packed, pairs: Iterable[Pair]) -> None:
                     full_batches(pack.meta["counts"]["train"], recipe.global_batch)
                 except KdbenchError as error:
                     raise KdbenchError(f"recipes.{recipe.name}: {error} (data set {pack.meta['name']!r})") from None
-                shape = tuple(facts[spec.input]["shape"])
-                networks.try_out(spec, shape, len(pack.meta["class_names"]), recipe.batch_size)
+                shape, kind = tuple(facts[spec.input]["shape"]), facts[spec.input]["kind"]
+                networks.try_out(spec, shape, len(pack.meta["class_names"]), recipe.batch_size, kind)
 
 
 def pairs_of(plan: Plan, data: str, teacher: str | None = None) -> list[Pair]:

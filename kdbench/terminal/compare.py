@@ -2,6 +2,11 @@
 
 A cell is reproduced where the difference of its two means is at most half the width of Welch's 95 % interval. A and B
 are two samples of seeds that share nothing, so the intervals here are not the paired ones of a table.
+
+Where one of the two has a single seed, that run is held against the other's run of the same seed, and the interval is
+that of a difference of two single runs, t s sqrt(2), with s over the seeds of the other. It is meant for one seed that
+was trained again elsewhere: what is left of the difference then is rounding, which training makes larger, but not
+larger than another seed would.
 """
 
 from __future__ import annotations
@@ -53,7 +58,10 @@ def compare(name_a: str, name_b: str | None) -> bool:
         print("\n".join([block, *_aligned(rows), ""]))
     print(summary(table))
     if not table["verdict"].isin([REPRODUCED, DIFFERS]).any():
-        raise KdbenchError(f"no cell of {name_a} and {name_b} can be judged: it takes two finished seeds in both")
+        raise KdbenchError(
+            f"no cell of {name_a} and {name_b} can be judged: it takes two finished seeds in both, or one that is "
+            "among two or more of the other"
+        )
     return not (table["verdict"] == DIFFERS).any()
 
 
@@ -91,21 +99,26 @@ def _collect(name: str) -> pd.DataFrame:
 
 
 def judge(a: pd.DataFrame, b: pd.DataFrame, error: float = 0.05) -> pd.DataFrame:
-    """One row a cell of A or B, in their order: block, pair, method, budget, label, a and b (Summary), difference (B
-    minus A), half (of the interval's width; NaN without one), diverged (runs in A, in B), verdict, remark. error: how
-    often chance may fail a cell."""
+    """One row a cell of A or B, in their order: block, pair, method, budget, label, seed (by which alone it is judged,
+    or None), a and b (Summary, of that seed where there is one), difference (B minus A), half (of the interval's width;
+    NaN without one), diverged (runs in A, in B), verdict, remark. error: how often chance may fail a cell."""
     of_a, of_b = (dict(iter(frame.groupby(CELL, sort=False))) for frame in (a, b))
     rows = []
     for cell in dict.fromkeys((*of_a, *of_b)):
         x, y = of_a.get(cell, a.iloc[:0]), of_b.get(cell, b.iloc[:0])
-        counted = [_counted(x), _counted(y)]
-        half = welch_half_width(*counted, error)
-        mean_a, mean_b = (stats.mean_sd(values) for values in counted)
+        of_x, of_y = _counted(x), _counted(y)
+        seed = _single(of_x, of_y)
+        if seed is None:
+            half = welch_half_width(of_x, of_y, error)
+        else:
+            half = single_half_width(max(of_x, of_y, key=len), error)
+            of_x, of_y = of_x.loc[[seed]], of_y.loc[[seed]]
+        mean_a, mean_b = stats.mean_sd(of_x), stats.mean_sd(of_y)
         difference = mean_b.mean - mean_a.mean if mean_a.n and mean_b.n else math.nan
-        verdict, remark = _verdict(x, y, mean_a.n, mean_b.n, difference, half)
+        verdict, remark = _verdict(x, y, mean_a.n, mean_b.n, difference, half, seed)
         rows.append(
             dict(zip(CELL, cell, strict=True))
-            | {"label": (y if x.empty else x).iloc[0]["label"], "a": mean_a, "b": mean_b}
+            | {"label": (y if x.empty else x).iloc[0]["label"], "seed": seed, "a": mean_a, "b": mean_b}
             | {"difference": difference, "half": half, "diverged": (_diverged(x), _diverged(y))}
             | {"verdict": verdict, "remark": "; ".join(filter(None, [remark, *_unfinished(x, y)]))}
         )
@@ -124,21 +137,37 @@ def welch_half_width(a: Sequence[float], b: Sequence[float], error: float = 0.05
     return float(st.t.ppf(1 - error / 2, freedom) * np.sqrt(of_a + of_b))
 
 
-def _counted(rows: pd.DataFrame) -> list[float]:
-    """Test accuracies that count: of finished runs, and finite."""
-    return [v for v in rows["test"][rows["status"] == FINISHED] if math.isfinite(v)]
+def single_half_width(values: Sequence[float], error: float = 0.05) -> float:
+    """Half the width of the interval for the difference of two runs of the kind of these; NaN below two values and
+    where they have no spread."""
+    if len(values) < 2 or max(values) - min(values) < _EQUAL:
+        return math.nan
+    return float(st.t.ppf(1 - error / 2, len(values) - 1) * np.std(values, ddof=1) * np.sqrt(2))
 
 
-def _verdict(x, y, n_a: int, n_b: int, difference: float, half: float) -> tuple[str, str]:
+def _counted(rows: pd.DataFrame) -> pd.Series:
+    """Test accuracies that count, of finished runs and finite, by seed."""
+    tests = rows.set_index(rows["seed"].astype(str))["test"]
+    return tests[(rows["status"] == FINISHED).to_numpy() & np.isfinite(tests)]
+
+
+def _single(a: pd.Series, b: pd.Series) -> str | None:
+    """The seed that a cell is judged by: the only one of A or of B, where the other has it too."""
+    few = min(a, b, key=len)
+    return few.index[0] if len(few) == 1 and few.index[0] in a.index.intersection(b.index) else None
+
+
+def _verdict(x, y, n_a: int, n_b: int, difference: float, half: float, seed: str | None) -> tuple[str, str]:
     if x.empty or y.empty:
         return f"only in {'B' if x.empty else 'A'}", ""
-    if min(n_a, n_b) < 2:
+    if seed is None and min(n_a, n_b) < 2:
         few = [f"n = {n} in {side}" for side, n in (("A", n_a), ("B", n_b)) if n < 2]
         return UNJUDGED, " and ".join(few)
-    if math.isnan(half):
-        # Equal accuracies in every seed: a width of zero would claim certainty, unless the two are the very same.
-        return (REPRODUCED, "") if abs(difference) < _EQUAL else (UNJUDGED, "no spread in A nor in B")
-    return (REPRODUCED if abs(difference) <= half else DIFFERS), ""
+    remark = "" if seed is None else f"seed {seed}"
+    # Equal accuracies in every seed: a width of zero would claim certainty, unless the two are the very same.
+    if math.isnan(half) and abs(difference) >= _EQUAL:
+        return UNJUDGED, "; ".join(filter(None, [remark, "no spread in A nor in B"]))
+    return (REPRODUCED if math.isnan(half) or abs(difference) <= half else DIFFERS), remark
 
 
 def _diverged(rows: pd.DataFrame) -> int:
@@ -167,6 +196,11 @@ def summary(table: pd.DataFrame) -> str:
         lines.append(
             f"Chance alone would fail about {0.05 * judged:.1f} of {judged} (5 % each), and cells that share a teacher "
             "or a run tend to fail together."
+        )
+    if single := int((table["seed"].notna() & table["verdict"].isin([REPRODUCED, DIFFERS])).sum()):
+        lines.append(
+            f"Judged by one seed, {single} of {judged}: the run of A against that of B. Half-width there: of the 95 % "
+            "interval for the difference of two single runs, with the spread over the seeds of the side that has more."
         )
     unequal = sum(
         a != b for (a, b), verdict in zip(table["diverged"], table["verdict"], strict=True) if "only" not in verdict

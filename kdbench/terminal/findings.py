@@ -1,8 +1,8 @@
 """`kdbench findings SUITE`: what a suite found, in tables and sentences made from its committed runs and nothing else.
 
 Whoever has results/reference/SUITE/runs.csv can make the page docs/results-SUITE.md again, and a test does. Its words
-are chosen by intervals and tests, so that nobody can write more than the numbers say. Only the abstract, between two
-marks on top, is written by hand, and stays.
+are chosen by intervals and tests, so that nobody can write more than the numbers say. What somebody writes by hand
+between two marks on top stays, in place of the abstract that is made (abstract.py).
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import pandas as pd
 
 from kdbench.files import write_text
 from kdbench.plan.jobs import SCRATCH
-from kdbench.plan.paths import findings_page, reference_folder
-from kdbench.plan.suite import typed
-from kdbench.report import stats
+from kdbench.plan.paths import findings_page, found, reference_folder
+from kdbench.plan.suite import load_suite, typed
+from kdbench.report import proxy, stats
 from kdbench.report.cells import baselines_of, rivals_of
 from kdbench.report.page import Cell, Document, Group, Row, Section, Table, markdown
 from kdbench.report.pair_tables import FAMILIES
@@ -34,38 +34,53 @@ from kdbench.report.text import (
 from kdbench.report.verdicts import (
     DETECTABLE,
     ClaimResult,
+    answer,
     by_group,
     claim_results,
     claims_tables,
-    decision_of,
     detectable_sentence,
     incomplete,
     left_out,
     readers,
     verdict_sentence,
 )
-from kdbench.results.reference import Reference, check_planned
-from kdbench.types import Block, Claim, KdbenchError, Pair, Suite
+from kdbench.report.worth import worth_parts
+from kdbench.results.reference import Reference, lengths_of, runs_of
+from kdbench.terminal.abstract import abstract
+from kdbench.terminal.proxy import write_proxy
+from kdbench.types import Block, KdbenchError, Pair, Suite
 
 Claims = list[ClaimResult]
 MARKS = ("<!-- abstract -->", "<!-- /abstract -->")
 """What is written by hand stands between these."""
 
 
-def write_page(suite: Suite) -> Path:
-    """Write docs/results-SUITE.md anew, with the abstract of the page that lies there.
+def write_page(suite: Suite) -> list[Path]:
+    """Write docs/results-SUITE.md anew, with the abstract of the page that lies there, and where the suite stands for
+    another, what `kdbench proxy` writes. Returns the paths.
 
     Raises KdbenchError where there are no committed runs of the suite's edition, and where the marks of the abstract
     are not one pair.
     """
-    path = findings_page(suite)
-    write_text(path, reference_page(suite))
-    return path
+    path, page = findings_page(suite), reference_page(suite)
+    written = write_proxy(suite, other) if (other := _stands_for(suite)) else []
+    write_text(path, page)
+    return [path, *written]
 
 
 def reference_page(suite: Suite) -> str:
     """The page of a suite's committed runs, as Markdown. Raises what `write_page` does."""
-    return markdown(page(suite, Reference(suite).texts), marked_abstract(findings_page(suite)))
+    reference, own = Reference(suite), marked_abstract(findings_page(suite))
+    other = _stands_for(suite)
+    stands_for = proxy.compare(reference, Reference(other)) if other else None
+    made = abstract(suite, reference.texts, stands_for) if own == "\n".join(MARKS) else ""
+    return markdown(page(suite, reference.texts, stands_for), "\n\n".join(filter(None, [own, made])))
+
+
+def _stands_for(suite: Suite) -> Suite | None:
+    """The suite that this one is a proxy for, where that has committed runs."""
+    other = load_suite(suite.proxy_for) if suite.proxy_for else None
+    return other if other and found(reference_folder(other) / "runs.csv").exists() else None
 
 
 def marked_abstract(path: Path) -> str:
@@ -85,12 +100,13 @@ def marked_abstract(path: Path) -> str:
     return text[text.index(start) : text.index(end) + len(end)]
 
 
-def page(suite: Suite, frame: pd.DataFrame) -> Document:
-    """The page of a suite from its runs, in the columns of results.all_runs.
+def page(suite: Suite, frame: pd.DataFrame, stands_for: proxy.Proxy | None = None) -> Document:
+    """The page of a suite from its runs, in the columns of results.all_runs, and how it compares with the suite that it
+    stands for.
 
     Raises KdbenchError where the suite plans a run that the frame does not have.
     """
-    blocks = [(block.shown, _own(suite, block.shown, frame)) for block in suite.blocks]
+    blocks = [(block, runs_of(suite, block, frame, block.budget)) for block in (b.shown for b in suite.blocks)]
     claims = {b.name: [] if _one_seed(b) else claim_results(suite, b, own) for b, own in blocks}
     sections = [_about(suite, [block for block, _ in blocks if not _one_seed(block)], claims)]
     for block, own in blocks:
@@ -100,25 +116,20 @@ def page(suite: Suite, frame: pd.DataFrame) -> Document:
             continue
         sections.append(Section(title, (*_facts(block, own), *_verdict_parts(block, own))))
         for name, parts in (
+            ("lengths of training", worth_parts(block, lengths_of(suite, block, frame))),
             ("by kind of pair", _kind_parts(suite, block, own)),
             ("claims and controls", _claim_parts(block, claims[block.name])),
             ("noise", _noise_parts(block, own)),
         ):
             if parts:
                 sections.append(Section(f"{block.title}: {name}", tuple(parts)))
+    if suite.proxy_for:
+        unknown = f"Not known yet: {suite.proxy_for} has no committed results."
+        parts = proxy.parts(stands_for) if stands_for else [unknown]
+        sections.append(Section(f"Does it predict {suite.proxy_for}?", tuple(parts)))
     made = f"Made from {reference_folder(suite) / 'runs.csv'} by: kdbench findings {typed(suite)}"
     banner = (suite.banner,) if suite.banner else ()
     return Document(f"Findings: {title_of(suite)}", banner, tuple(sections), (made,))
-
-
-def _own(suite: Suite, block: Block, frame: pd.DataFrame) -> pd.DataFrame:
-    """The runs of a block's table at its budget, and those of scratch, which tells headline pairs even unshown."""
-    ids = [m.id for m in block.methods]
-    pairs = [p.id for p in block.pairs]
-    shown = (frame["block"] == block.name) & (frame["budget"].astype(float) == block.budget)
-    own = frame[shown & frame["pair"].isin(pairs) & frame["method"].isin([*ids, SCRATCH])]
-    check_planned(suite, block, own, ids)
-    return own
 
 
 def _one_seed(block: Block) -> bool:
@@ -349,28 +360,7 @@ def _start(text: str) -> str:
 def _claim_parts(block: Block, claims: Claims) -> list[str | Table]:
     if not claims:
         return []
-    return [*claims_tables(block, claims), *(_answer(block, *result) for result in claims)]
-
-
-def _answer(block: Block, claim: Claim, students: str, frame: pd.DataFrame, v: pd.Series) -> str:
-    """What the interval of method minus control says to the claim's question."""
-    method, control = _label(block, claim.method), _label(block, claim.control)
-    asked = f"{claim.question} {_start(students)}:" if students else claim.question
-    if not np.isfinite(v["p"]):
-        return f"{asked} Cannot be answered: {v['reason']}."
-    difference, _ = with_interval(v["difference"], v["low"], v["high"], v["n"], {})
-    if claim.margin is not None:
-        word = decision_of(claim, v).capitalize()
-        return f"{asked} {word} at a margin of {claim.margin:g}: {method} minus {control} is {difference} points."
-    if v["low"] > 0:
-        return f"{asked} {method} is better than its control {control}: {difference} points."
-    if v["high"] < 0:
-        return f"{asked} {method} is worse than its control {control}: {difference} points."
-    found = stats.detectable(frame, claim.control, [claim.method])
-    return (
-        f"{asked} Undecided after {v['n']} seeds: {method} minus {control} is {difference} points. With this many "
-        f"seeds, the minimum detectable difference (80 % power) is {found.verdict:.1f} points."
-    )
+    return [*claims_tables(block, claims), *(answer(block, *result) for result in claims)]
 
 
 # -------------------------------------------------------------------------------------------------------------- noise

@@ -58,6 +58,8 @@ class Attached(nn.Module):
             self._teacher.model.eval()
             with torch.no_grad():
                 shown = self._teacher(x, index)
+        if not self.distiller.training_mode(progress):
+            self._student.model.eval()  # the other way round the mode is the user's
         signals = self._student(x, index)
         self.logits = signals.logits
         return self.distiller(signals, shown, target, progress)
@@ -117,7 +119,7 @@ def attach(
     sides = {role: reader.side for role, reader in readers.items()}
     labels = tuple(torch.as_tensor(train_labels).tolist())
     shapes = PairShapes(sides["student"], sides.get("teacher"), readers["student"].classes, labels)
-    distiller = build_distiller(cls, values, shapes, lambda: read_teacher(copy.deepcopy(teacher)))
+    distiller = build_distiller(cls, values, shapes, readers["student"], lambda: read_teacher(copy.deepcopy(teacher)))
     if not isinstance(distiller, Distiller):
         bare = [
             f"; name four of its submodules: {role}_stages=[...]" for role, side in sides.items() if not side.stages

@@ -43,6 +43,9 @@ def check_recipe(recipe: Recipe, modalities: Mapping[str, Mapping[str, Any]]) ->
     modalities: those that the cohort reads, each with `kind` and `shape` [H, W, C].
     """
     images = {m: facts["shape"] for m, facts in modalities.items() if facts["kind"] == "image"}
+    texts = [m for m, facts in modalities.items() if facts["kind"] == "tokens"]
+    if texts and (recipe.mixup or recipe.cutmix):
+        raise KdbenchError(f"recipe {recipe.name}: mixup and cutmix mix values, but {texts[0]} is tokens")
     if recipe.cutmix and (len(images) < len(modalities) or len({tuple(shape[:2]) for shape in images.values()}) > 1):
         read = ", ".join(f"{m} {list(facts['shape'])}" for m, facts in modalities.items())
         raise KdbenchError(
@@ -66,8 +69,9 @@ class Batches:
         self.shape = {m: tuple(facts["shape"]) for m, facts in self._facts.items()}
         self._is_image = {m: facts["kind"] == "image" for m, facts in self._facts.items()}
         self._statistics = {
-            m: [torch.tensor(packed.meta["modalities"][m][s], device=device).view(1, -1, 1, 1) for s in ("mean", "std")]
-            for m in modalities
+            m: [torch.tensor(facts[s], device=device).view(1, -1, 1, 1) for s in ("mean", "std")]
+            for m, facts in self._facts.items()
+            if facts["kind"] != "tokens"
         }
         self._pixels: dict[str, Pixels] = {
             m: Streamed(packed, m, device, workers) if facts.get("stored") == "jpeg" else Resident(packed, m, device)
@@ -91,7 +95,8 @@ class Batches:
         return epoch_order(self.size("train"), seed, epoch)
 
     def train(self, index: Tensor, recipe: Recipe, seed: int, step: int) -> tuple[dict[str, Tensor], Tensor]:
-        """One augmented batch: {modality: (B, C, H, W) float32, normalised}, target (B,) or (B, classes).
+        """One augmented batch: {modality: (B, C, H, W) float32, normalised, or tokens (B, 1, 1, L) int32}, target (B,)
+        or (B, classes).
 
         index: (B,) positions, on the CPU. step: number of the batch in the whole training; an optimizer's step takes
         recipe.accumulate of them. Streamed pictures are read ahead where index is the order's for this batch.
@@ -159,7 +164,7 @@ class Batches:
         limit: int | None = None,
         view: View = USUAL,
     ) -> Iterator[Tensor]:
-        """The split (its first `limit` samples) in its own order, un-augmented: batches (B, C, H, W), normalised.
+        """The split (its first `limit` samples) in its own order, un-augmented: batches as `train` gives them.
 
         view: how the network that will read it is shown pictures.
         """
@@ -189,5 +194,7 @@ class Batches:
         return x * (std / own_std) + (mean - own_mean) / own_std
 
     def _normalised(self, modality: str, pixels: Tensor) -> Tensor:
+        if modality not in self._statistics:
+            return pixels
         mean, std = self._statistics[modality]
         return (pixels.float() / 255 - mean) / std

@@ -147,6 +147,7 @@ def _start(cohort: Cohort, run: Run, fresh: bool) -> Member | Outcome:
 def _step(cohort: Cohort, member: Member, batch: Batch) -> None:
     """One batch of one member, with the last of a step that of its optimizer. Nothing here waits for the device."""
     with member.own_rng(), member.timed(batch.step):
+        member.model.train(member.distiller.training_mode(batch.progress))
         with member.counted(batch.step), cohort.autocast():
             signals = member.reader(batch.inputs[cohort.student.input], batch.index)
             terms = member.distiller(signals, batch.shown(member.guide), batch.target, batch.progress)

@@ -160,7 +160,7 @@ def new_member(
     teacher = None if getattr(params, "teacher", True) is False else cohort.teacher_of(guide)
     labels = tuple(batches.labels("train").tolist())
     shapes = PairShapes(reader.side, teacher.reader.side if teacher else None, batches.classes, labels)
-    distiller = build_distiller(method, params, shapes, teacher and teacher.copy, seed)
+    distiller = build_distiller(method, params, shapes, reader, teacher and teacher.copy, seed)
     if not isinstance(distiller, Distiller):
         return distiller
     reader.model.to(device)
@@ -175,10 +175,12 @@ def build_distiller(
     method: type[Distiller],
     params: Any,
     shapes: PairShapes,
+    student: Reader,
     teacher_copy: Callable[[], Reader] | None,
     seed: int | None = None,
 ) -> Distiller | str:
-    """A method built for a pair and, where it asks for one, with its own copy of the teacher; or why it is n/a there.
+    """A method built for a pair and, where it asks for them, with its own copy of the teacher and with the student; or
+    why it is n/a there.
 
     teacher_copy: makes a Reader of such a copy. seed: where torch's global RNG begins for what the method draws while
     it is built; None: where it is.
@@ -194,6 +196,8 @@ def build_distiller(
             distiller.adopt(own.model, own)
         except KdbenchError as error:
             return str(error)
+    if "student" in method.needs(params):
+        distiller.borrow(student)
     return distiller
 
 

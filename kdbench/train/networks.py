@@ -18,12 +18,12 @@ from torch._subclasses.fake_tensor import (
 
 import kdbench.torchvision_ops  # noqa: F401
 from kdbench.data.pictures import View
-from kdbench.signals import EVERYTHING, Reader
-from kdbench.train import cifar_networks, mnist_networks
+from kdbench.signals import EVERYTHING, Reader, example
+from kdbench.train import cifar_networks, mnist_networks, text_networks
 from kdbench.train.order import stream
 from kdbench.types import KdbenchError, ModelSpec
 
-NETWORKS = cifar_networks.NETWORKS | mnist_networks.NETWORKS
+NETWORKS = cifar_networks.NETWORKS | mnist_networks.NETWORKS | text_networks.NETWORKS
 """Networks that timm lacks: name in a suite -> function of `num_classes` and `in_chans`."""
 
 
@@ -54,7 +54,7 @@ def build(
         torch.default_generator.manual_seed(stream(seed, "weights", spec.name))  # of the CPU, not of a GPU too
         try:
             if spec.timm in NETWORKS:
-                model = NETWORKS[spec.timm](num_classes=classes, in_chans=channels)
+                model = NETWORKS[spec.timm](**args)
             elif timm.is_model(spec.timm):
                 if timm.get_pretrained_cfg(spec.timm).fixed_input_size:
                     args["img_size"] = (height, width)
@@ -113,13 +113,17 @@ def view(spec: ModelSpec) -> View:
     return View(spec.eval_crop or usual.crop, spec.eval_interpolation or usual.interpolation, *statistics)
 
 
-def try_out(spec: ModelSpec, shape: tuple[int, int, int], classes: int, batch_size: int) -> None:
+def try_out(spec: ModelSpec, shape: tuple[int, int, int], classes: int, batch_size: int, kind: str = "image") -> None:
     """Build and read a network as training will, so that one which does not fit its data is found before any trains.
 
-    shape: (H, W, C) of one input. The pass in training mode, at the whole batch size, is on fake tensors: shapes only,
-    no memory. Raises KdbenchError that names the model, what it was given and what torch or timm said.
+    shape: (H, W, C) of one input; kind: of its modality. The pass in training mode, at the whole batch size, is on fake
+    tensors: shapes only, no memory. Raises KdbenchError that names the model, what it was given and what torch or timm
+    said.
     """
     height, width, channels = shape
+    if (spec.timm in text_networks.NETWORKS) != (kind == "tokens"):
+        known = f"networks for tokens: {', '.join(text_networks.NETWORKS)}"
+        raise KdbenchError(f"models.{spec.name}: {spec.timm} cannot read {spec.input}, whose kind is {kind}; {known}")
     own = view(spec).mean
     if own and len(own) != channels:
         raise KdbenchError(
@@ -130,7 +134,7 @@ def try_out(spec: ModelSpec, shape: tuple[int, int, int], classes: int, batch_si
     try:
         read = Reader(model, shape, spec.family)
         with FakeTensorMode(allow_non_fake_inputs=True):
-            logits = read(torch.empty(batch_size, channels, height, width)).logits
+            logits = read(example(model, shape, batch_size)).logits
     except (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException):
         return  # it asks for values, which fake tensors do not have; its shapes were right up to there
     except Exception as error:

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from kdbench.signals import example
+
 
 def counter() -> FlopCounterMode:
     """Counts what runs inside of it, forward and backward (`get_total_flops`), and changes none of its numbers."""
@@ -18,8 +20,7 @@ def counter() -> FlopCounterMode:
 
 def forward_operations(model: nn.Module, shape: tuple[int, int, int]) -> int:
     """Of a pass of one sample (H, W, C)."""
-    height, width, channels = shape
-    sample = torch.zeros(1, channels, height, width, device=next(model.parameters()).device)
+    sample = example(model, shape, samples=1).to(next(model.parameters()).device)
     with counter() as counted, torch.no_grad():
         model(sample)
     return counted.get_total_flops()

@@ -78,9 +78,13 @@ def below(
     titles: Sequence[str] = (),
 ) -> None:
     """Legends, from top to bottom, and footnote under the panels, for which the figure grows."""
-    width = figure.get_figwidth()
     edition = [f"Edition {report.suite.edition}."] if report.suite.edition != 1 else []
-    sentences = [*sentences, *budget_facts(report.block), *edition]
+    foot(figure, [*sentences, *budget_facts(report.block), *edition], *legends, titles=titles)
+
+
+def foot(figure: Figure, sentences: Iterable[str], *legends: Mapping[str, Any], titles: Sequence[str] = ()) -> None:
+    """The same for a figure of more than one block, whose footnote is these sentences alone."""
+    width = figure.get_figwidth()
     note = "\n".join(wrap(sentence, width, size=7) for sentence in sentences)
     columns = max(int(width / 1.6), 1)
     legends = [entries for entries in legends if entries]

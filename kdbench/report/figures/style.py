@@ -68,6 +68,7 @@ _LOOKS = {
     "mldrkd": (_BLUE, "h"),
     "spectralkd": (_BLUE, "*"),
     "ufdkd": (_SKY, "*"),
+    "ucmkd": (_PINK, "h"),
 }
 """Colour and marker of every method of kdbench and of UHKD's spatial twin."""
 # All can be drawn open, which says "no interval".
