@@ -241,15 +241,13 @@ class Block:
         runs = self.runs = every[every["budget"] == self.budget]
         self.cells = lines[lines["line"] == "cell"]
         self.pairs = list(dict.fromkeys(self.cells["pair"]))
-        # As a page lists them: a group below the other, in the order of their first methods.
-        named = self.cells.drop_duplicates("method").groupby("group", sort=False)["method"]
-        self.methods = [method for _, own in named for method in own]
         self.labels = dict(zip(self.cells["method"], self.cells["label"], strict=True))
         self.groups = dict(zip(self.cells["method"], self.cells["group"], strict=True))
+        self.methods = self.listed(dict.fromkeys(self.cells["method"]))
         done = runs[runs["status"] == "finished"]
         self.values = {
             column: {key: x.dropna() for key, x in done.set_index("seed").groupby(["pair", "method"])[column]}
-            for column in {"test", *CELL_MEANS.values(), *FURTHER} & set(runs)
+            for column in {"test", "best_test_of_heads", *CELL_MEANS.values(), *FURTHER} & set(runs)
         }
         self.seeds = sorted(set(runs["seed"]))
         self.gains = {}
@@ -326,10 +324,17 @@ class Block:
         used = [p for p in pairs if not self.not_applicable(p, method) and not self.not_applicable(p, baseline)]
         return pd.DataFrame({p: self.difference(p, method, baseline).reindex(self.seeds) for p in used}).dropna()
 
+    def listed(self, methods) -> list[str]:
+        """Methods as a page lists them: group by group, in the order of their first methods."""
+        groups = list(dict.fromkeys(self.groups[m] for m in methods))
+        return sorted(methods, key=lambda m: groups.index(self.groups[m]))
+
     @functools.cache  # noqa: B019
     def verdict(self, baseline: str) -> dict[str, dict]:
         """Method -> the numbers of its line, for the methods that the CSV holds against a baseline."""
-        methods = self.lines[(self.lines["line"] == "verdict") & (self.lines["baseline"] == baseline)]["method"]
+        methods = self.listed(
+            self.lines[(self.lines["line"] == "verdict") & (self.lines["baseline"] == baseline)]["method"]
+        )
         grids = {m: self.grid(m, baseline) for m in methods}
         means = {m: g.mean(axis=1).to_numpy() if g.shape[1] else np.array([]) for m, g in grids.items()}
         tested = {m: x for m, x in means.items() if len(x) > 1}

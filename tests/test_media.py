@@ -14,7 +14,7 @@ import pytest
 import torch
 import yaml
 from clips import ACTORS, CATEGORIES, EMOTIONS, grey, tone, write_ave, write_crema_d, write_sound, write_video
-from conftest import REPOSITORY
+from conftest import REPOSITORY, run_jobs
 from scipy.signal import resample_poly
 
 from kdbench import cli
@@ -22,9 +22,10 @@ from kdbench.data.packed import SPLITS
 from kdbench.data.sources import _media, ave, cremad
 from kdbench.data.sources._media import Clip
 from kdbench.plan.jobs import make_plan
-from kdbench.plan.suite import check_suite, load_suite
+from kdbench.plan.suite import load_suite
 from kdbench.results.record import read_run
-from kdbench.run.everything import run_all
+from kdbench.run.data import run_data
+from kdbench.run.outputs import run_table
 from kdbench.terminal import published
 from kdbench.train.batches import Batches
 from kdbench.types import KdbenchError, Recipe
@@ -321,32 +322,41 @@ def test_augmentation_moves_frames_and_no_spectrogram(events):
         batches.train(index, Recipe("r", lr=0.1, steps=1, batch_size=4, cutmix=1.0), 0, 0)
 
 
-def cut_down(name):
-    """A suite's tree with small networks, one seed and two steps."""
+@pytest.fixture
+def suite(request, folder, tmp_path, monkeypatch):
+    """A suite with small networks, one seed and two steps, beside the clips."""
+    name, batch = request.param, SUITES[request.param][1]
+    monkeypatch.setenv("KDBENCH_DATA", str(folder))
+    monkeypatch.chdir(tmp_path)
     tree = yaml.safe_load((REPOSITORY / f"config/{name}.yaml").read_text(encoding="utf-8"))
     tree["seeds"] = [0]
-    tree["recipes"]["both"] |= {"epochs": 1, "batch_size": SUITES[name][1]}
+    tree["recipes"]["both"] |= {"epochs": 1, "batch_size": batch}
     small = {"block": "BasicBlock", "layers": [1, 1, 1, 1], "channels": [4, 8, 8, 8], "stem_width": 4}
     for model in tree["models"].values():
         model |= {"timm": "ResNet", "args": small}
-    return tree
+    Path(f"{name}.yaml").write_text(yaml.safe_dump(tree, allow_unicode=True), encoding="utf-8")
+    return load_suite(f"{name}.yaml")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SUITES)
-def test_a_suite_runs_from_clips_to_a_table(name, folder, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("KDBENCH_DATA", str(folder))
-    monkeypatch.chdir(tmp_path)
-    tree = cut_down(name)
-    Path(f"{name}.yaml").write_text(yaml.safe_dump(tree, allow_unicode=True), encoding="utf-8")
-    assert cli.main(["data", f"{name}.yaml", SUITES[name][0]]) == 0
+@pytest.mark.parametrize("suite", SUITES, indirect=True)
+def test_kdbench_data_packs_clips_and_tries_the_networks_on_them(suite, capsys):
+    assert cli.main(["data", f"{suite.name}.yaml", SUITES[suite.name][0]]) == 0
     assert "Training reads one frame of each clip" in capsys.readouterr().err
-    plan = make_plan(check_suite(tree, name, f"{name}.yaml"))
-    run_all(plan)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suite", ["fdcmkd-crema-d"], indirect=True)
+def test_a_suite_runs_from_clips_to_a_table(suite):
+    plan = make_plan(suite)
+    run_data(plan, plan.of("data")[0])
+    for kind in ("teacher", "cohort"):
+        run_jobs(plan, kind)
+    run_table(plan)
     for run in plan.runs().values():
         assert read_run(run.result)["status"] == "finished"
-    text = Path(f"tables/{name}.md").read_text(encoding="utf-8")
-    assert "FD-CMKD‡ as coded" in text and "Spectrograms have 256 levels" in text
+    text = Path("tables/fdcmkd-crema-d.md").read_text(encoding="utf-8")
+    assert "FD-CMKD‡ (as coded)" in text and "Spectrograms have 256 levels" in text
 
 
 # --------------------------------------------------------------------------------------------------------------- suites

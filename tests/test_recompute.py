@@ -35,7 +35,16 @@ ALLOWED = {
 }
 
 
-@pytest.mark.parametrize(("suite", "least"), [("quick", 2000), ("tuned", 2000), ("glyphs-edition-1", 7500)])
+@pytest.mark.parametrize(
+    ("suite", "least"),
+    [
+        ("quick", 2000),
+        ("tuned", 2000),
+        ("glyphs-edition-1", 7500),
+        ("claim-distillation", 1200),
+        ("wiki-features", 1000),
+    ],
+)
 def test_every_number_of_a_reference_follows_from_its_runs(suite, least):
     count, wrong = recompute.recompute(suite, REPOSITORY)
     assert not wrong and count > least
