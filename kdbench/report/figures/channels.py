@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 
 from kdbench.report import stats
 from kdbench.report.block import BlockReport
-from kdbench.report.figures.canvas import COLUMN, below, canvas, say, seeds_text
+from kdbench.report.figures.canvas import COLUMN, below, canvas, seeds_text
 from kdbench.report.figures.documents import listed, main_reason, rows_of
 from kdbench.report.figures.style import styled
 from kdbench.types import KdbenchError
@@ -62,8 +62,6 @@ def draw(report: BlockReport) -> Figure:
             axes.plot(x.mean, y.mean, color=colour, marker=marker, markersize=4.5, markeredgewidth=0, alpha=0.8)
         if len(known):
             entries[name] = Line2D([], [], color=colour, marker=marker, linestyle="")
-    if data["low"].isna().all():
-        say(axes, f"ours: {main_reason(data)}", 30)
     least = min(-0.05, 1.1 * np.nan_to_num(data[["raw", "low"]].min().min()))
     axes.set(xlim=(least, 1.03), ylim=(least, 1.03), xlabel="cosine of the whole features")
     axes.set_ylabel("cosine of the low channel band")
@@ -73,7 +71,7 @@ def draw(report: BlockReport) -> Figure:
         [
             "A point is a pair of teachers of two modalities; the channel mean is kept in both cosines. Bars: 95 % t "
             "intervals over seeds. Published: FD-CMKD, from a copy of its code and from a transcription.",
-            *(f"n/a: {', '.join(pairs)}: {reason}." for reason, pairs in absent.items()),
+            *(f"Ours, n/a: {', '.join(pairs)}: {reason}." for reason, pairs in absent.items()),
         ],
         entries,
     )
