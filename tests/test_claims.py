@@ -15,8 +15,7 @@ from test_tables import make, page, row
 from kdbench.plan.blocks import tuning_pair
 from kdbench.report import stats
 from kdbench.report.paper import fragments
-from kdbench.report.verdicts import claim_results
-from kdbench.terminal import findings
+from kdbench.report.verdicts import answer, claim_results
 from kdbench.types import Claim, KdbenchError, ModelSpec, Pair, Tune
 
 MARGIN = Claim("kd", "ofa", "kd", "Is OFA better than KD?", margin=1.0)
@@ -81,8 +80,8 @@ def test_the_decision_is_printed_with_its_margin_and_its_rule():
     assert "margin" not in plain and "### Claims and their controls, over headline pairs" in plain
     both = page(dataclasses.replace(suite, claims=(dataclasses.replace(MARGIN, margin=None), AGAIN)), block, frame)
     assert both.count("### Claims") == 2
-    answer = findings._answer(block, *claim_results(suite, block, frame)[0])
-    assert answer.startswith(
+    told = answer(block, *claim_results(suite, block, frame)[0])
+    assert told.startswith(
         "Is OFA better than KD? Students that read image: Supported at a margin of 1: OFA minus KD is"
     )
     none = page(suite, block, frame[frame["seed"] == 0])

@@ -161,8 +161,8 @@ def test_cite_prints_kdbench_the_methods_and_the_data_of_a_suite_or_of_all(capsy
         printed.append(capsys.readouterr().out)
         keys.append(re.findall(r"^@\w+\{(\w+),$", printed[-1], re.M))
     assert keys[0] == ["kdbench2026", "liu2026fdcmkd", "hinton2015kd", "hao2023ofa", "yu2025uhkd", "alpaydin1998digits"]
-    # kdbench, all methods but scratch, digits, CIFAR, MNIST, spoken digits, CREMA-D, AVE and the two of CrisisMMD.
-    assert set(keys[0]) < set(keys[1]) and len(set(keys[1])) == len(keys[1]) == 1 + len(method_names()) - 1 + 8
+    # kdbench, all methods but scratch, and digits, CIFAR, MNIST, FSDD, Wikipedia, CREMA-D, AVE and two of CrisisMMD.
+    assert set(keys[0]) < set(keys[1]) and len(set(keys[1])) == len(keys[1]) == 1 + len(method_names()) - 1 + 9
     assert f"note = {{Version {kdbench.__version__}}}" in printed[0] and printed[1].count("{") == printed[1].count("}")
 
 
