@@ -56,6 +56,12 @@ NOT_FROM_RUNS = {"verdict_reason", "verdict_groups_low", "verdict_groups_high"}
 """What verdicts hold and `Block.verdict` does not."""
 
 
+def models_of(suite: str, root: Path) -> dict[str, dict]:
+    """The section `models` of a suite, or of the suite that it extends where it has none of its own."""
+    tree = yaml.safe_load((root / f"config/{suite}.yaml").read_text(encoding="utf-8"))
+    return tree["models"] if "models" in tree else models_of(tree["extends"], root)
+
+
 def recompute(suite: str, root: Path = Path()) -> tuple[int, list[str]]:
     """How many numbers of a suite's tables were recomputed, and a line for each that is another."""
     texts = pd.read_csv(root / f"results/reference/{suite}/runs.csv", dtype=str, keep_default_na=False)
@@ -66,8 +72,7 @@ def recompute(suite: str, root: Path = Path()) -> tuple[int, list[str]]:
     numbers = {c: pd.to_numeric(texts[c], errors="coerce") for c in texts if c not in known}
     runs = pd.DataFrame({**known, **numbers})
     runs = runs.assign(budget=runs.get("budget", 1.0))
-    models = yaml.safe_load((root / f"config/{suite}.yaml").read_text(encoding="utf-8")).get("models", {})
-    reads = {name: model.get("input", "image") for name, model in models.items()}
+    reads = {name: model.get("input", "image") for name, model in models_of(suite, root).items()}
     about = root / f"results/reference/{suite}/about.json"
     facts = json.loads(about.read_text(encoding="utf-8"))["blocks"] if about.exists() else {}
     checked = Checked()
